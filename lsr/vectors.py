@@ -1,0 +1,125 @@
+"""Sparse vectors: pruning, quantisation to impacts, concatenation, and files.
+
+Sparse vectors are a ``scipy.sparse.csr_array``, float32, shape (n, vocabulary), indices ascending
+in a row, empty rows legal. Impacts are the same with int32 values.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array, load_npz, save_npz, vstack
+
+
+def prune(vectors: csr_array, top_k: int) -> csr_array:
+    """Return the vectors with only the `top_k` largest weights of each row, same shape and dtype.
+
+    Among equal weights the lower term id is kept.
+
+    Raises:
+        ValueError: `top_k` is below 1.
+    """
+    if top_k < 1:
+        raise ValueError(f"`top_k` must be at least 1, got {top_k}")
+    lengths = np.diff(vectors.indptr)
+    rows = np.repeat(np.arange(vectors.shape[0]), lengths)
+    order = np.lexsort((vectors.indices, -vectors.data, rows))
+    rank = np.arange(vectors.nnz) - np.repeat(vectors.indptr[:-1], lengths)
+    kept = np.sort(order[rank < top_k])
+    indptr = np.concatenate([[0], np.cumsum(np.minimum(lengths, top_k))])
+    return csr_array((vectors.data[kept], vectors.indices[kept], indptr), shape=vectors.shape)
+
+
+def quantise(vectors: csr_array, scale: float, max_impact: int = 65535) -> csr_array:
+    """Return the impacts ``rint(weight * scale)`` as int32; weights that round to 0 are dropped.
+
+    Halves round to even. The product is taken in float64.
+
+    Raises:
+        ValueError: `scale` is not positive and finite, `max_impact` is not in [1, 2^31 - 1], a
+            weight is negative or not finite, or an impact exceeds `max_impact`.
+    """
+    if not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"`scale` must be positive and finite, got {scale}")
+    if not 1 <= max_impact <= np.iinfo(np.int32).max:
+        raise ValueError(f"`max_impact` must be in [1, 2147483647], got {max_impact}")
+    bad = ~(np.isfinite(vectors.data) & (vectors.data >= 0))
+    if bad.any():
+        where = _describe(vectors, int(np.argmax(bad)))
+        raise ValueError(f"weights must be finite and at least 0, got {where}")
+    scaled = np.rint(vectors.data.astype(np.float64) * scale)
+    if scaled.size and scaled.max() > max_impact:
+        position = int(np.argmax(scaled))
+        raise ValueError(
+            f"impacts must be in [0, {max_impact}], got {scaled[position]:.0f} at scale {scale} "
+            f"for {_describe(vectors, position)}"
+        )
+    impacts = csr_array(
+        (scaled.astype(np.int32), vectors.indices.copy(), vectors.indptr.copy()),
+        shape=vectors.shape,
+    )
+    impacts.eliminate_zeros()
+    return impacts
+
+
+def concatenate(parts: Sequence[csr_array]) -> csr_array:
+    """Return the rows of all `parts` in order, in one matrix of the parts' dtype.
+
+    Raises:
+        ValueError: there are no parts, or they differ in vocabulary size or dtype.
+    """
+    if not parts:
+        raise ValueError("`parts` must hold at least one matrix, got none")
+    for i, part in enumerate(parts):
+        if part.shape[1] != parts[0].shape[1] or part.dtype != parts[0].dtype:
+            raise ValueError(
+                f"`parts` must agree in vocabulary size and dtype: part 0 has {parts[0].shape[1]} "
+                f"terms ({parts[0].dtype}), part {i} has {part.shape[1]} ({part.dtype})"
+            )
+    return csr_array(vstack(parts, format="csr"))
+
+
+def save(path: str | os.PathLike[str], vectors: csr_array) -> None:
+    """Write `vectors` to `path` as an uncompressed SciPy ``.npz``.
+
+    The file appears whole or not at all: it is written beside `path`, flushed to disk and renamed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            save_npz(file, vectors, compressed=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> csr_array:
+    """Return the vectors that `save` wrote to `path`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or is not a saved CSR array.
+    """
+    try:
+        with open(path, "rb") as file:
+            vectors = load_npz(file)
+        if not isinstance(vectors, csr_array):
+            raise ValueError(f"holds a {type(vectors).__name__}")
+        vectors.check_format(full_check=True)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a file of sparse vectors: {error}") from error
+    return vectors
+
+
+def _describe(vectors: csr_array, position: int) -> str:
+    row = int(np.searchsorted(vectors.indptr, position, side="right")) - 1
+    return f"row {row}, term {vectors.indices[position]}, value {vectors.data[position]}"
