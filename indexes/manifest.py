@@ -1,0 +1,78 @@
+"""The manifest of an index directory: written last, by one rename, so what it names is complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+FORMAT_VERSION = 1
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which generation of an index is live, and what its vectors mean."""
+
+    generation: int
+    encoder: str
+    vocabulary_sha256: str
+    vocabulary_size: int
+    impact_scale: int  # impacts are round(weight × impact_scale); a power of two
+    created: str  # ISO 8601, UTC
+    format_version: int = FORMAT_VERSION
+
+    def folder(self, directory: Path) -> Path:
+        """Where the live generation lies."""
+        return generation_folder(directory, self.generation)
+
+
+def generation_folder(directory: Path, generation: int) -> Path:
+    """Where a generation of an index lies."""
+    return directory / f"generation-{generation}"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of an index directory.
+
+    Raises:
+        FileNotFoundError: the directory holds none.
+        ValueError: it is truncated, foreign, or of another format version.
+    """
+    path = directory / NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{directory} is not an index: it holds no {NAME} (a build that was not finished has "
+            f"none). Build it with `lsr index CORPUS --out {directory}`"
+        ) from error
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path}: format version must be {FORMAT_VERSION}, got {version!r}")
+    names = {field.name for field in fields(Manifest)}
+    if set(content) != names:
+        raise ValueError(
+            f"{path}: missing {sorted(names - set(content))}, unknown {sorted(set(content) - names)}"
+        )
+    return Manifest(**content)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Make `manifest` the live one: durable, and at no moment half-written."""
+    temporary = directory / (NAME + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(asdict(manifest), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(directory / NAME)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

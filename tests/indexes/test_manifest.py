@@ -1,0 +1,47 @@
+"""indexes/manifest.py."""
+
+import json
+
+import pytest
+from lsr.indexes.manifest import Manifest, read_manifest, write_manifest
+
+MANIFEST = Manifest(2, "lexical", "ab", 7, 64, "2026-11-23T00:00:00+00:00")
+
+
+def test_round_trip_and_overwrite(tmp_path):
+    write_manifest(tmp_path, MANIFEST)
+    assert read_manifest(tmp_path) == MANIFEST
+    newer = Manifest(3, "lexical", "ab", 7, 64, "2026-11-24T00:00:00+00:00")
+    write_manifest(tmp_path, newer)
+    assert read_manifest(tmp_path) == newer
+    assert newer.folder(tmp_path) == tmp_path / "generation-3"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_absent(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not an index: it holds no manifest.json"):
+        read_manifest(tmp_path / "nowhere")
+
+
+def test_truncated(tmp_path):
+    write_manifest(tmp_path, MANIFEST)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match=r"manifest.json: not valid JSON"):
+        read_manifest(tmp_path)
+
+
+def test_foreign_and_incomplete(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text('{"format_version": 99}')
+    with pytest.raises(ValueError, match="format version must be 1, got 99"):
+        read_manifest(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="format version must be 1, got None"):
+        read_manifest(tmp_path)
+    write_manifest(tmp_path, MANIFEST)
+    content = json.loads(path.read_text())
+    del content["encoder"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"missing \['encoder'\], unknown \[\]"):
+        read_manifest(tmp_path)
