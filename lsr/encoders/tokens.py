@@ -1,4 +1,4 @@
-"""The vocabulary that all encoders of an index share: a tokenizer's terms, and texts as counts of them."""
+"""A tokenizer's terms as the vocabulary of an index, and texts as counts of them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def special_ids(tokenizer: Any) -> np.ndarray:
     return np.unique(np.asarray(tokenizer.all_special_ids, dtype=np.int64))
 
 
-def count_terms(
-    tokenizer: Any, texts: Sequence[str], max_length: int | None = None
-) -> csr_array:
+def count_terms(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> csr_array:
     """How often each term occurs in each text: float32 counts, shape (len(texts), vocabulary).
 
     Special tokens are not counted, not even where a text spells them out.
@@ -47,9 +45,7 @@ def count_terms(
     if not len(texts):
         return csr_array((0, n_terms), dtype=np.float32)
     # The backend is called directly: no padding, no tensors, no warning about long texts.
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(
-        list(texts), add_special_tokens=False
-    )
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     rows = [np.asarray(encoding.ids[:max_length], dtype=np.int64) for encoding in encodings]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     indices = np.concatenate(rows)

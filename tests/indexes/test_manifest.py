@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from lsr.indexes.manifest import Manifest, read_manifest, write_manifest
 
 MANIFEST = Manifest(2, "lexical", "ab", 7, 64, "2026-11-23T00:00:00+00:00")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from lsr.kernels import cpu, reference
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import trunk_path
 from lsr.encoders.tokens import count_terms
@@ -20,7 +21,9 @@ def tokenizer():
 
 
 def tokens(tokenizer, text):
-    return [token for token in tokenizer.tokenize(text) if token not in tokenizer.all_special_tokens]
+    return [
+        token for token in tokenizer.tokenize(text) if token not in tokenizer.all_special_tokens
+    ]
 
 
 def test_scores_equal_bm25_written_out(tokenizer):
@@ -61,3 +64,15 @@ def test_errors(tokenizer):
         LexicalEncoder(tokenizer, np.ones(7, dtype=np.float32), 1.0)
     with pytest.raises(ValueError, match="`average_length` must be positive, got 0"):
         LexicalEncoder(tokenizer, np.ones(30522, dtype=np.float32), 0)
+
+
+def test_save_load_round_trip_and_truncated(tokenizer, tmp_path):
+    encoder = LexicalEncoder.fit(tokenizer, [DOCUMENTS])
+    encoder.save(tmp_path)
+    loaded = LexicalEncoder.load(tokenizer, tmp_path)
+    assert (loaded.idf == encoder.idf).all()
+    assert (loaded.average_length, loaded.k1, loaded.b) == (encoder.average_length, 1.2, 0.75)
+    path = tmp_path / "lexical.npz"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="lexical.npz: not the statistics of an encoder"):
+        LexicalEncoder.load(tokenizer, tmp_path)

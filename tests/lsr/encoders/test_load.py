@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from lsr.encoders.load import load_encoder, trunk_path
 from lsr.encoders.tokens import special_ids
 
