@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from lsr.run import Run
+
+RUN = Run(
+    {
+        "q1": [("b", 1.0), ("c", 2.5), ("a", 1.0), ("Z", 1.0)],
+        "q2": [("q2", 3.0), ("é", 0.1), ("z", 0.1), ("\U0001f600", 0.1), ("\uffee", 0.1)],
+    }
+)
+
+
+def test_order_is_score_then_id() -> None:
+    assert RUN["q1"] == [("c", 2.5), ("Z", 1.0), ("a", 1.0), ("b", 1.0)]
+    tied = [doc_id for doc_id, _ in RUN["q2"][1:]]
+    assert tied == sorted(tied, key=lambda doc_id: doc_id.encode())
+    assert list(RUN) == ["q1", "q2"] and len(RUN) == 2
+    assert Run({"q1": reversed(RUN["q1"]), "q2": RUN["q2"]}) == RUN
+
+
+def test_run_rejects() -> None:
+    with pytest.raises(ValueError, match="query q, document d: score must be finite: nan"):
+        Run({"q": [("d", float("nan"))]})
+    with pytest.raises(ValueError, match="query q: document d is ranked twice"):
+        Run({"q": [("d", 1.0), ("e", 1.5), ("d", 2.0)]})
+
+
+def test_truncate() -> None:
+    assert RUN.truncate(2)["q1"] == [("c", 2.5), ("Z", 1.0)]
+    assert RUN.truncate(100) == RUN
+    with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):
+        RUN.truncate(0)
+
+
+def test_without_self() -> None:
+    run = RUN.without_self()
+    assert run["q1"] == RUN["q1"]
+    assert run["q2"] == RUN["q2"][1:]
+
+
+def test_trec_file_keeps_the_order_by_score_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    RUN.write_trec(path, "test")
+    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == ["q1", "Q0", "c", "1", "2.5", "test"]
+    assert rows[1] == ["q1", "Q0", "Z", "2", "1.0", "test"]
+    for query_id in RUN:
+        mine = [row for row in rows if row[0] == query_id]
+        assert [row[2] for row in mine] == [doc_id for doc_id, _ in RUN[query_id]]
+        assert [row[3] for row in mine] == [str(rank + 1) for rank in range(len(mine))]
+        scores = [float(row[4]) for row in mine]
+        assert all(left > right for left, right in zip(scores, scores[1:], strict=False))
+
+
+def test_trec_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    RUN.write_trec(path, "test")
+    run = Run.read_trec(path)
+    assert list(run) == list(RUN)
+    for query_id in RUN:
+        assert [doc_id for doc_id, _ in run[query_id]] == [doc_id for doc_id, _ in RUN[query_id]]
+        expected = [score for _, score in RUN[query_id]]
+        assert [score for _, score in run[query_id]] == pytest.approx(expected, rel=1e-14)
+    distinct = Run({"q": [("a", 0.1 + 0.2), ("b", 1e-300), ("c", 0.0), ("d", -7.25)]})
+    distinct.write_trec(path, "test")
+    assert Run.read_trec(path) == distinct
+
+
+def test_write_trec_rejects(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    with pytest.raises(ValueError, match="tag must be one word without white space, got 'a b'"):
+        RUN.write_trec(path, "a b")
+    with pytest.raises(ValueError, match="query id must be one word without white space, got ''"):
+        Run({"": [("d", 1.0)]}).write_trec(path, "t")
+    with pytest.raises(ValueError, match="doc id must be one word .*, got 'd e'"):
+        Run({"q": [("d e", 1.0)]}).write_trec(path, "t")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"q Q0 d 2 1.0", "expected 6 columns, got 5: q Q0 d 2 1.0"),
+        (b"q Q0 d 2 x t", "score must be a number, got 'x': q Q0"),
+        (b"q Q0 d 2 inf t", "score must be finite, got inf: q Q0"),
+        (b"q Q0 c 2 1.0 t", "document 'c' again for query 'q': q Q0"),
+        (b"q Q0 \xff 2 1.0 t", r"'utf-8' codec can't decode .*: q Q0 \\xff"),
+    ],
+)
+def test_read_trec_rejects(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "run.trec"
+    path.write_bytes(b"q Q0 c 1 2.0 t\n\n" + line + b"\n")
+    with pytest.raises(ValueError, match=r"run\.trec:3: " + message):
+        Run.read_trec(path)
+
+
+def test_read_trec_rejects_a_truncated_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    RUN.write_trec(path, "test")
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"run\.trec:9: expected 6 columns, got 5"):
+        Run.read_trec(path)
