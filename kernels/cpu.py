@@ -59,7 +59,7 @@ def splade_pool(
             if bias is not None:
                 logits += bias[columns]
             logits = activate(logits, activation)
-        for row, tokens in enumerate(logits.split(sizes)):
+        for row, tokens in enumerate(torch.split_with_sizes(logits, sizes)):
             if len(tokens):
                 out = pooled[row, columns]
                 out.copy_(tokens.amax(0) if pooling == "max" else tokens.sum(0))

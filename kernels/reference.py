@@ -66,6 +66,6 @@ def splade_pool(
         values.new_zeros(values.shape[1])
         if len(tokens) == 0
         else (tokens.amax(0) if pooling == "max" else tokens.sum(0))
-        for tokens in values.split(lengths.tolist())
+        for tokens in torch.split_with_sizes(values, lengths.tolist())
     ]
     return torch.stack(rows) if rows else values.new_zeros((0, values.shape[1]))

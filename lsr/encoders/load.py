@@ -46,7 +46,7 @@ def _resolve(name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
             f"no encoder {name!r}: it is not a directory, not in the hub cache, and the hub did "
-            f"not give it ({error}). Offline, pass the path of a downloaded checkpoint, or fill the "
+            f"not give it ({error}). Offline, pass the path of a checkpoint, or fill the "
             f"cache where there is a network: `hf download {name}`"
         ) from error
 

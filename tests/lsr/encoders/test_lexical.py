@@ -21,9 +21,8 @@ def tokenizer():
 
 
 def tokens(tokenizer, text):
-    return [
-        token for token in tokenizer.tokenize(text) if token not in tokenizer.all_special_tokens
-    ]
+    special = tokenizer.all_special_tokens
+    return [token for token in tokenizer.tokenize(text) if token not in special]
 
 
 def test_scores_equal_bm25_written_out(tokenizer):
