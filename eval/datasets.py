@@ -1,0 +1,138 @@
+"""Datasets: test queries and relevance judgements of BEIR folders, ir_datasets ids and pydoc."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from lsr.corpus import Query, read_queries
+
+Qrels = dict[str, dict[str, int]]
+
+
+class Dataset(NamedTuple):
+    """The queries of one split that have a relevant document, and all judgements of each.
+
+    `qrels` maps query id to doc id to grade; a grade above 0 is relevant.
+    """
+
+    name: str
+    split: str
+    queries: list[Query]
+    qrels: Qrels
+
+
+def load_dataset(name: str | os.PathLike[str], split: str = "test") -> Dataset:
+    """Return the dataset called `name`, queries in their stored order.
+
+    A name is a BEIR folder (queries.jsonl and qrels/{split}.tsv), "pydoc" (split test only), or an
+    ir_datasets id; `split` is appended to an id that has no judgements of its own.
+
+    Raises:
+        FileNotFoundError: the folder has no queries.jsonl.
+        ValueError: the name or split does not exist, or a file cannot be used (path:line).
+    """
+    name = os.fspath(name)
+    if name == "pydoc":
+        return _load_pydoc(split)
+    if Path(name).is_dir():
+        return _load_beir(Path(name), split)
+    return _load_ir_datasets(name, split)
+
+
+def _load_pydoc(split: str) -> Dataset:
+    from lsr.pydoc import read_pydoc_questions
+
+    if split != "test":
+        raise ValueError(f"pydoc: no split {split!r}; available: test")
+    queries, qrels = read_pydoc_questions()
+    return _dataset("pydoc", split, queries, qrels)
+
+
+def _load_beir(folder: Path, split: str) -> Dataset:
+    judgements = folder / "qrels" / f"{split}.tsv"
+    if not judgements.exists():
+        available = sorted(path.stem for path in judgements.parent.glob("*.tsv"))
+        raise ValueError(
+            f"{folder}: no split {split!r}; available: {', '.join(available) or 'none'}"
+        )
+    queries = folder / "queries.jsonl"
+    if not queries.exists() and (folder / "queries.jsonl.gz").exists():
+        queries = folder / "queries.jsonl.gz"
+    return _dataset(str(folder), split, read_queries(queries), _read_qrels(judgements))
+
+
+def _load_ir_datasets(name: str, split: str) -> Dataset:
+    import ir_datasets
+
+    try:
+        collection = ir_datasets.load(name)
+        if collection.has_qrels():
+            split = name.rpartition("/")[2]
+        else:
+            collection = ir_datasets.load(f"{name}/{split}")
+    except KeyError as error:
+        raise ValueError(
+            f"{name}: not a folder, pydoc or an ir_datasets id with split {split!r} "
+            "(https://ir-datasets.com)"
+        ) from error
+    if not (collection.has_qrels() and collection.has_queries()):
+        raise ValueError(f"{name}: this ir_datasets id has no queries with judgements")
+    queries = [
+        Query(query.query_id, query.text if hasattr(query, "text") else query.default_text())
+        for query in collection.queries_iter()
+    ]
+    qrels: Qrels = {}
+    for judgement in collection.qrels_iter():
+        qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = judgement.relevance
+    return _dataset(name, split, queries, qrels)
+
+
+def _dataset(
+    name: str, split: str, queries: Iterable[Query], qrels: Mapping[str, Mapping[str, int]]
+) -> Dataset:
+    judged = {
+        query_id: dict(grades)
+        for query_id, grades in qrels.items()
+        if any(grade > 0 for grade in grades.values())
+    }
+    kept = [query for query in queries if query.id in judged]
+    if missing := judged.keys() - {query.id for query in kept}:
+        raise ValueError(
+            f"{name}: split {split!r} judges {len(missing)} queries that are not among its "
+            f"queries, such as {min(missing)!r}"
+        )
+    if not kept:
+        raise ValueError(f"{name}: split {split!r} has no query with a relevant document")
+    return Dataset(name, split, kept, {query.id: judged[query.id] for query in kept})
+
+
+def _read_qrels(path: Path) -> Qrels:
+    """Return the judgements of a BEIR file: query-id, corpus-id, score, with or without header."""
+    qrels: Qrels = {}
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            line = raw.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+            if not line.strip() or (number == 1 and line.startswith(b"query-id\t")):
+                continue
+            try:
+                query_id, doc_id, grade = _parse_judgement(line)
+                if qrels.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
+                    raise ValueError(f"a second grade for document {doc_id!r}")
+            except ValueError as error:
+                excerpt = line[:80].decode("utf-8", "backslashreplace")
+                raise ValueError(f"{path}:{number}: {error}: {excerpt}") from error
+    return qrels
+
+
+def _parse_judgement(line: bytes) -> tuple[str, str, int]:
+    columns = line.decode("utf-8").split("\t")
+    if len(columns) != 3:
+        raise ValueError(f"expected 3 tab-separated columns, got {len(columns)}")
+    query_id, doc_id, grade = columns
+    try:
+        return query_id, doc_id, int(grade)
+    except ValueError as error:
+        raise ValueError(f"score must be an integer, got {grade!r}") from error
