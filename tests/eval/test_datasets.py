@@ -1,0 +1,128 @@
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from lsr.corpus import CorpusError, Query
+from lsr.eval.datasets import Dataset, load_dataset
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+HEADER = "query-id\tcorpus-id\tscore\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "queries.jsonl").write_text(
+        "".join(f'{{"_id": "q{i}", "text": "text {i}"}}\n' for i in (3, 1, 2, 4))
+    )
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        HEADER + "q1\ta\t1\nq1\tb\t0\nq2\ta\t0\nq3\tc\t2\nq3\tc\t2\n"
+    )
+    (tmp_path / "qrels" / "dev.tsv").write_text("q4\ta\t1\r\n")
+    return tmp_path
+
+
+def test_beir_folder_keeps_queries_with_a_relevant_document(folder: Path) -> None:
+    expected = Dataset(
+        str(folder),
+        "test",
+        [Query("q3", "text 3"), Query("q1", "text 1")],
+        {"q3": {"c": 2}, "q1": {"a": 1, "b": 0}},
+    )
+    assert load_dataset(folder) == load_dataset(str(folder), "test") == expected
+
+
+def test_qrels_without_header(folder: Path) -> None:
+    dataset = load_dataset(folder, "dev")
+    assert dataset.split == "dev"
+    assert dataset.qrels == {"q4": {"a": 1}}
+
+
+def test_missing_split_lists_those_available(folder: Path) -> None:
+    with pytest.raises(ValueError, match="no split 'train'; available: dev, test"):
+        load_dataset(folder, "train")
+    with pytest.raises(ValueError, match="no split 'test'; available: none"):
+        load_dataset(folder / "qrels")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("q2 a 1", "expected 3 tab-separated columns, got 1: q2 a 1"),
+        ("q2\t0\ta\t1", "expected 3 tab-separated columns, got 4"),
+        ("q2\ta\t1.5", "score must be an integer, got '1.5': q2"),
+        ("q1\ta\t2", "a second grade for document 'a': q1"),
+        ("q2\t\udcff\t1", "'utf-8' codec can't decode"),
+        ("q2\ta", "expected 3 tab-separated columns, got 2"),
+    ],
+)
+def test_bad_qrels_line(folder: Path, line: str, message: str) -> None:
+    content = (HEADER + "q1\ta\t1\n" + line).encode("utf-8", "surrogateescape")
+    (folder / "qrels" / "test.tsv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"test\.tsv:3: " + message):
+        load_dataset(folder)
+
+
+def test_beir_folder_rejects(folder: Path) -> None:
+    qrels = folder / "qrels" / "test.tsv"
+    qrels.write_text(HEADER + "q1\ta\t1\nq9\ta\t1\nq8\ta\t1\n")
+    with pytest.raises(ValueError, match="judges 2 queries that are not among .* such as 'q8'"):
+        load_dataset(folder)
+    qrels.write_text(HEADER + "q1\ta\t0\n")
+    with pytest.raises(ValueError, match="split 'test' has no query with a relevant document"):
+        load_dataset(folder)
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(CorpusError, match=r"queries\.jsonl:5: invalid JSON"):
+        load_dataset(folder)
+    (folder / "queries.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="queries.jsonl: no such file"):
+        load_dataset(folder)
+
+
+def test_ir_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = SimpleNamespace(
+        has_qrels=lambda: True,
+        has_queries=lambda: True,
+        queries_iter=lambda: iter(
+            [
+                SimpleNamespace(query_id="1", text="x"),
+                SimpleNamespace(query_id="2", default_text=lambda: "y"),
+                SimpleNamespace(query_id="3", text="z"),
+            ]
+        ),
+        qrels_iter=lambda: iter(
+            SimpleNamespace(query_id=query_id, doc_id=doc_id, relevance=grade)
+            for query_id, doc_id, grade in [("2", "a", 1), ("1", "b", 3), ("3", "a", 0)]
+        ),
+    )
+    bare = SimpleNamespace(has_qrels=lambda: False, has_queries=lambda: False)
+    module = ModuleType("ir_datasets")
+    module.load = {"beir/x": bare, "beir/x/test": judged, "y": bare, "y/test": bare}.__getitem__
+    monkeypatch.setitem(sys.modules, "ir_datasets", module)
+    queries, qrels = [Query("1", "x"), Query("2", "y")], {"1": {"b": 3}, "2": {"a": 1}}
+    assert load_dataset("beir/x") == Dataset("beir/x", "test", queries, qrels)
+    assert load_dataset("beir/x/test", "dev") == Dataset("beir/x/test", "test", queries, qrels)
+    with pytest.raises(ValueError, match="beir/x: not a folder, pydoc or .* with split 'dev'"):
+        load_dataset("beir/x", "dev")
+    with pytest.raises(ValueError, match="y: this ir_datasets id has no queries with judgements"):
+        load_dataset("y")
+
+
+def test_pydoc(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("lsr.pydoc")
+    module.read_pydoc_questions = lambda: ([Query("1", "x")], {"1": {"json.loads": 1}})
+    monkeypatch.setitem(sys.modules, "lsr.pydoc", module)
+    expected = Dataset("pydoc", "test", [Query("1", "x")], {"1": {"json.loads": 1}})
+    assert load_dataset("pydoc") == expected
+    with pytest.raises(ValueError, match="pydoc: no split 'dev'; available: test"):
+        load_dataset("pydoc", "dev")
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no development collections in {SHARED}")
+def test_development_collections() -> None:
+    assert len(load_dataset(SHARED / "nfcorpus").queries) == 323
+    assert len(load_dataset(SHARED / "cranfield").queries) == 225
