@@ -31,7 +31,8 @@ def prune(vectors: csr_array, top_k: int) -> csr_array:
     order = np.lexsort((vectors.indices, -vectors.data, rows))
     rank = np.arange(vectors.nnz) - np.repeat(vectors.indptr[:-1], lengths)
     kept = np.sort(order[rank < top_k])
-    indptr = np.concatenate([[0], np.cumsum(np.minimum(lengths, top_k))])
+    indptr = np.zeros_like(vectors.indptr)
+    np.cumsum(np.minimum(lengths, top_k), out=indptr[1:])
     return csr_array((vectors.data[kept], vectors.indices[kept], indptr), shape=vectors.shape)
 
 

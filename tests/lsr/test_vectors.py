@@ -36,6 +36,7 @@ def test_prune_equals_sorting_each_row(top_k: int) -> None:
     pruned = prune(vectors, top_k)
     np.testing.assert_array_equal(pruned.toarray(), prune_slowly(vectors, top_k))
     assert pruned.dtype == np.float32
+    assert pruned.indices.dtype == vectors.indices.dtype
     pruned.check_format(full_check=True)
     assert np.all(
         np.diff(pruned.indices)[np.diff(np.repeat(np.arange(40), np.diff(pruned.indptr))) == 0] > 0
