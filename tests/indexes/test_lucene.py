@@ -1,0 +1,158 @@
+"""indexes/lucene.py against indexes/exact.py."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from lsr.corpus import Document
+from lsr.indexes import exact
+from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
+
+TERMS = [f"term{number}" for number in range(97)]
+
+
+def random_impacts(n, seed, largest=4):
+    """Few distinct weights, so that equal scores are the rule; the last row is empty."""
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(1, largest + 1, (n, len(TERMS))) * (rng.random((n, len(TERMS))) < 0.1)
+    dense[-1] = 0
+    return csr_array(dense.astype(np.int32))
+
+
+def documents(n, start=0):
+    # Ids whose order as strings is neither that of insertion nor that of numbers.
+    return [
+        Document(f"d{(start + i) * 37 % 1009}é", f"title {i}", "x", {"half": str(i % 2)})
+        for i in range(n)
+    ]
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """300 documents in three segments, some deleted, some replaced; and the truth of it."""
+    truth = {}
+    with LuceneIndex.create(tmp_path / "index", TERMS) as index:
+        for part in range(3):
+            batch, impacts = documents(100, 100 * part), random_impacts(100, part)
+            index.add(batch, impacts, new=True)
+            index.commit({"part": str(part)})
+            truth |= {d.id: impacts[[row]] for row, d in enumerate(batch)}
+        gone = [d.id for d in documents(30, 50)]
+        index.delete(gone)
+        for doc_id in gone:
+            del truth[doc_id]
+        batch, impacts = documents(20, 150), random_impacts(20, 9)
+        index.add(batch, impacts)
+        truth |= {d.id: impacts[[row]] for row, d in enumerate(batch)}
+        index.commit({"part": "last"})
+        yield index, truth
+
+
+@pytest.mark.parametrize("k", [1, 10, 1000])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ranking_equals_brute_force_ties_included(filled, k, threads):
+    index, truth = filled
+    queries = random_impacts(40, 77)
+    stacked = csr_array(np.vstack([row.toarray() for row in truth.values()]))
+    expected = exact.search(stacked, list(truth), queries, k)
+    assert index.search(queries, k, threads=threads) == expected
+    scores = [score for _, score in expected[0]]
+    assert k == 1 or len(set(scores)) < len(scores)
+
+
+def test_forward_vectors_documents_and_counts(filled):
+    index, truth = filled
+    ids = list(truth)[::7]
+    expected = np.vstack([truth[doc_id].toarray() for doc_id in ids])
+    assert (index.impacts(ids).toarray() == expected).all()
+    assert [document.id for document in index.documents(ids)] == ids
+    assert index.n_docs == len(truth)
+    assert index.user_data == {"part": "last"}
+    assert index.impacts([]).shape == (0, len(TERMS))
+
+
+def test_filters_and_min_score(filled):
+    index, truth = filled
+    queries = random_impacts(5, 3)
+    everything = index.search(queries, 1000)
+    odd = index.search(queries, 1000, filters={"half": "1"})
+    for all_hits, hits in zip(everything, odd, strict=True):
+        half = {d.id: d.metadata["half"] for d in index.documents([i for i, _ in all_hits])}
+        assert hits == [hit for hit in all_hits if half[hit[0]] == "1"]
+    for all_hits, hits in zip(everything, index.search(queries, 1000, min_score=20), strict=True):
+        assert hits == [hit for hit in all_hits if hit[1] >= 20]
+
+
+def test_scores_just_below_2_to_the_24_are_exact(tmp_path):
+    impacts = csr_array(np.array([[255, 1], [255, 2], [254, 1]], dtype=np.int32))
+    queries = csr_array(np.array([[65790, 1]], dtype=np.int32))
+    with LuceneIndex.create(tmp_path / "index", ["a", "b"]) as index:
+        index.add([Document("x"), Document("y"), Document("z")], impacts)
+        index.commit({})
+        assert index.search(queries, 3) == exact.search(impacts, ["x", "y", "z"], queries, 3)
+
+
+def test_threads_get_the_answers_of_one(filled):
+    index, _ = filled
+    queries = random_impacts(200, 5)
+    expected = index.search(queries, 10)
+    with ThreadPoolExecutor(64) as pool:
+        answers = pool.map(lambda row: index.search(queries[[row]], 10)[0], range(200))
+        assert list(answers) == expected
+
+
+def test_uncommitted_work_is_not_seen_and_survives_no_close(tmp_path):
+    with LuceneIndex.create(tmp_path / "index", TERMS) as index:
+        index.add(documents(3), random_impacts(3, 1))
+        index.commit({})
+        index.add(documents(3, 3), random_impacts(3, 2))
+        assert index.n_docs == 3
+    with LuceneIndex.open(tmp_path / "index", TERMS) as index:
+        assert index.n_docs == 3
+        assert index.check()[0]
+
+
+def test_reader_follows_the_writer_on_refresh(tmp_path):
+    with LuceneIndex.create(tmp_path / "index", TERMS) as writer:
+        writer.add(documents(5), random_impacts(5, 1))
+        writer.commit({})
+        with LuceneIndex.open(tmp_path / "index", TERMS) as reader:
+            writer.delete([documents(5)[0].id])
+            writer.force_merge()
+            writer.commit({})
+            assert reader.n_docs == 5
+            reader.refresh()
+            assert reader.n_docs == 4
+
+
+def test_errors(filled, tmp_path):
+    index, _ = filled
+    with pytest.raises(IndexLockedError, match="another process is writing to it"):
+        LuceneIndex.open(index.path, TERMS, writable=True)
+    with pytest.raises(LuceneError, match="IndexNotFoundException"):
+        LuceneIndex.open(tmp_path / "nothing", TERMS)
+    with pytest.raises(KeyError, match="no document 'nobody'"):
+        index.documents(["nobody"])
+    for k in (0, -1, 10**7):
+        with pytest.raises(ValueError, match=rf"`k` must be in \[1, 1000000\], got {k}"):
+            index.search(random_impacts(2, 1), k)
+    with pytest.raises(ValueError, match="queries have 3 terms, the index 97"):
+        index.search(csr_array((1, 3), dtype=np.int32), 1)
+    with pytest.raises(ValueError, match="query weights must be at least 1, got -1"):
+        index.search(csr_array(-np.eye(1, 97, dtype=np.int32)), 1)
+    with pytest.raises(ValueError, match=r"must have shape \(1, 97\), got \(2, 97\)"):
+        index.add(documents(1), random_impacts(2, 1))
+    with pytest.raises(ValueError, match=r"impacts must be in \[1, 2\^24\), got -1 to -1"):
+        index.add(documents(1), csr_array(-np.eye(1, 97, dtype=np.int32)))
+
+
+def test_damaged_index_is_refused(tmp_path):
+    with LuceneIndex.create(tmp_path / "index", TERMS) as index:
+        index.add(documents(5), random_impacts(5, 1))
+        index.commit({})
+    for path in (tmp_path / "index").glob("segments_*"):
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(LuceneError, match="Corrupt"):
+        LuceneIndex.open(tmp_path / "index", TERMS)
