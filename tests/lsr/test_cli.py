@@ -1,0 +1,104 @@
+"""From a corpus to answers with reasons, through the command line, on a small real text."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from lsr.cli import app
+from lsr.search import Searcher
+
+DOCUMENTS = {
+    "d1": "The boundary layer over a flat plate in laminar flow.",
+    "d2": "Heat transfer in turbulent flow through a pipe, and heat loss.",
+    "d3": "Wing theory for slender bodies.",
+    "d4": "",
+}
+
+
+def lsr(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in DOCUMENTS.items())
+    )
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "heat flow"}\n')
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td2\t1\n")
+    result = lsr("index", folder, "--out", folder / "index")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_search_gives_hits_whose_reasons_sum_to_the_score(built):
+    result = lsr("search", built / "index", "heat flow", "--json")
+    hits = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [hit["id"] for hit in hits] == ["d2", "d1"]
+    for hit in hits:
+        assert sum(term["contribution"] for term in hit["terms"]) == hit["score"]
+        assert sum(term["share"] for term in hit["terms"]) == pytest.approx(1)
+        assert all(term["literal_in_query"] for term in hit["terms"])
+
+
+def test_run_and_eval(built):
+    run = built / "run.trec"
+    result = lsr("search", built / "index", "--queries", built / "queries.jsonl", "--run", run)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[2] for line in run.read_text().splitlines()] == ["d2", "d1"]
+    result = lsr("eval", built, "--index", built / "index", "--json")
+    assert json.loads(result.stdout)["means"]["RR@10"] == 1.0
+
+
+def test_explain_prints_a_chart(built):
+    result = lsr("explain", built / "index", "heat", "d2")
+    assert result.exit_code == 0
+    assert "100.0%" in result.stdout
+
+
+def test_a_second_build_replaces_the_first(built):
+    out = built / "twice"
+    for generation in (1, 2):
+        assert lsr("index", built, "--out", out).exit_code == 0
+        assert [path.name for path in out.glob("generation-*")] == [f"generation-{generation}"]
+    with Searcher(out) as searcher:
+        assert [hit.document.id for hit in searcher.search("wing")] == ["d3"]
+
+
+def test_weights_as_query_and_their_errors(built):
+    with Searcher(built / "index") as searcher:
+        assert [hit.document.id for hit in searcher.search({"wing": 2.0})] == ["d3"]
+        with pytest.raises(ValueError, match="'qqqq' is not in the index's vocabulary"):
+            searcher.search({"qqqq": 1.0})
+        for weight in (0.0, -1.0, float("nan"), 1e12):
+            with pytest.raises(ValueError, match=r"weight of 'wing' must be in \(0, 10000\]"):
+                searcher.search({"wing": weight})
+
+
+def test_foreign_and_absent_directories_are_refused(built, tmp_path):
+    (tmp_path / "diary.txt").write_text("mine")
+    result = lsr("index", built, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "is not an index and not empty (it holds 'diary.txt')" in result.stderr
+    assert (tmp_path / "diary.txt").read_text() == "mine"
+    result = lsr("search", tmp_path, "x")
+    assert result.exit_code == 1
+    assert "holds no manifest.json" in result.stderr
+
+
+def test_bad_line_stops_the_build_unless_told_to_skip(tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "a", "text": "heat"}\n{"_id": "b", "text"\n')
+    result = lsr("index", corpus, "--out", tmp_path / "index")
+    assert result.exit_code == 1
+    assert "corpus.jsonl:2" in result.stderr
+    result = lsr("index", corpus, "--out", tmp_path / "index", "--skip-bad")
+    assert result.exit_code == 0
+    assert "1 bad lines were skipped" in result.stderr
+
+
+def test_usage_errors_exit_with_2(built):
+    assert lsr("search", built / "index").exit_code == 2
