@@ -1,4 +1,4 @@
-"""Datasets: test queries and relevance judgements of BEIR folders, ir_datasets ids and pydoc."""
+"""Datasets: test queries and relevance judgements of BEIR folders and ir_datasets ids."""
 
 from __future__ import annotations
 
@@ -27,28 +27,17 @@ class Dataset(NamedTuple):
 def load_dataset(name: str | os.PathLike[str], split: str = "test") -> Dataset:
     """Return the dataset called `name`, queries in their stored order.
 
-    A name is a BEIR folder (queries.jsonl and qrels/{split}.tsv), "pydoc" (split test only), or an
-    ir_datasets id; `split` is appended to an id that has no judgements of its own.
+    A name is a BEIR folder (queries.jsonl and qrels/{split}.tsv) or an ir_datasets
+    id; `split` is appended to an id that has no judgements of its own.
 
     Raises:
         FileNotFoundError: the folder has no queries.jsonl.
         ValueError: the name or split does not exist, or a file cannot be used (path:line).
     """
     name = os.fspath(name)
-    if name == "pydoc":
-        return _load_pydoc(split)
     if Path(name).is_dir():
         return _load_beir(Path(name), split)
     return _load_ir_datasets(name, split)
-
-
-def _load_pydoc(split: str) -> Dataset:
-    from lsr.pydoc import read_pydoc_questions
-
-    if split != "test":
-        raise ValueError(f"pydoc: no split {split!r}; available: test")
-    queries, qrels = read_pydoc_questions()
-    return _dataset("pydoc", split, queries, qrels)
 
 
 def _load_beir(folder: Path, split: str) -> Dataset:
@@ -75,7 +64,7 @@ def _load_ir_datasets(name: str, split: str) -> Dataset:
             collection = ir_datasets.load(f"{name}/{split}")
     except KeyError as error:
         raise ValueError(
-            f"{name}: not a folder, pydoc or an ir_datasets id with split {split!r} "
+            f"{name}: not a folder or an ir_datasets id with split {split!r} "
             "(https://ir-datasets.com)"
         ) from error
     if not (collection.has_qrels() and collection.has_queries()):

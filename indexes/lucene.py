@@ -112,7 +112,7 @@ class LuceneIndex:
         self._ask(lambda: self._engine.delete(packed))
 
     def commit(self, user_data: Mapping[str, str]) -> None:
-        """Make everything since the last commit durable and visible, atomically, with `user_data`."""
+        """Make all since the last commit durable and visible, atomically, with `user_data`."""
         packed = _strings(part for item in user_data.items() for part in item)
         self._ask(lambda: self._engine.commit(packed))
 

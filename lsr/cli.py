@@ -167,7 +167,7 @@ def _print_chart(reasons: list[Contribution]) -> None:
 
 @app.command(name="eval")
 def evaluate_command(
-    dataset: Annotated[str, typer.Argument(help="A BEIR folder, an ir_datasets id, or pydoc.")],
+    dataset: Annotated[str, typer.Argument(help="A BEIR folder or an ir_datasets id.")],
     directory: Annotated[Path, typer.Option("--index", help="An index of its corpus.")],
     split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
     measures: Annotated[str, typer.Option(help="Names of ir-measures.")] = "nDCG@10 RR@10 R@100",

@@ -105,20 +105,10 @@ def test_ir_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, qrels = [Query("1", "x"), Query("2", "y")], {"1": {"b": 3}, "2": {"a": 1}}
     assert load_dataset("beir/x") == Dataset("beir/x", "test", queries, qrels)
     assert load_dataset("beir/x/test", "dev") == Dataset("beir/x/test", "test", queries, qrels)
-    with pytest.raises(ValueError, match="beir/x: not a folder, pydoc or .* with split 'dev'"):
+    with pytest.raises(ValueError, match="beir/x: not a folder or .* with split 'dev'"):
         load_dataset("beir/x", "dev")
     with pytest.raises(ValueError, match="y: this ir_datasets id has no queries with judgements"):
         load_dataset("y")
-
-
-def test_pydoc(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("lsr.pydoc")
-    module.read_pydoc_questions = lambda: ([Query("1", "x")], {"1": {"json.loads": 1}})
-    monkeypatch.setitem(sys.modules, "lsr.pydoc", module)
-    expected = Dataset("pydoc", "test", [Query("1", "x")], {"1": {"json.loads": 1}})
-    assert load_dataset("pydoc") == expected
-    with pytest.raises(ValueError, match="pydoc: no split 'dev'; available: test"):
-        load_dataset("pydoc", "dev")
 
 
 @pytest.mark.shared
