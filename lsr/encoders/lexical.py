@@ -98,7 +98,8 @@ class LexicalEncoder:
         """
         path = folder / "lexical.npz"
         try:
-            with np.load(path) as saved:
+            # A file of our own: numpy leaves the one that it opens open when it is truncated.
+            with path.open("rb") as file, np.load(file) as saved:
                 return cls(
                     tokenizer,
                     saved["idf"],
