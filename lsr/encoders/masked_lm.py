@@ -1,8 +1,14 @@
-"""SPLADE over a masked language model: packed hidden states go straight to pooled vectors."""
+"""SPLADE over a masked language model: packed hidden states go straight to pooled vectors.
+
+Texts of like length share a batch. At no time is there more than one batch of dense vectors, and
+of its logits more than a chunk of the vocabulary.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +18,20 @@ from scipy.sparse import csr_array
 from lsr.encoders.tokens import count_terms, special_ids, vocabulary
 from lsr.kernels.cpu import splade_pool
 from lsr.kernels.reference import Activation, Pooling
-from lsr.vectors import concatenate
+from lsr.vectors import concatenate, prune
+
+# Texts that are sorted by length together: enough that batches are nearly free of padding.
+BLOCK = 4096
+# Texts tokenised at once: a tokenizer's own record of a text is far larger than its ids.
+TOKENIZED = 256
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX)."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 class MaskedLMEncoder:
@@ -27,7 +46,8 @@ class MaskedLMEncoder:
         pooling: Pooling = "max",
         max_length: int = 512,
         query_weights: np.ndarray | None = None,
-        max_batch_tokens: int = 4096,
+        max_batch_tokens: int = 1024,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """An encoder around a Hugging Face masked LM, whose decoder is taken out and run fused.
 
@@ -39,12 +59,18 @@ class MaskedLMEncoder:
             pooling: "max" or "sum" over tokens.
             max_length: tokens of a text that are read, special ones included.
             query_weights: float32, shape (V,): inference-free queries; None encodes them by the LM.
-            max_batch_tokens: padded tokens in one pass through the trunk.
+            max_batch_tokens: padded tokens in one pass; a longer text passes alone.
+            dtype: of the matrix products: torch.float32, torch.bfloat16 (weights then differ by
+                about 1 %), or None for bfloat16 where the CPU is fast at it and float32 elsewhere.
 
         Raises:
-            ValueError: the head is smaller than the tokenizer's vocabulary, `query_weights` do not
-                fit it, or the decoder is not the model's last operation.
+            ValueError: `dtype` is another, the head is smaller than the tokenizer's vocabulary,
+                `query_weights` do not fit it, or the decoder is not the model's last operation.
         """
+        if dtype is None:
+            dtype = torch.bfloat16 if bfloat16_is_fast() else torch.float32
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"`dtype` must be torch.float32 or torch.bfloat16, got {dtype}")
         decoder = model.get_output_embeddings()
         n_terms = len(tokenizer)
         if decoder is None:
@@ -66,9 +92,11 @@ class MaskedLMEncoder:
         self.max_length = max_length
         self.query_weights = query_weights
         self.max_batch_tokens = max_batch_tokens
+        self.dtype = dtype
         self._special = special_ids(tokenizer)
         # A head may be padded beyond its tokenizer (to a multiple of 64): those rows are no terms.
-        self._weight = decoder.weight.detach()[:n_terms]
+        self._decoder_weight = decoder.weight.detach()[:n_terms]
+        self._weight = self._decoder_weight.to(dtype)
         self._bias = None if decoder.bias is None else decoder.bias.detach()[:n_terms].float()
         self._take_decoder_out(decoder)
 
@@ -89,17 +117,34 @@ class MaskedLMEncoder:
                 "the pooled head cannot stand in for it"
             )
 
-    def encode_documents(self, texts: Sequence[str]) -> csr_array:
-        """Pooled term weights, float32, shape (n, V); special tokens are never terms."""
-        tokens = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
-        rows: list[csr_array | None] = [None] * len(texts)
-        for batch in self._batches([len(ids) for ids in tokens["input_ids"]]):
-            for row, vector in zip(batch, self._encode_batch(tokens, batch), strict=True):
-                rows[row] = vector
-        encoded = [row for row in rows if row is not None]
-        if not encoded:
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all weights, the same whatever `dtype` they are multiplied in."""
+        digest = hashlib.sha256()
+        parts = [*self.model.state_dict().values(), self._decoder_weight, self._bias]
+        for part in parts:
+            if part is not None:
+                digest.update(part.detach().reshape(-1).view(torch.uint8).numpy().data)
+        if self.query_weights is not None:
+            digest.update(self.query_weights.tobytes())
+        return digest.hexdigest()
+
+    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+        """Pooled term weights, float32, shape (n, V); special tokens are never terms.
+
+        Args:
+            texts: n documents.
+            top_k: terms kept per document, the heaviest; None keeps all.
+        """
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` must be at least 1, got {top_k}")
+        blocks = [
+            self._encode_block(texts[start : start + BLOCK], top_k)
+            for start in range(0, len(texts), BLOCK)
+        ]
+        if not blocks:
             return csr_array((0, len(self.vocabulary)), dtype=np.float32)
-        return concatenate(encoded)
+        return blocks[0] if len(blocks) == 1 else concatenate(blocks)
 
     def encode_queries(self, texts: Sequence[str]) -> csr_array:
         """Term weights of queries, float32, shape (n, V).
@@ -114,26 +159,77 @@ class MaskedLMEncoder:
         present.eliminate_zeros()
         return present
 
-    def _batches(self, lengths: list[int]) -> list[list[int]]:
-        """Rows in batches of like length, longest first, at most max_batch_tokens when padded."""
-        batches: list[list[int]] = []
-        for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-            longest = lengths[batches[-1][0]] if batches else 0
-            if not batches or (len(batches[-1]) + 1) * longest > self.max_batch_tokens:
-                batches.append([])
-            batches[-1].append(row)
-        return batches
+    def _encode_block(self, texts: Sequence[str], top_k: int | None) -> csr_array:
+        ids = self._token_ids(texts)
+        lengths = np.array([len(row) for row in ids])
+        order = np.argsort(-lengths, kind="stable")
+        batches = self._batches(lengths[order].tolist())
+        encoded = concatenate(
+            [self._encode_batch([ids[row] for row in order[batch]], top_k) for batch in batches]
+        )
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return encoded[place]
+
+    def _token_ids(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        ids: list[torch.Tensor] = []
+        for start in range(0, len(texts), TOKENIZED):
+            tokens = self.tokenizer(
+                list(texts[start : start + TOKENIZED]),
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            ids += [torch.tensor(row, dtype=torch.int32) for row in tokens["input_ids"]]
+        return ids
+
+    def _batches(self, lengths: list[int]) -> list[slice]:
+        """Batches of consecutive texts, at most max_batch_tokens when padded.
+
+        Args:
+            lengths: tokens per text, descending.
+        """
+        batches: list[slice] = []
+        start = 0
+        for row in range(len(lengths)):
+            if row > start and (row + 1 - start) * lengths[start] > self.max_batch_tokens:
+                batches.append(slice(start, row))
+                start = row
+        return [*batches, slice(start, len(lengths))]
 
     @torch.inference_mode()
-    def _encode_batch(self, tokens: Any, batch: list[int]) -> list[csr_array]:
-        padded = self.tokenizer.pad(
-            {"input_ids": [tokens["input_ids"][row] for row in batch]}, return_tensors="pt"
+    def _encode_batch(self, ids: list[torch.Tensor], top_k: int | None) -> csr_array:
+        lengths = torch.tensor([len(row) for row in ids])
+        longest = int(lengths.max())
+        if longest == 0:  # empty texts, and a tokenizer without [CLS] and [SEP]
+            return csr_array((len(ids), len(self.vocabulary)), dtype=np.float32)
+        mask = torch.arange(longest) < lengths[:, None]
+        padded = torch.nn.utils.rnn.pad_sequence(
+            ids, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0
         )
-        mask = padded["attention_mask"].bool()
-        states = self.model(**padded).logits
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            states = self.model(input_ids=padded, attention_mask=mask.long()).logits
         pooled = splade_pool(
-            states[mask], mask.sum(1), self._weight, self._bias, self.activation, self.pooling
-        ).numpy()
+            states[mask].to(self.dtype),
+            lengths,
+            self._weight,
+            self._bias,
+            self.activation,
+            self.pooling,
+        )
         pooled[:, self._special] = 0.0
-        vectors = csr_array(pooled)
-        return [vectors[[row]] for row in range(len(batch))]
+        if top_k is None or top_k >= pooled.shape[1]:
+            return _to_csr(pooled)
+        # What is below the k-th weight goes before the vectors are sparse; ties with it after.
+        pooled[pooled < pooled.topk(top_k, dim=1).values[:, -1:]] = 0.0
+        return prune(_to_csr(pooled), top_k)
+
+
+def _to_csr(dense: torch.Tensor) -> csr_array:
+    # scipy's own conversion takes three times as long.
+    rows, terms = dense.nonzero(as_tuple=True)
+    indptr = np.zeros(len(dense) + 1, dtype=np.int32)
+    np.cumsum(torch.bincount(rows, minlength=len(dense)).numpy(), out=indptr[1:])
+    data = dense[rows, terms].numpy()
+    return csr_array((data, terms.numpy().astype(np.int32), indptr), shape=tuple(dense.shape))
