@@ -16,11 +16,17 @@ class Manifest:
     """Which generation of an index is live, and what its vectors mean."""
 
     generation: int
-    encoder: str
-    vocabulary_sha256: str
+    encoder: str  # its name, or the absolute path of its directory
+    encoder_sha256: str  # its weights
+    vocabulary_sha256: str  # its term strings in id order
     vocabulary_size: int
+    top_k: int  # expansion terms kept per document
     impact_scale: int  # impacts are round(weight × impact_scale); a power of two
+    corpus: str
+    encode_docs_per_second: float
+    quantisation_loss: float  # ‖weights − impacts / scale‖ ÷ ‖weights‖
     created: str  # ISO 8601, UTC
+    software: dict[str, str]  # package → version
     format_version: int = FORMAT_VERSION
 
     def folder(self, directory: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The command line: `lsr index`, `lsr search`, `lsr explain`, `lsr eval`, `lsr doctor`.
+"""The command line.
 
 Data on stdout, messages on stderr; exit code 0, 1 (failed) or 2 (bad usage). Everything heavy is
 imported inside the commands, so that `--help` is quick.
@@ -11,119 +11,281 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from lsr.search import Contribution
+    from lsr.corpus import Corpus
+    from lsr.indexing import Build, Progress
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Learned sparse retrieval: index a corpus, search it, see why a document matched.",
+)
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="DIR", help="An index directory.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines, for programs.")]
+CorpusArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CORPUS",
+        help="A BEIR folder, a JSONL or TSV file (.gz too), an ir_datasets id, pydoc, or "
+        "pydoc:PACKAGE,PACKAGE.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip and list bad lines instead of stopping.")
+]
+FilterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter", help="KEY=VALUE or, for numbers, KEY=LOW..HIGH that a hit must have; repeat."
+    ),
+]
+TermsOption = Annotated[
+    int | None, typer.Option("--max-terms", min=1, help="Query terms used, the heaviest.")
+]
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
     """What a user can mend becomes a line on stderr and exit code 1; the rest a traceback."""
+    from lsr.indexes.jvm import JavaNotFoundError
+    from lsr.indexes.lucene import LuceneError
+
     try:
         yield
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, LuceneError, JavaNotFoundError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         typer.echo(f"lsr: {message}", err=True)
         raise typer.Exit(1) from error
 
 
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on stderr, with documents per second, one row a step."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        Task,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Documents done of all, and per second."""
+
+        def render(self, task: Task) -> Text:
+            of = "" if task.total is None else f"/{task.total:,.0f}"
+            speed = task.finished_speed or task.speed
+            rate = f", {speed:,.0f}/s" if speed else ""
+            return Text(f"{task.completed:,.0f}{of} documents{rate}" if task.completed else "")
+
+    tasks: dict[str, TaskID] = {}
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:22}"),
+        BarColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+
+        def advance(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                for task in tasks.values():
+                    completed = bar.tasks[task].completed
+                    bar.update(task, total=completed or 1, completed=completed or 1)
+                # What a resumed build finds done does not count as speed.
+                tasks[step] = bar.add_task(step, total=total, completed=done)
+            else:
+                bar.update(tasks[step], completed=done, total=total)
+
+        yield advance
+
+
 @app.command()
 def index(
-    corpus: Annotated[
-        str,
-        typer.Argument(help="A BEIR folder, a JSONL or TSV file, an ir_datasets id, or pydoc."),
-    ],
+    corpus: CorpusArgument,
     out: Annotated[Path, typer.Option(help="The index directory.")],
     encoder: Annotated[
-        str, typer.Option(help="lexical (BM25), a checkpoint directory, or a hub name.")
-    ] = "lexical",
-    top_k: Annotated[int, typer.Option(min=1, help="Terms kept per document.")] = 256,
-    skip_bad: Annotated[
-        bool, typer.Option(help="Skip and list bad lines instead of stopping.")
-    ] = False,
+        str,
+        typer.Option(
+            help="grafted (the default: BM25 plus an untrained expansion head), lexical (BM25), "
+            "a checkpoint directory, or a hub name."
+        ),
+    ] = "grafted",
+    top_k: Annotated[int, typer.Option(min=1, help="Expansion terms kept per document.")] = 256,
+    skip_bad: SkipBadOption = False,
 ) -> None:
     """Build an index; a build that was killed goes on where it was."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from lsr.corpus import open_corpus
     from lsr.indexing import build_index
 
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} documents"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    with _errors(), bar:
+    with _errors():
         documents = open_corpus(corpus, skip_bad=skip_bad)
-        task = bar.add_task(f"indexing {corpus}", total=None)
-        build_index(
-            documents, out, encoder, top_k=top_k, progress=lambda n: bar.update(task, completed=n)
-        )
-    # A corpus may be read twice: a bad line is told once.
-    bad_lines = sorted(set(documents.bad_lines))
+        with progress_bar() as progress:
+            build = build_index(documents, out, encoder, top_k=top_k, progress=progress)
+    _report(build, documents, f"indexed into {out}")
+
+
+@app.command()
+def add(directory: IndexArgument, corpus: CorpusArgument, skip_bad: SkipBadOption = False) -> None:
+    """Add documents to an index, or replace those of the same id, while searches go on."""
+    from lsr.corpus import open_corpus
+    from lsr.indexing import add_documents
+
+    with _errors():
+        documents = open_corpus(corpus, skip_bad=skip_bad)
+        with progress_bar() as progress:
+            build = add_documents(documents, directory, progress=progress)
+    _report(build, documents, f"added to {directory}")
+
+
+@app.command()
+def delete(
+    directory: IndexArgument,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Document ids.")],
+) -> None:
+    """Delete documents by id, all or none, while searches go on."""
+    from lsr.indexing import delete_documents
+
+    with _errors():
+        delete_documents(directory, ids)
+    typer.echo(f"deleted {len(ids)} documents from {directory}", err=True)
+
+
+def _report(build: Build, corpus: Corpus, what: str) -> None:
+    # A corpus is read more than once: a bad line is told once.
+    bad_lines = sorted(set(corpus.bad_lines))
     for bad in bad_lines:
         typer.echo(f"skipped {bad.path}:{bad.line}: {bad.reason}", err=True)
-    skipped = f"; {len(bad_lines)} bad lines were skipped" if bad_lines else ""
-    typer.echo(f"indexed into {out}{skipped}", err=True)
+    parts = [f"{build.n_documents:,} documents {what}"]
+    if build.encode_seconds:
+        parts.append(f"encoded at {build.n_documents / build.encode_seconds:,.0f} documents/s")
+    parts.append(f"quantisation loss {build.quantisation_loss:.2%}")
+    if build.n_empty:
+        parts.append(f"{build.n_empty} without a term (no query finds them)")
+    if bad_lines:
+        parts.append(f"{len(bad_lines)} bad lines were skipped")
+    typer.echo("; ".join(parts), err=True)
 
 
 @app.command()
 def search(
     directory: IndexArgument,
     text: Annotated[str | None, typer.Argument(help="The query.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help='Instead of a text: terms as JSON, {"term": weight}.')
+    ] = None,
     queries: Annotated[Path | None, typer.Option(help="Many queries: JSONL or TSV.")] = None,
     run: Annotated[
         Path | None, typer.Option(help="Write a TREC run file (with --queries).")
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Hits per query.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", help="Hits per query: 10, or 1000 for a run.")
+    ] = None,
+    filters: FilterOption = None,
+    min_score: Annotated[float, typer.Option(help="Smallest score of a hit.")] = 0.0,
+    max_terms: TermsOption = None,
+    threads: Annotated[int, typer.Option(min=1, help="Java threads (with --queries).")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Print the hits for one query, each with its reasons, or write a run for many."""
+    if sum(given is not None for given in (text, weights, queries)) != 1:
+        raise typer.BadParameter("give one of: a query text, --weights, --queries")
+    if (queries is None) != (run is None):
+        raise typer.BadParameter("--queries and --run belong together")
     from lsr.search import Searcher
 
-    if (text is None) == (queries is None) or (queries is None) != (run is None):
-        raise typer.BadParameter("give either a query text, or --queries with --run")
     with _errors(), Searcher(directory) as searcher:
+        chosen = _parse_filters(filters or [])
         if queries is not None and run is not None:
             from lsr.corpus import read_queries
             from lsr.run import Run
 
             asked = read_queries(queries)
-            ranked = searcher.rank([query.text for query in asked], k)
-            Run(dict(zip([query.id for query in asked], ranked, strict=True))).write_trec(
-                run, "lsr"
+            ranked = searcher.rank(
+                [query.text for query in asked],
+                1000 if k is None else k,
+                filters=chosen,
+                max_terms=max_terms,
+                threads=threads,
             )
+            ids = [query.id for query in asked]
+            Run(dict(zip(ids, ranked, strict=True))).write_trec(run, "lsr")
             return
-        assert text is not None
-        for rank, hit in enumerate(searcher.search(text, k), 1):
-            reasons = searcher.explain(text, hit.document.id)
-            if as_json:
-                typer.echo(
-                    json.dumps(
-                        {
-                            "id": hit.document.id,
-                            "score": hit.score,
-                            "title": hit.document.title,
-                            "terms": [reason._asdict() for reason in reasons],
-                        }
-                    )
-                )
-                continue
-            typer.echo(f"{rank:3} {hit.score:8.3f}  {hit.document.id}  {hit.document.title}")
-            terms = "  ".join(f"{reason.term} {reason.share:.0%}" for reason in reasons[:6])
-            typer.echo(f"             {terms}")
+        query = text if text is not None else _parse_weights(weights or "")
+        hits = searcher.search(
+            query,
+            10 if k is None else k,
+            filters=chosen,
+            min_score=min_score,
+            max_terms=max_terms,
+        )
+        reasons = [searcher.explain(query, hit.document.id, max_terms=max_terms) for hit in hits]
+        if as_json:
+            for hit, why in zip(hits, reasons, strict=True):
+                typer.echo(json.dumps(_hit_record(hit, why), ensure_ascii=False))
+            return
+        from rich.console import Console
+
+        from lsr.display import hit_view
+
+        console = Console()
+        for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
+            console.print(hit_view(rank, hit, why, searcher.encoder.tokenizer))
+        if not hits:
+            typer.echo("no document matches", err=True)
+
+
+def _hit_record(hit: Any, reasons: list[Any]) -> dict[str, Any]:
+    return {
+        "id": hit.document.id,
+        "score": hit.score,
+        "title": hit.document.title,
+        "text": hit.document.text,
+        "metadata": dict(hit.document.metadata),
+        "terms": [reason._asdict() for reason in reasons],
+    }
+
+
+def _parse_weights(text: str) -> dict[str, float]:
+    try:
+        weights = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--weights is not valid JSON: {error}") from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(weight, (int, float)) for weight in weights.values()
+    ):
+        raise ValueError('--weights must be a JSON object {"term": weight}')
+    return weights
+
+
+def _parse_filters(pairs: list[str]) -> dict[str, Any]:
+    filters: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ValueError(f"--filter must be KEY=VALUE or KEY=LOW..HIGH, got {pair!r}")
+        low, dots, high = value.partition("..")
+        try:
+            bounds = (float(low) if low else None, float(high) if high else None)
+        except ValueError:
+            # Not a range: dots in a plain value.
+            bounds = (None, None)
+        filters[key] = bounds if dots and bounds != (None, None) else value
+    return filters
 
 
 @app.command()
@@ -131,64 +293,70 @@ def explain(
     directory: IndexArgument,
     text: Annotated[str, typer.Argument(help="The query.")],
     doc_id: Annotated[str, typer.Argument(help="A document's id.")],
+    max_terms: TermsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what each matched term added to the score of a document."""
-    from lsr.search import Searcher
+    from lsr.search import Hit, Searcher
 
     with _errors(), Searcher(directory) as searcher:
-        reasons = searcher.explain(text, doc_id)
+        reasons = searcher.explain(text, doc_id, max_terms=max_terms)
+        (document,) = searcher.index.documents([doc_id])
+    hit = Hit(document, sum(reason.contribution for reason in reasons))
     if as_json:
-        typer.echo(json.dumps([reason._asdict() for reason in reasons]))
-    else:
-        _print_chart(reasons)
-
-
-def _print_chart(reasons: list[Contribution]) -> None:
-    from rich.bar import Bar
+        typer.echo(json.dumps(_hit_record(hit, reasons), ensure_ascii=False))
+        return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("term", "query", "document", "q × d", "share", "", box=None)
-    for reason in reasons:
-        table.add_row(
-            reason.term,
-            f"{reason.query_weight:.3f} {'literal' if reason.literal_in_query else 'expanded'}",
-            f"{reason.document_weight:.3f} "
-            f"{'literal' if reason.literal_in_document else 'expanded'}",
-            f"{reason.contribution:.4f}",
-            f"{reason.share:.1%}",
-            Bar(1.0, 0.0, reason.share, width=30),
-        )
+    from lsr.display import chart, snippet
+
     console = Console()
-    console.print(table)
-    console.print(f"score {sum(reason.contribution for reason in reasons):.4f}")
+    literal = {reason.term for reason in reasons if reason.literal_in_document}
+    console.print(snippet(searcher.encoder.tokenizer, document.text, literal), "")
+    console.print(chart(reasons))
+    console.print(f"score {hit.score:.4f}")
 
 
 @app.command(name="eval")
 def evaluate_command(
-    dataset: Annotated[str, typer.Argument(help="A BEIR folder or an ir_datasets id.")],
-    directory: Annotated[Path, typer.Option("--index", help="An index of its corpus.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="A BEIR folder, an ir_datasets id, or pydoc.")
+    ],
+    directory: Annotated[
+        Path, typer.Option("--index", help="An index of its corpus; built if there is none.")
+    ],
+    encoder: Annotated[str, typer.Option(help="For an index that is built.")] = "grafted",
     split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
-    measures: Annotated[str, typer.Option(help="Names of ir-measures.")] = "nDCG@10 RR@10 R@100",
+    measures: Annotated[
+        str, typer.Option(help="Names of ir-measures.")
+    ] = "nDCG@10 RR@10 R@100 R@1000",
+    run: Annotated[Path | None, typer.Option(help="Write the TREC run file too.")] = None,
+    max_terms: TermsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure an index on a dataset's queries, by the BEIR rules (own id dropped)."""
+    from lsr.corpus import open_corpus
     from lsr.eval.datasets import load_dataset
-    from lsr.eval.measures import evaluate
-    from lsr.run import Run
+    from lsr.eval.report import measure_index
+    from lsr.indexes.manifest import NAME
+    from lsr.indexing import build_index
     from lsr.search import Searcher
 
-    with _errors(), Searcher(directory) as searcher:
+    with _errors():
         data = load_dataset(dataset, split)
-        ranked = searcher.rank([query.text for query in data.queries], k=1001)
-        run = Run(dict(zip([query.id for query in data.queries], ranked, strict=True)))
-        result = evaluate(run.without_self().truncate(1000), data.qrels, measures.split())
+        if not (directory / NAME).exists():
+            with progress_bar() as progress:
+                build_index(open_corpus(dataset), directory, encoder, progress=progress)
+        with Searcher(directory) as searcher:
+            report = measure_index(searcher, data, measures.split(), max_terms=max_terms)
+    if run is not None:
+        report.run.write_trec(run, "lsr")
     if as_json:
-        typer.echo(json.dumps({"means": result.means, "per_query": result.per_query}))
+        typer.echo(json.dumps(report.record()))
         return
-    for name, value in result.means.items():
-        typer.echo(f"{name:10} {value:.4f}")
+    from rich.console import Console
+
+    Console().print(report.table())
 
 
 @app.command()
@@ -198,7 +366,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Show which Java is used and why, and check an index."""
-    from lsr.indexes.jvm import find_runtime, find_runtimes
+    from lsr.indexes.jvm import anserini_jar, find_runtime, find_runtimes
 
     with _errors():
         chosen = find_runtime()
@@ -209,13 +377,18 @@ def doctor(
                 f"{mark} Java {runtime.version} at {runtime.home} ({runtime.source}; "
                 f"vector module: {'yes' if runtime.has_vector else 'no'}; {state})"
             )
+        typer.echo(f"  Lucene from {anserini_jar()}")
         if directory is None:
             return
+        from dataclasses import asdict
+
         from lsr.search import Searcher
 
         with Searcher(directory) as searcher:
             clean, report = searcher.index.check()
-            typer.echo(f"{directory}: {searcher.index.n_docs} documents, {searcher.manifest}")
-    typer.echo(report)
+            typer.echo(f"{directory}: {searcher.index.n_docs:,} documents")
+            for key, value in asdict(searcher.manifest).items():
+                typer.echo(f"  {key}: {value}")
+    typer.echo(report if not clean else "  CheckIndex: clean")
     if not clean:
         sys.exit(1)

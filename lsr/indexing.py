@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from lsr.corpus import Document
+import numpy as np
+from filelock import FileLock, Timeout
+from scipy.sparse import csr_array
+
+from lsr.corpus import Corpus, Document
+from lsr.encoders.graft import GraftedEncoder
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer, load_encoder
 from lsr.encoders.masked_lm import MaskedLMEncoder
-from lsr.indexes.lucene import LuceneIndex
+from lsr.indexes.lucene import IndexLockedError, LuceneIndex
 from lsr.indexes.manifest import (
     NAME,
     Manifest,
@@ -21,13 +31,34 @@ from lsr.indexes.manifest import (
     read_manifest,
     write_manifest,
 )
-from lsr.vectors import prune, quantise
+from lsr.vectors import quantise
 
-Encoder = LexicalEncoder | MaskedLMEncoder
+Encoder = LexicalEncoder | GraftedEncoder | MaskedLMEncoder
+# Told what is being done, how many documents of it are done, and of how many (None: not known).
+Progress = Callable[[str, int, int | None], None]
 
+# Encoders that are fitted on the corpus and kept in the index; all others are checkpoints.
+FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {
+    "lexical": LexicalEncoder,
+    "grafted": GraftedEncoder,
+}
+DEFAULT_ENCODER = "grafted"
 IMPACT_SCALE = 64
-# What one commit holds, and so what a kill can lose.
-SHARD = 2000
+# Documents encoded at once: enough for batches of like length.
+SHARD = 512
+LOCK = "build.lock"
+# What a kill can lose of a build.
+COMMIT_SECONDS = 10.0
+
+
+class Build(NamedTuple):
+    """What a build or an addition did."""
+
+    n_documents: int  # in this call: those before a kill are not counted
+    n_empty: int  # of these, documents without a term
+    encode_seconds: float
+    # ‖weights − impacts / scale‖ ÷ ‖weights‖ over these documents
+    quantisation_loss: float
 
 
 def vocabulary_sha256(terms: list[str]) -> str:
@@ -42,122 +73,302 @@ def shards(documents: Iterable[Document], size: int = SHARD) -> Iterator[list[Do
         yield shard
 
 
+def encoder_name(name: str) -> str:
+    """`name` as an index stores it: a directory by its absolute path."""
+    return str(Path(name).resolve()) if name not in FITTED and Path(name).is_dir() else name
+
+
 def open_encoder(name: str, folder: Path) -> Encoder:
     """The encoder of a generation: what `name` names, with what the build saved in `folder`."""
-    if name == "lexical":
-        return LexicalEncoder.load(default_tokenizer(), folder)
+    if name in FITTED:
+        return FITTED[name].load(default_tokenizer(), folder)
     return load_encoder(name)
 
 
 def build_index(
-    corpus: Iterable[Document],
+    corpus: Corpus,
     directory: Path,
-    encoder_name: str = "lexical",
+    encoder: str = DEFAULT_ENCODER,
     *,
     top_k: int = 256,
-    progress: Callable[[int], None] = lambda n_documents: None,
-) -> Manifest:
+    progress: Progress = lambda step, done, total: None,
+) -> Build:
     """Build an index beside the live one of `directory`, if any, and make it the live one.
 
-    Every SHARD documents are committed to Lucene; a build that was killed goes on after the last
-    commit if the corpus still begins with the same documents, and starts afresh if not.
+    The corpus is read through once before anything is encoded, so that a bad line at its end does
+    not cost the work before it. A build that was killed goes on after its last commit when corpus
+    and settings are the same, and starts afresh when not.
 
     Args:
-        corpus: documents with unique ids; iterated twice for "lexical" (first for its statistics).
+        corpus: documents with unique ids.
         directory: made if absent; one that holds files but no index is refused.
-        encoder_name: "lexical", a directory or a hub name.
-        top_k: terms kept per document, the heaviest.
-        progress: told the number of documents done.
+        encoder: "grafted", "lexical", a checkpoint directory or a hub name.
+        top_k: expansion terms kept per document, the heaviest.
+        progress: see Progress.
 
     Raises:
         FileExistsError: `directory` holds something that is not an index.
-        ValueError: bad corpus, weights or encoder; nothing of a live index is touched.
+        FileNotFoundError: no such corpus or encoder.
+        ValueError: bad corpus, weights or checkpoint; nothing of a live index is touched.
+        IndexLockedError: another process builds this index.
     """
-    generation = _next_generation(directory)
+    _refuse_foreign(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / LOCK)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout as error:
+        raise IndexLockedError(f"{directory}: another process is building it") from error
+    with held:
+        return _build(corpus, directory, encoder, top_k, progress)
+
+
+def _build(corpus: Corpus, directory: Path, encoder: str, top_k: int, progress: Progress) -> Build:
+    generation = read_manifest(directory).generation + 1 if (directory / NAME).exists() else 1
+    name = encoder_name(encoder)
+    n_documents, corpus_sha256 = _read_through(corpus, progress)
+    settings = json.dumps([name, top_k, IMPACT_SCALE, corpus_sha256])
     folder = generation_folder(directory, generation)
-    encoder_folder = folder / "encoder"
-    encoder_folder.mkdir(parents=True, exist_ok=True)
-    encoder: Encoder
-    if encoder_name == "lexical":
-        encoder = LexicalEncoder.fit(
-            default_tokenizer(),
-            ([document.content for document in shard] for shard in shards(corpus)),
-        )
-        encoder.save(encoder_folder)
-    else:
-        encoder = load_encoder(encoder_name)
-    terms = encoder.vocabulary
-    settings = f"{encoder_name} {top_k} {IMPACT_SCALE} {vocabulary_sha256(terms)}"
-    with _open_or_create(folder / "lucene", terms, settings) as index:
+    folder.mkdir(parents=True, exist_ok=True)
+    fitted = _fitted_before(folder, settings)
+    opened = fitted or _make_encoder(name, corpus, folder / "encoder", n_documents, progress)
+    with _lucene(folder / "lucene", opened.vocabulary, resume=fitted is not None) as index:
         done = int(index.user_data.get("n_documents", "0"))
-        max_impact = int(index.user_data.get("max_impact", "1"))
-        digest = hashlib.sha256(settings.encode())
-        seen = 0
-        for shard in shards(corpus):
-            for document in shard:
-                digest.update(f"{document.id}\0{document.content}\0".encode())
-            seen += len(shard)
-            if seen <= done:
-                if seen == done and index.user_data["sha256"] != digest.hexdigest():
-                    raise ValueError(
-                        f"{folder}: the build in progress holds {done} other documents than the "
-                        f"corpus begins with; remove that folder to start afresh"
-                    )
-                continue
-            vectors = prune(encoder.encode_documents([d.content for d in shard]), top_k)
-            impacts = quantise(vectors, IMPACT_SCALE)
-            max_impact = max(max_impact, int(impacts.data.max(initial=1)))
-            index.add(shard, impacts, new=True)
-            index.commit(
-                {
-                    "n_documents": str(seen),
-                    "sha256": digest.hexdigest(),
-                    "settings": settings,
-                    "max_impact": str(max_impact),
-                }
-            )
-            progress(seen)
-        if seen < done:
-            raise ValueError(
-                f"{folder}: the build in progress holds {done} documents but the corpus {seen}; "
-                "remove that folder to start afresh"
-            )
+        build = _encode_into(
+            index,
+            opened,
+            islice(corpus, done, None),
+            done=done,
+            total=n_documents,
+            top_k=top_k,
+            settings=settings,
+            progress=progress,
+        )
     manifest = Manifest(
         generation=generation,
-        encoder=encoder_name,
-        vocabulary_sha256=vocabulary_sha256(terms),
-        vocabulary_size=len(terms),
+        encoder=name,
+        encoder_sha256=opened.fingerprint,
+        vocabulary_sha256=vocabulary_sha256(opened.vocabulary),
+        vocabulary_size=len(opened.vocabulary),
+        top_k=top_k,
         impact_scale=IMPACT_SCALE,
+        corpus=corpus.name,
+        encode_docs_per_second=build.n_documents / max(build.encode_seconds, 1e-9),
+        quantisation_loss=build.quantisation_loss,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        software=_software(),
     )
     write_manifest(directory, manifest)
     for old in directory.glob("generation-*"):
         if old != folder:
             shutil.rmtree(old)
-    return manifest
+    return build
 
 
-def _next_generation(directory: Path) -> int:
-    if (directory / NAME).exists():
-        return read_manifest(directory).generation + 1
-    if directory.exists():
-        foreign = sorted(
-            path.name for path in directory.iterdir() if not path.name.startswith("generation-")
+def add_documents(
+    corpus: Corpus,
+    directory: Path,
+    *,
+    progress: Progress = lambda step, done, total: None,
+) -> Build:
+    """Add documents to the live index, replacing those of the same id, while searches go on.
+
+    Calibration and IDF stay those of the build. Committed every COMMIT_SECONDS and at the end.
+
+    Raises:
+        FileNotFoundError: no index there.
+        ValueError: bad corpus or weights; what was committed stays.
+        IndexLockedError: another process writes to this index.
+    """
+    n_documents, _ = _read_through(corpus, progress)
+    with open_live(directory, writable=True) as (manifest, encoder, index):
+        return _encode_into(
+            index,
+            encoder,
+            corpus,
+            done=0,
+            total=n_documents,
+            top_k=manifest.top_k,
+            settings=index.user_data["settings"],
+            progress=progress,
+            new=False,
         )
-        if foreign:
-            raise FileExistsError(
-                f"{directory} is not an index and not empty (it holds {foreign[0]!r}): nothing "
-                "was written"
-            )
-    return 1
 
 
-def _open_or_create(path: Path, terms: list[str], settings: str) -> LuceneIndex:
-    """The Lucene index of a build in progress, or a new one where none was committed."""
-    if any(path.glob("segments_*")):
-        index = LuceneIndex.open(path, terms, writable=True)
-        if index.user_data.get("settings") == settings:
-            return index
-        index.close()
+def delete_documents(directory: Path, ids: Sequence[str]) -> None:
+    """Delete documents by id from the live index, all or none, while searches go on.
+
+    Raises:
+        FileNotFoundError: no index there.
+        KeyError: an unknown id; nothing is deleted.
+        IndexLockedError: another process writes to this index.
+    """
+    with open_live(directory, writable=True) as (_, _, index):
+        index.documents(ids)
+        index.delete(ids)
+        index.commit(index.user_data)
+
+
+@contextmanager
+def open_live(
+    directory: Path, *, writable: bool = False
+) -> Iterator[tuple[Manifest, Encoder, LuceneIndex]]:
+    """The live generation of an index: manifest, encoder, Lucene index; closed on leaving.
+
+    Raises:
+        FileNotFoundError: no index there, or its encoder is gone.
+        ValueError: the encoder is not the one that the index was built with.
+        IndexLockedError: `writable`, and another process writes.
+    """
+    manifest = read_manifest(directory)
+    folder = manifest.folder(directory)
+    encoder = open_encoder(manifest.encoder, folder / "encoder")
+    found = vocabulary_sha256(encoder.vocabulary)
+    if found != manifest.vocabulary_sha256:
+        raise ValueError(
+            f"{directory} was built with another vocabulary ({manifest.vocabulary_size} terms, "
+            f"sha256 {manifest.vocabulary_sha256[:12]}) than encoder {manifest.encoder!r} has now "
+            f"({len(encoder.vocabulary)} terms, sha256 {found[:12]})"
+        )
+    if encoder.fingerprint != manifest.encoder_sha256:
+        raise ValueError(
+            f"{directory} was built with other weights of encoder {manifest.encoder!r} (sha256 "
+            f"{manifest.encoder_sha256[:12]}) than it has now ({encoder.fingerprint[:12]}): "
+            "their scores do not belong together. Build the index again"
+        )
+    with LuceneIndex.open(folder / "lucene", encoder.vocabulary, writable=writable) as index:
+        yield manifest, encoder, index
+
+
+def _read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:
+    """Number of documents, and a SHA-256 over ids and texts."""
+    digest = hashlib.sha256()
+    n_documents = 0
+    for shard in shards(corpus):
+        for document in shard:
+            record = [document.id, document.title, document.text, dict(document.metadata)]
+            digest.update(json.dumps(record, sort_keys=True).encode())
+        n_documents += len(shard)
+        progress("reading", n_documents, None)
+    if not n_documents:
+        raise ValueError(f"{corpus.name}: no documents")
+    return n_documents, digest.hexdigest()
+
+
+def _make_encoder(
+    name: str, corpus: Corpus, folder: Path, n_documents: int, progress: Progress
+) -> Encoder:
+    if name not in FITTED:
+        return load_encoder(name)
+
+    def texts() -> Iterator[list[str]]:
+        done = 0
+        for shard in shards(corpus):
+            yield [document.content for document in shard]
+            done += len(shard)
+            progress("counting terms", done, n_documents)
+        if name == "grafted":
+            progress("calibrating the head", 0, None)
+
+    encoder = FITTED[name].fit(default_tokenizer(), texts())
+    folder.mkdir(exist_ok=True)
+    encoder.save(folder)
+    return encoder
+
+
+def _fitted_before(folder: Path, settings: str) -> Encoder | None:
+    """The encoder of a build in progress with these settings that has committed documents."""
+    if not any((folder / "lucene").glob("segments_*")):
+        return None
+    encoder = open_encoder(json.loads(settings)[0], folder / "encoder")
+    with LuceneIndex.open(folder / "lucene", encoder.vocabulary) as index:
+        return encoder if index.user_data.get("settings") == settings else None
+
+
+def _lucene(path: Path, vocabulary: list[str], *, resume: bool) -> LuceneIndex:
+    if resume:
+        return LuceneIndex.open(path, vocabulary, writable=True)
     shutil.rmtree(path, ignore_errors=True)
-    return LuceneIndex.create(path, terms)
+    return LuceneIndex.create(path, vocabulary)
+
+
+def _encode_into(
+    index: LuceneIndex,
+    encoder: Encoder,
+    documents: Iterable[Document],
+    *,
+    done: int,
+    total: int,
+    top_k: int,
+    settings: str,
+    progress: Progress,
+    new: bool = True,
+) -> Build:
+    """Encode, quantise and add `documents`; commit now and then, and at the end."""
+    max_impact = int(index.user_data.get("max_impact", "1"))
+    n_documents = n_empty = 0
+    encode_seconds = squares = lost = 0.0
+    committed = time.monotonic()
+
+    def commit() -> None:
+        index.commit(
+            {
+                "n_documents": str(done + n_documents),
+                "settings": settings,
+                "max_impact": str(max_impact),
+            }
+        )
+
+    progress("encoding", done, total)
+    for shard in shards(documents):
+        start = time.monotonic()
+        vectors = encoder.encode_documents([document.content for document in shard], top_k)
+        encode_seconds += time.monotonic() - start
+        impacts = _quantise(vectors, shard)
+        max_impact = max(max_impact, int(impacts.data.max(initial=1)))
+        difference = vectors - impacts / np.float32(IMPACT_SCALE)
+        squares += float(np.square(vectors.data, dtype=np.float64).sum())
+        lost += float(np.square(difference.data, dtype=np.float64).sum())
+        index.add(shard, impacts, new=new)
+        n_documents += len(shard)
+        n_empty += int((np.diff(impacts.indptr) == 0).sum())
+        if time.monotonic() - committed > COMMIT_SECONDS:
+            commit()
+            committed = time.monotonic()
+        progress("encoding", done + n_documents, total)
+    commit()
+    loss = (lost / squares) ** 0.5 if squares else 0.0
+    return Build(n_documents, n_empty, encode_seconds, loss)
+
+
+def _quantise(vectors: csr_array, shard: Sequence[Document]) -> csr_array:
+    try:
+        return quantise(vectors, IMPACT_SCALE)
+    except ValueError as error:
+        raise ValueError(f"among documents {shard[0].id!r} to {shard[-1].id!r}: {error}") from error
+
+
+def _software() -> dict[str, str]:
+    found = {}
+    for package in ("lsr-search", "torch", "transformers", "pyserini"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            # Running from a checkout that was not installed.
+            found[package] = "unknown"
+    return found
+
+
+def _refuse_foreign(directory: Path) -> None:
+    if not directory.exists() or (directory / NAME).exists():
+        return
+    foreign = sorted(
+        path.name
+        for path in directory.iterdir()
+        if path.name != LOCK and not path.name.startswith("generation-")
+    )
+    if foreign:
+        raise FileExistsError(
+            f"{directory} is not an index and not empty (it holds {foreign[0]!r}): nothing was "
+            "written"
+        )

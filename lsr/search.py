@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array
 
 from lsr.corpus import Document
 from lsr.encoders.tokens import count_terms
-from lsr.indexes.lucene import LuceneIndex
-from lsr.indexes.manifest import read_manifest
-from lsr.indexing import open_encoder, vocabulary_sha256
-from lsr.vectors import quantise
+from lsr.indexing import open_live
+from lsr.vectors import concatenate, prune, quantise
 
 # Lucene's scores are float32, which holds every integer up to here.
 EXACT = 2**24
-QUERY_SCALE = 64
+QUERY_SCALE = 64.0
 
 
 class Contribution(NamedTuple):
@@ -50,20 +49,11 @@ class Searcher:
 
         Raises:
             FileNotFoundError: no index there, or its encoder is gone.
-            ValueError: the encoder's vocabulary is not the one the index was built with.
+            ValueError: the encoder is not the one the index was built with.
         """
-        self.manifest = read_manifest(directory)
-        folder = self.manifest.folder(directory)
-        self.encoder = open_encoder(self.manifest.encoder, folder / "encoder")
-        found = vocabulary_sha256(self.encoder.vocabulary)
-        if found != self.manifest.vocabulary_sha256:
-            raise ValueError(
-                f"{directory} was built with another vocabulary ({self.manifest.vocabulary_size} "
-                f"terms, sha256 {self.manifest.vocabulary_sha256[:12]}) than encoder "
-                f"{self.manifest.encoder!r} has now ({len(self.encoder.vocabulary)} terms, "
-                f"sha256 {found[:12]})"
-            )
-        self.index = LuceneIndex.open(folder / "lucene", self.encoder.vocabulary)
+        self._opened = ExitStack()
+        self.manifest, self.encoder, self.index = self._opened.enter_context(open_live(directory))
+        self._max_impact = int(self.index.user_data["max_impact"])
         self._term_ids = {term: number for number, term in enumerate(self.encoder.vocabulary)}
 
     def __enter__(self) -> Searcher:
@@ -79,17 +69,41 @@ class Searcher:
 
     def close(self) -> None:
         """Give the index's files back."""
-        self.index.close()
+        self._opened.close()
+
+    def refresh(self) -> None:
+        """See what other processes have committed to this generation since."""
+        self.index.refresh()
+        self._max_impact = int(self.index.user_data["max_impact"])
 
     def search(
         self,
         query: str | Mapping[str, float],
         k: int = 10,
-        filters: Mapping[str, str] | None = None,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        min_score: float = 0.0,
+        max_terms: int | None = None,
     ) -> list[Hit]:
-        """The k best documents for a text or a term → weight map, score descending, ties by id."""
-        impacts, scale = self.query_impacts(query)
-        ranked = self.index.search(impacts, k, filters=filters)[0]
+        """The k best documents, score descending, ties by id.
+
+        Args:
+            query: a text, or a term → weight map.
+            k: hits, in [1, 1,000,000].
+            filters: metadata key → what a hit must have there.
+            min_score: smallest score of a hit; only hits above 0 are returned anyway.
+            max_terms: query terms used, the heaviest; None for all.
+
+        Raises:
+            ValueError: an argument out of its range.
+        """
+        if not (math.isfinite(min_score) and min_score >= 0):
+            raise ValueError(f"`min_score` must be finite and at least 0, got {min_score}")
+        impacts, (scale,) = self._impacts(self._vectors([query]), max_terms)
+        floor = max(1, math.ceil(min_score * scale))
+        if floor >= EXACT:
+            return []
+        ranked = self.index.search(impacts, k, filters=filters, min_score=floor)[0]
         documents = self.index.documents([doc_id for doc_id, _ in ranked])
         return [
             Hit(document, score / scale)
@@ -97,23 +111,36 @@ class Searcher:
         ]
 
     def rank(
-        self, queries: Sequence[str], k: int = 1000, threads: int = 1
+        self,
+        queries: Sequence[str | Mapping[str, float]],
+        k: int = 1000,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        max_terms: int | None = None,
+        threads: int = 1,
     ) -> list[list[tuple[str, float]]]:
-        """(doc id, score) of the k best documents for each query text, without their contents."""
-        rows = [self.query_impacts(query) for query in queries]
-        stacked = [self.index.search(impacts, k, threads=threads)[0] for impacts, _ in rows]
+        """(doc id, score) of the k best documents for each query, without their contents.
+
+        `threads` is that of Java threads; for the rest see `search`.
+        """
+        if not len(queries):
+            return []
+        impacts, scales = self._impacts(self._vectors(queries), max_terms)
+        ranked = self.index.search(impacts, k, filters=filters, threads=threads)
         return [
-            [(doc_id, score / scale) for doc_id, score in ranked]
-            for ranked, (_, scale) in zip(stacked, rows, strict=True)
+            [(doc_id, score / scale) for doc_id, score in hits]
+            for hits, scale in zip(ranked, scales, strict=True)
         ]
 
-    def explain(self, query: str | Mapping[str, float], doc_id: str) -> list[Contribution]:
+    def explain(
+        self, query: str | Mapping[str, float], doc_id: str, *, max_terms: int | None = None
+    ) -> list[Contribution]:
         """Each term that query and document share, largest contribution first.
 
         Raises:
             KeyError: no such document.
         """
-        impacts, scale = self.query_impacts(query)
+        impacts, (scale,) = self._impacts(self._vectors([query]), max_terms)
         document = self.index.impacts([doc_id])
         text = self.index.documents([doc_id])[0].content
         own = set(count_terms(self.encoder.tokenizer, [text]).indices.tolist())
@@ -140,26 +167,36 @@ class Searcher:
             for term in shared
         ]
 
-    def query_impacts(self, query: str | Mapping[str, float]) -> tuple[csr_array, float]:
-        """Integer query weights, shape (1, V), and what to divide integer scores by.
-
-        The scale is a power of two: QUERY_SCALE, or less where the query's weights times the
-        largest impact of the index could otherwise reach 2^24.
-
-        Raises:
-            ValueError: an unknown term, or a weight that is not positive and finite.
-        """
-        vector = (
-            self.encoder.encode_queries([query])
-            if isinstance(query, str)
-            else self._weights_to_vector(query)
+    def _vectors(self, queries: Sequence[str | Mapping[str, float]]) -> csr_array:
+        texts = [query for query in queries if isinstance(query, str)]
+        if len(texts) == len(queries):
+            return self.encoder.encode_queries(texts)
+        return concatenate(
+            [
+                self.encoder.encode_queries([query])
+                if isinstance(query, str)
+                else self._weights_to_vector(query)
+                for query in queries
+            ]
         )
-        total = float(vector.data.sum())
-        room = EXACT / int(self.index.user_data["max_impact"])
-        scale: float = QUERY_SCALE
-        if total * scale >= room:
-            scale = 2.0 ** math.floor(math.log2(room / total))
-        return quantise(vector, scale, EXACT), scale * self.manifest.impact_scale
+
+    def _impacts(self, vectors: csr_array, max_terms: int | None) -> tuple[csr_array, list[float]]:
+        """Integer query weights, shape (n, V), and what to divide each query's scores by.
+
+        A query's scale is a power of two: QUERY_SCALE, or less where its weights times the
+        largest impact of the index could otherwise reach 2^24.
+        """
+        if max_terms is not None:
+            vectors = prune(vectors, max_terms)
+        room = EXACT / self._max_impact
+        scales = np.full(vectors.shape[0], QUERY_SCALE)
+        for row in range(len(scales)):
+            weights = vectors.data[vectors.indptr[row] : vectors.indptr[row + 1]]
+            while np.rint(weights.astype(np.float64) * scales[row]).sum() >= room:
+                scales[row] /= 2
+        scaled = csr_array(diags_array(scales) @ vectors.astype(np.float64))
+        impacts = quantise(scaled, 1.0, EXACT)
+        return impacts, (scales * self.manifest.impact_scale).tolist()
 
     def _weights_to_vector(self, weights: Mapping[str, float]) -> csr_array:
         for term, weight in weights.items():

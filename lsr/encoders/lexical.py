@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -110,8 +111,18 @@ class LexicalEncoder:
         except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not the statistics of an encoder: {error}") from error
 
-    def encode_documents(self, texts: Sequence[str]) -> csr_array:
-        """tf·(k1 + 1) / (tf + k1·(1 − b + b·length / average_length)), float32, shape (n, V)."""
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the statistics and parameters."""
+        digest = hashlib.sha256(np.asarray(self.idf, dtype=np.float32).tobytes())
+        digest.update(np.array([self.average_length, self.k1, self.b]).tobytes())
+        return digest.hexdigest()
+
+    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+        """tf·(k1 + 1) / (tf + k1·(1 − b + b·length / average_length)), float32, shape (n, V).
+
+        A document's own terms are always kept: `top_k`, which bounds expansion, changes nothing.
+        """
         counts = count_terms(self.tokenizer, texts)
         lengths = np.asarray(counts.sum(axis=1)).ravel()
         norm = self.k1 * (1 - self.b + self.b * lengths / self.average_length)

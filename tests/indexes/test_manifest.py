@@ -1,18 +1,32 @@
 """indexes/manifest.py."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from lsr.indexes.manifest import Manifest, read_manifest, write_manifest
 
-MANIFEST = Manifest(2, "lexical", "ab", 7, 64, "2026-11-23T00:00:00+00:00")
+MANIFEST = Manifest(
+    generation=2,
+    encoder="lexical",
+    encoder_sha256="cd",
+    vocabulary_sha256="ab",
+    vocabulary_size=7,
+    top_k=256,
+    impact_scale=64,
+    corpus="pydoc",
+    encode_docs_per_second=10.5,
+    quantisation_loss=0.004,
+    created="2026-11-23T00:00:00+00:00",
+    software={"torch": "2.13.0"},
+)
 
 
 def test_round_trip_and_overwrite(tmp_path):
     write_manifest(tmp_path, MANIFEST)
     assert read_manifest(tmp_path) == MANIFEST
-    newer = Manifest(3, "lexical", "ab", 7, 64, "2026-11-24T00:00:00+00:00")
+    newer = replace(MANIFEST, generation=3, created="2026-11-24T00:00:00+00:00")
     write_manifest(tmp_path, newer)
     assert read_manifest(tmp_path) == newer
     assert newer.folder(tmp_path) == tmp_path / "generation-3"

@@ -29,7 +29,7 @@ def built(tmp_path_factory):
     (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "heat flow"}\n')
     (folder / "qrels").mkdir()
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td2\t1\n")
-    result = lsr("index", folder, "--out", folder / "index")
+    result = lsr("index", folder, "--out", folder / "index", "--encoder", "lexical")
     assert result.exit_code == 0, result.output
     return folder
 
@@ -62,7 +62,7 @@ def test_explain_prints_a_chart(built):
 def test_a_second_build_replaces_the_first(built):
     out = built / "twice"
     for generation in (1, 2):
-        assert lsr("index", built, "--out", out).exit_code == 0
+        assert lsr("index", built, "--out", out, "--encoder", "lexical").exit_code == 0
         assert [path.name for path in out.glob("generation-*")] == [f"generation-{generation}"]
     with Searcher(out) as searcher:
         assert [hit.document.id for hit in searcher.search("wing")] == ["d3"]
@@ -92,11 +92,12 @@ def test_foreign_and_absent_directories_are_refused(built, tmp_path):
 def test_bad_line_stops_the_build_unless_told_to_skip(tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"_id": "a", "text": "heat"}\n{"_id": "b", "text"\n')
-    result = lsr("index", corpus, "--out", tmp_path / "index")
+    command = ("index", corpus, "--out", tmp_path / "index", "--encoder", "lexical")
+    result = lsr(*command)
     assert result.exit_code == 1
     assert "corpus.jsonl:2" in result.stderr
-    result = lsr("index", corpus, "--out", tmp_path / "index", "--skip-bad")
-    assert result.exit_code == 0
+    result = lsr(*command, "--skip-bad")
+    assert result.exit_code == 0, result.output
     assert "1 bad lines were skipped" in result.stderr
 
 

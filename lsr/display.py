@@ -1,0 +1,85 @@
+"""Hits and their reasons as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.bar import Bar
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from lsr.search import Contribution, Hit
+
+SNIPPET = 300  # characters
+
+
+def matched_spans(tokenizer: Any, text: str, terms: set[str]) -> list[tuple[int, int]]:
+    """(start, end) of every word of `text` with a token among `terms`, in characters, in order."""
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    words = {
+        word
+        for word, token in zip(encoding.word_ids, encoding.tokens, strict=True)
+        if word is not None and token in terms
+    }
+    return [encoding.word_to_chars(word) for word in sorted(words)]
+
+
+def snippet(tokenizer: Any, text: str, terms: set[str]) -> Text:
+    """The part of `text` with the most matched words, which are highlighted."""
+    text = " ".join(text.split())
+    spans = matched_spans(tokenizer, text, terms)
+    start = 0
+    if len(text) > SNIPPET and spans:
+        inside = [
+            sum(begin <= other and end <= begin + SNIPPET for other, end in spans)
+            for begin, _ in spans
+        ]
+        start = min(spans[inside.index(max(inside))][0], len(text) - SNIPPET)
+        # Begin at a word.
+        start = text.rfind(" ", 0, start + 1) + 1
+    shown = Text(text[start : start + SNIPPET])
+    for begin, end in spans:
+        if begin >= start and end <= start + SNIPPET:
+            shown.stylize("bold yellow", begin - start, end - start)
+    if start:
+        shown = Text("… ").append_text(shown)
+    return shown.append(" …") if start + SNIPPET < len(text) else shown
+
+
+def chart(reasons: Sequence[Contribution], limit: int | None = None) -> Table:
+    """Terms with q × d = contribution and a bar for the share; below `limit` rows the rest."""
+    table = Table("term", "query", "document", "q × d", "share", "", box=None, pad_edge=False)
+    for reason in reasons[:limit]:
+        table.add_row(
+            Text(reason.term, "yellow" if reason.literal_in_document else "cyan"),
+            f"{reason.query_weight:.3f} {'literal' if reason.literal_in_query else 'expanded'}",
+            f"{reason.document_weight:.3f} "
+            f"{'literal' if reason.literal_in_document else 'expanded'}",
+            f"{reason.contribution:.3f}",
+            f"{reason.share:.1%}",
+            Bar(1.0, 0.0, reason.share, width=24, color="green"),
+        )
+    rest = reasons[limit:] if limit is not None else []
+    if rest:
+        contribution = sum(reason.contribution for reason in rest)
+        share = sum(reason.share for reason in rest)
+        table.add_row(
+            Text(f"{len(rest)} more", "dim"), "", "", f"{contribution:.3f}", f"{share:.1%}", ""
+        )
+    return table
+
+
+def hit_view(rank: int, hit: Hit, reasons: Sequence[Contribution], tokenizer: Any) -> Group:
+    """One hit: rank, score, id, title, text with matched words highlighted, and the chart."""
+    head = Text.assemble(
+        (f"{rank:2}. ", "dim"), (hit.document.id, "bold"), (f"  {hit.score:.3f}", "green")
+    )
+    if hit.document.title and hit.document.title != hit.document.id:
+        head.append(f"  {hit.document.title}", "dim")
+    literal = {reason.term for reason in reasons if reason.literal_in_document}
+    body = Table.grid(padding=(0, 0, 0, 4))
+    body.add_row("", snippet(tokenizer, hit.document.text, literal))
+    body.add_row("", chart(reasons, 5))
+    return Group(head, body, Text())

@@ -1,0 +1,199 @@
+"""The default encoder until a trained one ships: an LM head grafted onto a sentence encoder.
+
+The trunk (all-MiniLM-L6-v2) was trained for dense retrieval and has no masked-LM head. Its token
+states still lie near the word embeddings of what they mean, so that its embedding matrix serves as
+a head once each term's logit is standardised over the tokens of the corpus at hand: a term is
+active where it is said more strongly than usual, not where its embedding happens to be long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lsr.encoders.lexical import LexicalEncoder
+from lsr.vectors import prune
+
+if TYPE_CHECKING:
+    import torch
+
+    from lsr.encoders.masked_lm import MaskedLMEncoder
+
+# Documents that the head is calibrated on, drawn from the whole corpus.
+SAMPLE = 256
+# Word pieces, punctuation and [unused…] never expand a document: no query asks by them.
+WORD = re.compile("[a-z]{2,}|[0-9]+")
+
+
+class GraftedEncoder:
+    """Own terms by BM25 plus what the head says of the text; queries as the IDF of their tokens.
+
+    w_d(t) = bm25(t, d) + expansion · log(1 + relu(max_i (h_i·E_t − μ_t) / σ_t − θ))
+
+    h_i are the trunk's states of the text's first 256 tokens, E its word embeddings, μ_t and σ_t
+    mean and deviation of term t's logit over the tokens of the corpus, θ what leaves the target
+    number of terms active on average.
+    Queries are inference-free: no trunk runs for them (Geng et al. 2024, arXiv:2411.04403, §3.2).
+    """
+
+    def __init__(
+        self,
+        lexical: LexicalEncoder,
+        mean: np.ndarray,
+        deviation: np.ndarray,
+        threshold: float,
+        expansion: float = 0.7,
+    ) -> None:
+        """An encoder with known calibration; `fit` computes it.
+
+        Args:
+            lexical: BM25 fitted on the corpus, in the trunk's vocabulary of V terms.
+            mean: μ, float32, shape (V,).
+            deviation: σ > 0, float32, shape (V,).
+            threshold: θ, in deviations.
+            expansion: weight of the head against BM25.
+
+        Raises:
+            ValueError: the calibration is of another vocabulary.
+        """
+        n_terms = len(lexical.vocabulary)
+        if mean.shape != (n_terms,) or deviation.shape != (n_terms,):
+            raise ValueError(
+                f"the calibration has {len(mean)} and {len(deviation)} terms, the vocabulary "
+                f"{n_terms}"
+            )
+        self.lexical = lexical
+        self.mean = mean
+        self.deviation = deviation
+        self.threshold = threshold
+        self.expansion = expansion
+        self.tokenizer = lexical.tokenizer
+        self.vocabulary = lexical.vocabulary
+
+    @classmethod
+    def fit(
+        cls, tokenizer: Any, batches: Iterable[Sequence[str]], target_terms: int = 120
+    ) -> GraftedEncoder:
+        """An encoder calibrated on a corpus that is read once, batch by batch.
+
+        Args:
+            tokenizer: the trunk's.
+            batches: the texts of the corpus.
+            target_terms: how many terms of a document the head makes active, on average.
+
+        Raises:
+            ValueError: no batch holds a text with a token.
+        """
+        from lsr.encoders.trunk import logit_statistics, token_states
+        from lsr.kernels.cpu import splade_pool
+
+        sample: list[str] = []
+        lexical = LexicalEncoder.fit(tokenizer, _sampled(batches, sample))
+        states, lengths = token_states(tokenizer, sorted(sample, key=len))
+        mean, deviation = logit_statistics(states)
+        head = cls(lexical, mean, deviation, 0.0)._decoder
+        pooled = splade_pool(states, lengths, head.weight, head.bias).numpy()
+        active = pooled[pooled > 0]
+        # log(1 + z) as the head returns it, back to z: θ is the quantile that leaves the target.
+        surplus = len(active) - min(len(active), target_terms * len(sample))
+        threshold = float(np.expm1(np.partition(active, surplus)[surplus])) if surplus else 0.0
+        return cls(lexical, mean, deviation, threshold)
+
+    def save(self, folder: Path) -> None:
+        """Write calibration and statistics to `folder`/graft.npz and lexical.npz."""
+        self.lexical.save(folder)
+        np.savez(
+            folder / "graft.npz",
+            mean=self.mean,
+            deviation=self.deviation,
+            threshold=self.threshold,
+            expansion=self.expansion,
+        )
+
+    @classmethod
+    def load(cls, tokenizer: Any, folder: Path) -> GraftedEncoder:
+        """The encoder that `save` wrote; the trunk is read when the first document is encoded.
+
+        Raises:
+            FileNotFoundError: `folder` holds no calibration.
+            ValueError: it is truncated, foreign, or of another vocabulary.
+        """
+        lexical = LexicalEncoder.load(tokenizer, folder)
+        path = folder / "graft.npz"
+        try:
+            # A file of our own: numpy leaves the one that it opens open when it is truncated.
+            with path.open("rb") as file, np.load(file) as saved:
+                return cls(
+                    lexical,
+                    saved["mean"],
+                    saved["deviation"],
+                    float(saved["threshold"]),
+                    float(saved["expansion"]),
+                )
+        except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+            raise ValueError(f"{path}: not the calibration of an encoder: {error}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the calibration and the statistics."""
+        digest = hashlib.sha256(self.lexical.fingerprint.encode())
+        for part in (self.mean, self.deviation, np.array([self.threshold, self.expansion])):
+            digest.update(part.tobytes())
+        return digest.hexdigest()
+
+    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+        """Own terms and expansion, float32, shape (n, V).
+
+        Args:
+            texts: n documents.
+            top_k: terms of the head that are kept, the heaviest; own terms are always kept.
+        """
+        head = self._head.encode_documents(texts)
+        if top_k is not None:
+            head = prune(head, top_k)
+        vectors = self.lexical.encode_documents(texts) + head * np.float32(self.expansion)
+        vectors.sort_indices()
+        return csr_array(vectors, dtype=np.float32)
+
+    def encode_queries(self, texts: Sequence[str]) -> csr_array:
+        """The IDF of each token that occurs, however often, float32, shape (n, V)."""
+        weighted = self.lexical.encode_queries(texts)
+        weighted.data = self.lexical.idf[weighted.indices]
+        return weighted
+
+    @property
+    def _decoder(self) -> torch.nn.Linear:
+        from lsr.encoders.trunk import head
+
+        words = np.array([WORD.fullmatch(term) is not None for term in self.vocabulary])
+        shift = np.where(words, -self.mean / self.deviation - self.threshold, -np.inf)
+        return head(1 / self.deviation, shift.astype(np.float32))
+
+    @cached_property
+    def _head(self) -> MaskedLMEncoder:
+        from lsr.encoders.trunk import head_encoder
+
+        return head_encoder(self.tokenizer, self._decoder)
+
+
+def _sampled(batches: Iterable[Sequence[str]], sample: list[str]) -> Iterator[Sequence[str]]:
+    """The batches as they come; `sample` ends as SAMPLE of their texts (reservoir, Vitter 1985)."""
+    generator = random.Random(0)
+    seen = 0
+    for texts in batches:
+        for text in texts:
+            seen += 1
+            if len(sample) < SAMPLE:
+                sample.append(text)
+            elif (slot := generator.randrange(seen)) < SAMPLE:
+                sample[slot] = text
+        yield texts

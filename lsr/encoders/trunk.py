@@ -1,0 +1,97 @@
+"""The trunk all-MiniLM-L6-v2 and a linear head over its token states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel
+from transformers.modeling_outputs import MaskedLMOutput
+from transformers.utils import logging
+
+from lsr.encoders.load import trunk_path
+from lsr.encoders.masked_lm import MaskedLMEncoder
+
+# The trunk was trained on texts cut here.
+MAX_LENGTH = 256
+
+
+class TrunkWithHead(torch.nn.Module):
+    """A masked LM without the transform that a pretrained one has before its decoder."""
+
+    def __init__(self, trunk: Any, decoder: torch.nn.Linear) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.decoder = decoder
+
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        """The layer from token states (D) to logits (V)."""
+        return self.decoder
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: torch.Tensor) -> Any:
+        """Logits, shape (batch, length, V)."""
+        states = self.trunk(input_ids=input_ids, **kwargs).last_hidden_state
+        return MaskedLMOutput(logits=self.decoder(states))
+
+
+@cache
+def load_trunk() -> Any:
+    """The pretrained trunk, one a process."""
+    logging.disable_progress_bar()
+    return AutoModel.from_pretrained(trunk_path()).eval()
+
+
+def head(scale: np.ndarray, shift: np.ndarray) -> torch.nn.Linear:
+    """The linear layer logit_t = scale_t · (h·E_t) + shift_t, E the trunk's word embeddings.
+
+    Args:
+        scale: float32, shape (V,).
+        shift: float32, shape (V,); −inf for a term that is never active.
+    """
+    embeddings = load_trunk().get_input_embeddings().weight.detach()
+    decoder = torch.nn.Linear(embeddings.shape[1], len(embeddings))
+    decoder.weight.data = embeddings * torch.from_numpy(scale)[:, None]
+    decoder.bias.data = torch.from_numpy(shift)
+    return decoder
+
+
+def head_encoder(tokenizer: Any, decoder: torch.nn.Linear) -> MaskedLMEncoder:
+    """SPLADE over the trunk with `decoder` as its head."""
+    return MaskedLMEncoder(TrunkWithHead(load_trunk(), decoder), tokenizer, max_length=MAX_LENGTH)
+
+
+@torch.inference_mode()
+def token_states(tokenizer: Any, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The trunk's packed token states, shape (total tokens, D), and the tokens of each text."""
+    trunk = load_trunk()
+    states, lengths = [], []
+    for start in range(0, len(texts), 16):
+        tokens = tokenizer(
+            list(texts[start : start + 16]),
+            truncation=True,
+            max_length=MAX_LENGTH,
+            padding=True,
+            return_tensors="pt",
+        )
+        mask = tokens["attention_mask"].bool()
+        states.append(trunk(**tokens).last_hidden_state[mask])
+        lengths.append(mask.sum(1))
+    return torch.cat(states), torch.cat(lengths)
+
+
+@torch.inference_mode()
+def logit_statistics(states: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each term's logit h·E_t over packed token states.
+
+    Both float32, shape (V,). From the mean m and covariance C of the states: mean_t = E_t·m and
+    deviation_t² = E_t·C·E_t, so that no logits are computed.
+    """
+    embeddings = load_trunk().get_input_embeddings().weight
+    covariance = torch.cov(states.T, correction=0)
+    variance = ((embeddings @ covariance) * embeddings).sum(1)
+    # A term whose logit never varies tells nothing; a corpus of one token has only such.
+    deviation = variance.clamp_min(1e-6).sqrt()
+    return (embeddings @ states.mean(0)).numpy(), deviation.numpy()
