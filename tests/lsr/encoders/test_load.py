@@ -80,11 +80,21 @@ def test_siamese_equals_sentence_transformers(tmp_path, tokenizer, kind, activat
         device="cpu",
     )
     stock.save(str(tmp_path / "stock"))
-    ours = load_encoder(str(tmp_path / "stock"))
+    ours = load_encoder(str(tmp_path / "stock"), torch.float32)
     assert_equal_except_special(
         ours.encode_documents(TEXTS), stock.encode_document(TEXTS), tokenizer
     )
     assert_equal_except_special(ours.encode_queries(TEXTS), stock.encode_query(TEXTS), tokenizer)
+
+
+def test_bfloat16_is_close_to_float32(tmp_path, tokenizer):
+    path = save_masked_lm(tmp_path / "plain", tokenizer)
+    exact = load_encoder(path, torch.float32).encode_documents(TEXTS).toarray()
+    rounded = load_encoder(path, torch.bfloat16).encode_documents(TEXTS).toarray()
+    assert not np.array_equal(exact, rounded)
+    assert np.linalg.norm(exact - rounded) < 0.03 * np.linalg.norm(exact)
+    with pytest.raises(ValueError, match="`dtype` must be torch.float32 or torch.bfloat16"):
+        load_encoder(path, torch.float16)
 
 
 def test_inference_free_router_equals_sentence_transformers(tmp_path, tokenizer):
@@ -103,7 +113,7 @@ def test_inference_free_router_equals_sentence_transformers(tmp_path, tokenizer)
     )
     stock = SparseEncoder(modules=[router], device="cpu")
     stock.save(str(tmp_path / "stock"))
-    ours = load_encoder(str(tmp_path / "stock"))
+    ours = load_encoder(str(tmp_path / "stock"), torch.float32)
     assert_equal_except_special(
         ours.encode_documents(TEXTS), stock.encode_document(TEXTS), tokenizer
     )
