@@ -95,9 +95,18 @@ class MaskedLMEncoder:
         self.dtype = dtype
         self._special = special_ids(tokenizer)
         # A head may be padded beyond its tokenizer (to a multiple of 64): those rows are no terms.
-        self._decoder_weight = decoder.weight.detach()[:n_terms]
-        self._weight = self._decoder_weight.to(dtype)
-        self._bias = None if decoder.bias is None else decoder.bias.detach()[:n_terms].float()
+        self._decoder_weight = weight = decoder.weight.detach()[:n_terms]
+        self._decoder_bias = bias = (
+            None if decoder.bias is None else decoder.bias.detach()[:n_terms].float()
+        )
+        # Terms that a bias of −∞ keeps out of every vector cost nothing; None: there are none.
+        self._terms: np.ndarray | None = None
+        if bias is not None and bool(torch.isneginf(bias).any()):
+            possible = ~torch.isneginf(bias)
+            possible[self._special] = False
+            self._terms = possible.nonzero()[:, 0].numpy().astype(np.int32)
+            weight, bias = weight[possible], bias[possible]
+        self._weight, self._bias = weight.to(dtype), bias
         self._take_decoder_out(decoder)
 
     @torch.inference_mode()
@@ -121,7 +130,7 @@ class MaskedLMEncoder:
     def fingerprint(self) -> str:
         """SHA-256 over all weights, the same whatever `dtype` they are multiplied in."""
         digest = hashlib.sha256()
-        parts = [*self.model.state_dict().values(), self._decoder_weight, self._bias]
+        parts = [*self.model.state_dict().values(), self._decoder_weight, self._decoder_bias]
         for part in parts:
             if part is not None:
                 digest.update(part.detach().reshape(-1).view(torch.uint8).numpy().data)
@@ -218,18 +227,21 @@ class MaskedLMEncoder:
             self.activation,
             self.pooling,
         )
-        pooled[:, self._special] = 0.0
+        if self._terms is None:
+            pooled[:, self._special] = 0.0
         if top_k is None or top_k >= pooled.shape[1]:
-            return _to_csr(pooled)
+            return self._to_csr(pooled)
         # What is below the k-th weight goes before the vectors are sparse; ties with it after.
         pooled[pooled < pooled.topk(top_k, dim=1).values[:, -1:]] = 0.0
-        return prune(_to_csr(pooled), top_k)
+        return prune(self._to_csr(pooled), top_k)
 
-
-def _to_csr(dense: torch.Tensor) -> csr_array:
-    # scipy's own conversion takes three times as long.
-    rows, terms = dense.nonzero(as_tuple=True)
-    indptr = np.zeros(len(dense) + 1, dtype=np.int32)
-    np.cumsum(torch.bincount(rows, minlength=len(dense)).numpy(), out=indptr[1:])
-    data = dense[rows, terms].numpy()
-    return csr_array((data, terms.numpy().astype(np.int32), indptr), shape=tuple(dense.shape))
+    def _to_csr(self, pooled: torch.Tensor) -> csr_array:
+        # scipy's own conversion takes three times as long.
+        rows, columns = pooled.nonzero(as_tuple=True)
+        indptr = np.zeros(len(pooled) + 1, dtype=np.int32)
+        np.cumsum(torch.bincount(rows, minlength=len(pooled)).numpy(), out=indptr[1:])
+        terms = columns.numpy().astype(np.int32)
+        if self._terms is not None:
+            terms = self._terms[terms]
+        data = pooled[rows, columns].numpy()
+        return csr_array((data, terms, indptr), shape=(len(pooled), len(self.vocabulary)))
