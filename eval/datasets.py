@@ -1,4 +1,4 @@
-"""Datasets: test queries and relevance judgements of BEIR folders and ir_datasets ids."""
+"""Datasets: test queries and judgements of BEIR folders, ir_datasets ids, and pydoc."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import lsr
 from lsr.corpus import Query, read_queries
 
 Qrels = dict[str, dict[str, int]]
@@ -27,8 +28,9 @@ class Dataset(NamedTuple):
 def load_dataset(name: str | os.PathLike[str], split: str = "test") -> Dataset:
     """Return the dataset called `name`, queries in their stored order.
 
-    A name is a BEIR folder (queries.jsonl and qrels/{split}.tsv) or an ir_datasets
-    id; `split` is appended to an id that has no judgements of its own.
+    A name is a BEIR folder (queries.jsonl and qrels/{split}.tsv), an ir_datasets id (`split` is
+    appended to an id that has no judgements of its own), or "pydoc": 100 questions of programmers
+    about the standard library, written by hand, split "test"; grade 2 answers, grade 1 helps.
 
     Raises:
         FileNotFoundError: the folder has no queries.jsonl.
@@ -37,7 +39,17 @@ def load_dataset(name: str | os.PathLike[str], split: str = "test") -> Dataset:
     name = os.fspath(name)
     if Path(name).is_dir():
         return _load_beir(Path(name), split)
+    if name == "pydoc":
+        return _load_pydoc(split)
     return _load_ir_datasets(name, split)
+
+
+def _load_pydoc(split: str) -> Dataset:
+    if split != "test":
+        raise ValueError(f"pydoc: no split {split!r}; available: test")
+    data = Path(lsr.__file__).with_name("data")
+    queries = read_queries(data / "pydoc-queries.jsonl")
+    return _dataset("pydoc", split, queries, _read_qrels(data / "pydoc-qrels.tsv"))
 
 
 def _load_beir(folder: Path, split: str) -> Dataset:

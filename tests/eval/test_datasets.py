@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -6,6 +7,7 @@ import pytest
 
 from lsr.corpus import CorpusError, Query
 from lsr.eval.datasets import Dataset, load_dataset
+from lsr.pydoc import read_pydoc
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 HEADER = "query-id\tcorpus-id\tscore\n"
@@ -116,3 +118,35 @@ def test_ir_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_development_collections() -> None:
     assert len(load_dataset(SHARED / "nfcorpus").queries) == 323
     assert len(load_dataset(SHARED / "cranfield").queries) == 225
+
+
+# Words that say nothing of what a question is about.
+STOPWORDS = set(
+    "a the of in to is it how do i my with and on what at for this does was all its by that an "
+    "from when be am which where who so let has have into up off some both no not or each".split()
+)
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall("[a-z0-9]+", text.lower())) - STOPWORDS
+
+
+def test_pydoc_asks_100_questions_whose_answers_exist_and_many_share_no_word_with_them() -> None:
+    dataset = load_dataset("pydoc")
+    documents = {document.id: document for document in read_pydoc()}
+    assert len(dataset.queries) == len({query.text for query in dataset.queries}) == 100
+    disjoint = 0
+    for query in dataset.queries:
+        grades = dataset.qrels[query.id]
+        assert set(grades.values()) <= {1, 2}
+        assert grades.keys() <= documents.keys()
+        answers = [documents[doc_id] for doc_id, grade in grades.items() if grade == 2]
+        assert answers
+        text = " ".join(f"{answer.id} {answer.title} {answer.text}" for answer in answers)
+        disjoint += not words(query.text) & words(text)
+    assert disjoint >= 30
+
+
+def test_pydoc_has_one_split() -> None:
+    with pytest.raises(ValueError, match="pydoc: no split 'dev'; available: test"):
+        load_dataset("pydoc", "dev")
