@@ -139,9 +139,12 @@ def measure(side: str, checkpoint: str, texts: list[str]) -> tuple[Measurement, 
     """
     _quiet()
     if side == "lsr":
+        import torch
+
         from lsr.encoders.load import load_encoder
 
-        encode = load_encoder(checkpoint).encode_documents
+        # What the other side computes in, on CPUs with bfloat16 too.
+        encode = load_encoder(checkpoint, torch.float32).encode_documents
     else:
         from sentence_transformers import SparseEncoder
 

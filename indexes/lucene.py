@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +18,10 @@ from lsr.corpus import Document
 from lsr.indexes import jvm
 
 Hits = list[tuple[str, int]]
+Filter = str | float | bool | tuple[float | None, float | None]
 LARGEST_K = 1_000_000
+# Characters of metadata that can be filtered by; Lucene refuses terms of 32 KiB.
+LONGEST_FILTER = 1000
 
 
 class LuceneError(RuntimeError):
@@ -83,13 +88,21 @@ class LuceneIndex:
 
         return jvm.call(run)
 
-    def add(self, documents: Sequence[Document], impacts: csr_array, *, new: bool = False) -> None:
+    def add(
+        self,
+        documents: Sequence[Document],
+        impacts: csr_array,
+        *,
+        new: bool = False,
+        threads: int = 1,
+    ) -> None:
         """Add documents, or replace those of the same id; searches see them after `commit`.
 
         Args:
             documents: n documents.
             impacts: int32 in [1, 2^24), shape (n, V), indices ascending.
             new: the caller knows that no id is in the index yet, which is faster.
+            threads: Java threads.
 
         Raises:
             ValueError: sizes or impacts that do not fit.
@@ -104,7 +117,7 @@ class LuceneIndex:
             )
         numbers = _integers(len(documents), np.diff(impacts.indptr), impacts.indices, impacts.data)
         strings = b"".join(map(_document, documents))
-        self._ask(lambda: self._engine.add(numbers, strings, new))
+        self._ask(lambda: self._engine.add(numbers, strings, new, threads))
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete documents by id; unknown ids are no error. Seen by searches after `commit`."""
@@ -133,7 +146,7 @@ class LuceneIndex:
         queries: csr_array,
         k: int,
         *,
-        filters: Mapping[str, str] | None = None,
+        filters: Mapping[str, Filter] | None = None,
         min_score: int = 1,
         threads: int = 1,
     ) -> list[Hits]:
@@ -143,12 +156,13 @@ class LuceneIndex:
             queries: int weights ≥ 1, shape (n, V). Σ weight × impact must stay below 2^24, where
                 float32, in which Lucene adds, stops holding every integer.
             k: hits per query, in [1, 1,000,000].
-            filters: metadata key → value that a hit must have.
+            filters: metadata key → value that a hit must have there (in a list: among others), or
+                (low, high) for numbers, both included, None for no bound.
             min_score: smallest score of a hit.
             threads: Java threads; the result does not depend on them.
 
         Raises:
-            ValueError: k or the shape is out of range.
+            ValueError: k, the shape or a filter is out of range.
         """
         if not 1 <= k <= LARGEST_K:
             raise ValueError(f"`k` must be in [1, {LARGEST_K}], got {k}")
@@ -160,7 +174,7 @@ class LuceneIndex:
         for start, end in zip(queries.indptr[:-1], queries.indptr[1:], strict=True):
             parts += [end - start, queries.indices[start:end], queries.data[start:end]]
         numbers = _integers(*parts)
-        packed = _strings(part for item in (filters or {}).items() for part in item)
+        packed = _filters(filters or {})
         answer = _Reader(
             self._ask(
                 lambda: bytes(
@@ -260,16 +274,54 @@ def _strings(values: Iterable[str]) -> bytes:
     return b"".join(struct.pack("<i", len(value)) + value for value in encoded)
 
 
+def _pairs(pairs: Sequence[tuple[str, str]]) -> bytes:
+    return _integers(len(pairs)) + _strings(part for pair in pairs for part in pair)
+
+
+def _ranges(ranges: Sequence[tuple[str, *tuple[float, ...]]]) -> bytes:
+    packed = (_strings([key]) + struct.pack(f"<{len(of)}d", *of) for key, *of in ranges)
+    return _integers(len(ranges)) + b"".join(packed)
+
+
+def _filters(filters: Mapping[str, Filter]) -> bytes:
+    """What a hit must have: metadata that equals, numbers between bounds."""
+    equal: list[tuple[str, str]] = []
+    between: list[tuple[str, *tuple[float, ...]]] = []
+    for key, value in filters.items():
+        if isinstance(value, tuple):
+            low, high = value
+            low = -math.inf if low is None else float(low)
+            high = math.inf if high is None else float(high)
+            if not low <= high:
+                raise ValueError(f"filter {key!r}: the bounds must be low ≤ high, got {value}")
+            between.append((key, low, high))
+        else:
+            equal.append((key, _filterable(value)))
+    return _pairs(equal) + _ranges(between)
+
+
+def _filterable(value: str | float | bool) -> str:
+    """A value of metadata as the string it is found by: 3 and 3.0 are the same, true is true."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)
+
+
 def _document(document: Document) -> bytes:
-    filters = [
-        (key, part)
-        for key, value in document.metadata.items()
-        for part in (value if isinstance(value, list) else [value])
-        if isinstance(part, str)
-    ]
+    strings: list[tuple[str, str]] = []
+    numbers: list[tuple[str, *tuple[float, ...]]] = []
+    for key, value in document.metadata.items():
+        for part in value if isinstance(value, list) else [value]:
+            if not isinstance(part, (str, int, float)):
+                continue
+            if len(filterable := _filterable(part)) <= LONGEST_FILTER:
+                strings.append((key, filterable))
+            if not isinstance(part, (bool, str)) and abs(part) <= sys.float_info.max:
+                numbers.append((key, float(part)))
     stored = (document.id, document.title, document.text, json.dumps(dict(document.metadata)))
-    flat = (part for pair in filters for part in pair)
-    return _strings(stored) + struct.pack("<i", len(filters)) + _strings(flat)
+    return _strings(stored) + _pairs(strings) + _ranges(numbers)
 
 
 def _vints(packed: bytes) -> np.ndarray:

@@ -14,10 +14,18 @@ import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.stream.IntStream;
+import java.util.concurrent.Callable;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.logging.Level;
+import java.util.logging.Logger;
 import org.apache.lucene.analysis.core.KeywordAnalyzer;
 import org.apache.lucene.document.BinaryDocValuesField;
 import org.apache.lucene.document.Document;
+import org.apache.lucene.document.DoublePoint;
 import org.apache.lucene.document.Field;
 import org.apache.lucene.document.FieldType;
 import org.apache.lucene.document.StoredField;
@@ -36,6 +44,7 @@ import org.apache.lucene.search.BooleanQuery;
 import org.apache.lucene.search.BoostQuery;
 import org.apache.lucene.search.DocIdSetIterator;
 import org.apache.lucene.search.IndexSearcher;
+import org.apache.lucene.search.Query;
 import org.apache.lucene.search.TermQuery;
 import org.apache.lucene.store.FSDirectory;
 import org.apache.lucene.util.BytesRef;
@@ -46,6 +55,28 @@ public final class Engine {
   static final String CONTENTS = "contents";
   static final String FORWARD = "forward";
   private static final String[] STORED = {"title", "text", "metadata"};
+  /** Documents that one thread adds at a time. */
+  private static final int STRIDE = 64;
+  private static final FieldType IMPACTS = new FieldType();
+  // Daemons: a VM that is told to end does not wait for them.
+  private static final ExecutorService POOL =
+      Executors.newCachedThreadPool(
+          task -> {
+            Thread thread = new Thread(task, "lsr");
+            thread.setDaemon(true);
+            return thread;
+          });
+  // Held, lest its level be collected with it. Lucene warns of runtimes that it could be faster on.
+  private static final Logger LUCENE = Logger.getLogger("org.apache.lucene");
+
+  static {
+    IMPACTS.setIndexOptions(IndexOptions.DOCS_AND_FREQS);
+    IMPACTS.setTokenized(true);
+    IMPACTS.setOmitNorms(true);
+    IMPACTS.freeze();
+    LUCENE.setLevel(Level.SEVERE);
+    BooleanQuery.setMaxClauseCount(Integer.MAX_VALUE);
+  }
 
   private final FSDirectory directory;
   private final BytesRef[] vocabulary;
@@ -55,7 +86,6 @@ public final class Engine {
 
   public Engine(String path, byte[] vocabulary, boolean create, boolean writable)
       throws IOException {
-    BooleanQuery.setMaxClauseCount(Integer.MAX_VALUE);
     directory = FSDirectory.open(Path.of(path));
     List<BytesRef> terms = new ArrayList<>();
     ByteBuffer buffer = little(vocabulary);
@@ -87,42 +117,98 @@ public final class Engine {
     searcher.setQueryCache(null);
   }
 
-  /** numbers: n, n counts, all term ids, all impacts; strings: id, title, text, JSON per document. */
-  public void add(byte[] numbers, byte[] strings, boolean fresh) throws IOException {
+  /**
+   * numbers: n, n counts, all term ids, all impacts; strings per document: id, title, text, JSON, and
+   * the filters: a count, (field, value)…, a count, (field, double)….
+   */
+  public void add(byte[] numbers, byte[] strings, boolean fresh, int threads) throws Exception {
     ByteBuffer in = little(numbers);
     int[] counts = ints(in, in.getInt());
-    int total = IntStream.of(counts).sum();
-    int[] terms = ints(in, total);
-    int[] impacts = ints(in, total);
-    FieldType type = new FieldType();
-    type.setIndexOptions(IndexOptions.DOCS_AND_FREQS);
-    type.setTokenized(true);
-    type.setOmitNorms(true);
-    type.freeze();
-    ByteBuffer texts = little(strings);
-    int start = 0;
-    for (int count : counts) {
-      String id = string(texts);
-      Document document = new Document();
-      document.add(new StringField(ID, id, Field.Store.YES));
-      document.add(new BinaryDocValuesField(ID, new BytesRef(id)));
-      for (String name : STORED) {
-        document.add(new StoredField(name, string(texts)));
-      }
-      for (int filters = texts.getInt(); filters > 0; filters--) {
-        document.add(new StringField("m." + string(texts), string(texts), Field.Store.NO));
-      }
-      int end = start + count;
-      document.add(
-          new Field(CONTENTS, new ImpactStream(vocabulary, terms, impacts, start, end), type));
-      document.add(new BinaryDocValuesField(FORWARD, pack(terms, impacts, start, end)));
-      if (fresh) {
-        writer.addDocument(document);
-      } else {
-        writer.updateDocument(new Term(ID, id), document);
-      }
-      start = end;
+    int[] starts = new int[counts.length + 1];
+    for (int i = 0; i < counts.length; i++) {
+      starts[i + 1] = starts[i] + counts[i];
     }
+    int[] terms = ints(in, starts[counts.length]);
+    int[] impacts = ints(in, starts[counts.length]);
+    ByteBuffer texts = little(strings);
+    List<Callable<Void>> tasks = new ArrayList<>();
+    for (int first = 0; first < counts.length; first += STRIDE) {
+      List<Document> batch = new ArrayList<>();
+      for (int i = first; i < Math.min(first + STRIDE, counts.length); i++) {
+        Document document = described(texts);
+        ImpactStream stream = new ImpactStream(vocabulary, terms, impacts, starts[i], starts[i + 1]);
+        document.add(new Field(CONTENTS, stream, IMPACTS));
+        document.add(
+            new BinaryDocValuesField(FORWARD, pack(terms, impacts, starts[i], starts[i + 1])));
+        batch.add(document);
+      }
+      tasks.add(
+          () -> {
+            for (Document document : batch) {
+              if (fresh) {
+                writer.addDocument(document);
+              } else {
+                writer.updateDocument(new Term(ID, document.get(ID)), document);
+              }
+            }
+            return null;
+          });
+    }
+    parallel(tasks, threads);
+  }
+
+  private static Document described(ByteBuffer in) {
+    Document document = new Document();
+    byte[] id = bytes(in);
+    document.add(new StringField(ID, new String(id, StandardCharsets.UTF_8), Field.Store.YES));
+    document.add(new BinaryDocValuesField(ID, new BytesRef(id)));
+    for (String name : STORED) {
+      document.add(new StoredField(name, string(in)));
+    }
+    for (int filters = in.getInt(); filters > 0; filters--) {
+      document.add(new StringField("m." + string(in), string(in), Field.Store.NO));
+    }
+    for (int filters = in.getInt(); filters > 0; filters--) {
+      document.add(new DoublePoint("n." + string(in), in.getDouble()));
+    }
+    return document;
+  }
+
+  /** The results in the order of the tasks; at most `threads` of them run at once. */
+  private static <T> List<T> parallel(List<Callable<T>> tasks, int threads) throws Exception {
+    List<T> results = new ArrayList<>();
+    if (threads == 1 || tasks.size() < 2) {
+      for (Callable<T> task : tasks) {
+        results.add(task.call());
+      }
+      return results;
+    }
+    AtomicInteger next = new AtomicInteger();
+    List<T> slots = new ArrayList<>(Collections.nCopies(tasks.size(), null));
+    List<Future<?>> workers = new ArrayList<>();
+    for (int worker = 0; worker < Math.min(threads, tasks.size()); worker++) {
+      workers.add(
+          POOL.submit(
+              () -> {
+                for (int i = next.getAndIncrement(); i < tasks.size(); ) {
+                  slots.set(i, tasks.get(i).call());
+                  i = next.getAndIncrement();
+                }
+                return null;
+              }));
+    }
+    Exception first = null;
+    for (Future<?> worker : workers) {
+      try {
+        worker.get();
+      } catch (ExecutionException error) {
+        first = error.getCause() instanceof Exception cause ? cause : error;
+      }
+    }
+    if (first != null) {
+      throw first;
+    }
+    return slots;
   }
 
   private static BytesRef pack(int[] terms, int[] impacts, int start, int end) {
@@ -184,11 +270,15 @@ public final class Engine {
     return out.bytes();
   }
 
-  /** numbers: queries, and per query a count, term ids, weights; filters: field, value, …. */
+  /**
+   * numbers: queries, and per query a count, term ids, weights; filters: a count, (field, value)…, a
+   * count, (field, low, high)….
+   */
   public byte[] search(byte[] numbers, byte[] filters, int k, int floor, int threads)
       throws Exception {
     ByteBuffer in = little(numbers);
-    List<BooleanQuery> queries = new ArrayList<>();
+    List<Query> required = required(little(filters));
+    List<Callable<List<TopHits.Hit>>> tasks = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
       int count = in.getInt();
       int[] terms = ints(in, count);
@@ -198,38 +288,38 @@ public final class Engine {
         TermQuery term = new TermQuery(new Term(CONTENTS, vocabulary[terms[i]]));
         any.add(new BoostQuery(term, weights[i]), BooleanClause.Occur.SHOULD);
       }
-      queries.add(filtered(any.build(), little(filters)));
-    }
-    List<List<TopHits.Hit>> results;
-    try (var pool = java.util.concurrent.Executors.newFixedThreadPool(threads)) {
-      List<java.util.concurrent.Future<List<TopHits.Hit>>> futures = new ArrayList<>();
-      for (BooleanQuery query : queries) {
-        futures.add(pool.submit(() -> top(query, k, floor)));
-      }
-      results = new ArrayList<>();
-      for (var future : futures) {
-        results.add(future.get());
-      }
+      BooleanQuery query = filtered(any.build(), required);
+      tasks.add(() -> top(query, k, floor));
     }
     Writer out = new Writer();
-    for (List<TopHits.Hit> hits : results) {
+    for (List<TopHits.Hit> hits : parallel(tasks, threads)) {
       out.integer(hits.size());
       for (TopHits.Hit hit : hits) {
         out.integer((int) hit.score());
-        out.string(BytesRef.deepCopyOf(hit.id()).bytes);
+        out.string(hit.id());
       }
     }
     return out.bytes();
   }
 
-  private static BooleanQuery filtered(BooleanQuery query, ByteBuffer filters) {
-    if (!filters.hasRemaining()) {
+  private static List<Query> required(ByteBuffer in) {
+    List<Query> required = new ArrayList<>();
+    for (int left = in.getInt(); left > 0; left--) {
+      required.add(new TermQuery(new Term("m." + string(in), string(in))));
+    }
+    for (int left = in.getInt(); left > 0; left--) {
+      required.add(DoublePoint.newRangeQuery("n." + string(in), in.getDouble(), in.getDouble()));
+    }
+    return required;
+  }
+
+  private static BooleanQuery filtered(BooleanQuery query, List<Query> required) {
+    if (required.isEmpty()) {
       return query;
     }
     BooleanQuery.Builder all = new BooleanQuery.Builder().add(query, BooleanClause.Occur.MUST);
-    while (filters.hasRemaining()) {
-      Term term = new Term("m." + string(filters), string(filters));
-      all.add(new TermQuery(term), BooleanClause.Occur.FILTER);
+    for (Query filter : required) {
+      all.add(filter, BooleanClause.Occur.FILTER);
     }
     return all.build();
   }
@@ -258,7 +348,7 @@ public final class Engine {
         out.integer(1);
         BinaryDocValues forward = leaf.reader().getBinaryDocValues(FORWARD);
         forward.advanceExact(doc);
-        out.string(BytesRef.deepCopyOf(forward.binaryValue()).bytes);
+        out.string(forward.binaryValue());
         Document stored = leaf.reader().storedFields().document(doc);
         for (String name : STORED) {
           out.string(stored.get(name).getBytes(StandardCharsets.UTF_8));
@@ -351,8 +441,12 @@ public final class Engine {
     }
 
     void string(byte[] value) throws IOException {
+      string(new BytesRef(value));
+    }
+
+    void string(BytesRef value) throws IOException {
       integer(value.length);
-      out.write(value);
+      out.write(value.bytes, value.offset, value.length);
     }
 
     byte[] bytes() {
