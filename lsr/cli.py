@@ -53,12 +53,12 @@ TermsOption = Annotated[
 @contextmanager
 def _errors() -> Iterator[None]:
     """What a user can mend becomes a line on stderr and exit code 1; the rest a traceback."""
-    from lsr.indexes.jvm import JavaNotFoundError
+    from lsr.indexes.jvm import JavaError
     from lsr.indexes.lucene import LuceneError
 
     try:
         yield
-    except (ValueError, KeyError, OSError, LuceneError, JavaNotFoundError) as error:
+    except (ValueError, KeyError, OSError, LuceneError, JavaError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         typer.echo(f"lsr: {message}", err=True)
         raise typer.Exit(1) from error
