@@ -2,13 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: test check clean
+.PHONY: demo test check clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "lsr needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=…")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/lsr demo --out demo-index
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

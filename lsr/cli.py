@@ -17,7 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from lsr.corpus import Corpus
-    from lsr.indexing import Build, Progress
+    from lsr.indexing import Build
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,56 +64,6 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress bar on stderr, with documents per second, one row a step."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        SpinnerColumn,
-        Task,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        """Documents done of all, and per second."""
-
-        def render(self, task: Task) -> Text:
-            of = "" if task.total is None else f"/{task.total:,.0f}"
-            speed = task.finished_speed or task.speed
-            rate = f", {speed:,.0f}/s" if speed else ""
-            return Text(f"{task.completed:,.0f}{of} documents{rate}" if task.completed else "")
-
-    tasks: dict[str, TaskID] = {}
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description:22}"),
-        BarColumn(),
-        Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-
-        def advance(step: str, done: int, total: int | None) -> None:
-            if step not in tasks:
-                for task in tasks.values():
-                    completed = bar.tasks[task].completed
-                    bar.update(task, total=completed or 1, completed=completed or 1)
-                # What a resumed build finds done does not count as speed.
-                tasks[step] = bar.add_task(step, total=total, completed=done)
-            else:
-                bar.update(tasks[step], completed=done, total=total)
-
-        yield advance
-
-
 @app.command()
 def index(
     corpus: CorpusArgument,
@@ -130,6 +80,7 @@ def index(
 ) -> None:
     """Build an index; a build that was killed goes on where it was."""
     from lsr.corpus import open_corpus
+    from lsr.display import progress_bar
     from lsr.indexing import build_index
 
     with _errors():
@@ -143,6 +94,7 @@ def index(
 def add(directory: IndexArgument, corpus: CorpusArgument, skip_bad: SkipBadOption = False) -> None:
     """Add documents to an index, or replace those of the same id, while searches go on."""
     from lsr.corpus import open_corpus
+    from lsr.display import progress_bar
     from lsr.indexing import add_documents
 
     with _errors():
@@ -336,6 +288,7 @@ def evaluate_command(
 ) -> None:
     """Measure an index on a dataset's queries, by the BEIR rules (own id dropped)."""
     from lsr.corpus import open_corpus
+    from lsr.display import progress_bar
     from lsr.eval.datasets import load_dataset
     from lsr.eval.report import measure_index
     from lsr.indexes.manifest import NAME
@@ -357,6 +310,17 @@ def evaluate_command(
     from rich.console import Console
 
     Console().print(report.table())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where its indexes go; found there, they are reused.")],
+) -> None:
+    """Index the standard library's documentation, search it with reasons, and evaluate."""
+    from lsr.demo import run_demo
+
+    with _errors():
+        run_demo(out)
 
 
 @app.command()

@@ -1,15 +1,18 @@
-"""Hits and their reasons as text for a terminal."""
+"""What the terminal shows: hits and their reasons, and progress."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import rich.progress
 from rich.bar import Bar
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from lsr.indexing import Progress
 from lsr.search import Contribution, Hit
 
 SNIPPET = 300  # characters
@@ -83,3 +86,40 @@ def hit_view(rank: int, hit: Hit, reasons: Sequence[Contribution], tokenizer: An
     body.add_row("", snippet(tokenizer, hit.document.text, literal))
     body.add_row("", chart(reasons, 5))
     return Group(head, body, Text())
+
+
+class _Rate(rich.progress.ProgressColumn):
+    """Documents done of all, and per second."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        of = "" if task.total is None else f"/{task.total:,.0f}"
+        speed = task.finished_speed or task.speed
+        rate = f", {speed:,.0f}/s" if speed else ""
+        return Text(f"{task.completed:,.0f}{of} documents{rate}" if task.completed else "")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on stderr, with documents per second, one row a step."""
+    tasks: dict[str, rich.progress.TaskID] = {}
+    with rich.progress.Progress(
+        rich.progress.SpinnerColumn(),
+        rich.progress.TextColumn("{task.description:22}"),
+        rich.progress.BarColumn(),
+        _Rate(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+
+        def advance(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                for task in tasks.values():
+                    completed = bar.tasks[task].completed
+                    bar.update(task, total=completed or 1, completed=completed or 1)
+                # What a resumed build finds done does not count as speed.
+                tasks[step] = bar.add_task(step, total=total, completed=done)
+            else:
+                bar.update(tasks[step], completed=done, total=total)
+
+        yield advance

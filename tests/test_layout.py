@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "indexes": {"core"},
     "application": {"core", "encoders", "indexes"},
     "eval": {"core", "kernels", "encoders", "application", "indexes", "lsr"},
-    "cli": {"core", "kernels", "encoders", "application", "indexes", "eval", "lsr"},
+    "demo": {"core", "application", "indexes", "eval"},
+    "cli": {"core", "kernels", "encoders", "application", "indexes", "eval", "demo", "lsr"},
     "lsr": set(),
 }
 
