@@ -19,6 +19,8 @@ _DOCUMENT_TEXT_KEYS = ("text", "contents", "body")
 _QUERY_ID_KEYS = ("_id", "id", "qid", "query_id")
 _QUERY_TEXT_KEYS = ("text", "query")
 _EXCERPT_CHARACTERS = 80
+# Lucene refuses terms of 32 KiB, and nobody means an id of one.
+_LONGEST_ID = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,8 @@ def _checked_id(value: str) -> str:
     if value.split() != [value]:
         # TREC run and qrels files separate columns by white space.
         raise ValueError(f"white space in id {value!r}")
+    if len(value) > _LONGEST_ID:
+        raise ValueError(f"id must have at most {_LONGEST_ID} characters, got {len(value)}")
     return _checked_text(value, "id")
 
 
@@ -277,10 +281,13 @@ def _document_from_json(line: str) -> Document:
 def _metadata(values: Mapping[str, object]) -> dict[str, MetadataValue | list[str]]:
     result: dict[str, MetadataValue | list[str]] = {}
     for key, value in values.items():
-        if isinstance(value, str | int | float | bool):
+        _checked_text(key, "a key")
+        if isinstance(value, str):
+            result[key] = _checked_text(value, key)
+        elif isinstance(value, int | float | bool):
             result[key] = value
         elif isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            result[key] = list(value)
+            result[key] = [_checked_text(item, key) for item in value]
     return result
 
 

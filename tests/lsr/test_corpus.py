@@ -80,6 +80,12 @@ BAD_LINES = [
     (b'{"id": "b", "text": 3}', "text must be a string, got int"),
     (b'{"id": "b", "text": "x", "title": []}', "title must be a string, got list"),
     (b'{"id": "b", "text": "\\ud800"}', "text holds a lone surrogate"),
+    (b'{"id": "b", "text": "x", "year": "\\ud800"}', "year holds a lone surrogate"),
+    (b'{"id": "b", "text": "x", "metadata": {"\\ud800": 1}}', "a key holds a lone surrogate"),
+    (
+        b'{"id": "%s", "text": "x"}' % (b"b" * 1001),
+        "id must have at most 1000 characters, got 1001",
+    ),
     (b'{"id": "b", "text": "x", "metadata": 3}', "metadata must be an object, got int"),
     (b'{"id": "b", "text": "\xff"}', r"invalid UTF-8 \(invalid start byte at byte 21 .*\\xff"),
     (GOOD, "duplicate id 'a'"),

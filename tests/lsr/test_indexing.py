@@ -1,0 +1,195 @@
+"""lsr/indexing.py: resumed builds, additions and deletions, and what must not go together."""
+
+import json
+import re
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from lsr import indexing
+from lsr.corpus import open_corpus
+from lsr.encoders.lexical import LexicalEncoder
+from lsr.indexes.lucene import IndexLockedError, LuceneError
+from lsr.indexes.manifest import read_manifest
+from lsr.indexing import add_documents, build_index, delete_documents
+from lsr.search import Searcher
+
+WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
+
+
+def write_corpus(path, ids, seed=0):
+    rng = np.random.default_rng(seed)
+    lines = [
+        json.dumps({"_id": doc_id, "text": " ".join(rng.choice(WORDS, 9)), "seed": seed})
+        for doc_id in ids
+    ]
+    path.write_text("\n".join(lines))
+    return open_corpus(path)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus.jsonl", [f"d{number}" for number in range(100)])
+
+
+@pytest.fixture
+def small_steps(monkeypatch):
+    """A commit after every ten documents."""
+    monkeypatch.setattr(indexing, "SHARD", 10)
+    monkeypatch.setattr(indexing.shards, "__defaults__", (10,))
+    monkeypatch.setattr(indexing, "COMMIT_SECONDS", -1.0)
+
+
+def contents(directory):
+    """Everything that searches of an index can see."""
+    with Searcher(directory) as searcher:
+        ids = [doc_id for doc_id, _ in searcher.rank([" ".join(WORDS)], 1000)[0]]
+        found = sorted(ids)
+        impacts = searcher.index.impacts(found).toarray().tolist()
+        return ids, searcher.index.documents(found), impacts
+
+
+def failing_after(monkeypatch, n):
+    """Make the lexical encoder fail at its n-th batch."""
+    real = LexicalEncoder.encode_documents
+    calls = iter(range(1000))
+
+    def encode_documents(self, texts, top_k=None):
+        if next(calls) >= n:
+            raise KeyboardInterrupt
+        return real(self, texts, top_k)
+
+    monkeypatch.setattr(LexicalEncoder, "encode_documents", encode_documents)
+
+
+def test_an_interrupted_build_goes_on_and_ends_as_if_it_had_not_been(
+    corpus, tmp_path, monkeypatch, small_steps
+):
+    build_index(corpus, tmp_path / "whole", "lexical")
+    with monkeypatch.context() as patch:
+        failing_after(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, tmp_path / "index", "lexical")
+    with pytest.raises(FileNotFoundError, match="a build that was not finished has none"):
+        read_manifest(tmp_path / "index")
+    steps = []
+    build = build_index(
+        corpus, tmp_path / "index", "lexical", progress=lambda *step: steps.append(step)
+    )
+    assert build.n_documents == 40
+    assert [step for step in steps if step[0] == "encoding"][0] == ("encoding", 60, 100)
+    assert contents(tmp_path / "index") == contents(tmp_path / "whole")
+    manifests = [asdict(read_manifest(tmp_path / name)) for name in ("index", "whole")]
+    for manifest in manifests:
+        for own in ("created", "encode_docs_per_second", "quantisation_loss"):
+            del manifest[own]
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.parametrize("change", ["corpus", "top_k"])
+def test_a_build_with_other_settings_starts_afresh(
+    corpus, tmp_path, monkeypatch, small_steps, change
+):
+    with monkeypatch.context() as patch:
+        failing_after(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, tmp_path / "index", "lexical")
+    if change == "corpus":
+        corpus = write_corpus(tmp_path / "corpus.jsonl", [f"d{n}" for n in range(100)], seed=1)
+    build = build_index(corpus, tmp_path / "index", "lexical", top_k=7)
+    assert build.n_documents == 100
+    with Searcher(tmp_path / "index") as searcher:
+        assert searcher.index.n_docs == 100
+        assert searcher.index.check()[0]
+
+
+def test_a_failed_rebuild_leaves_the_live_index_alone(corpus, tmp_path, monkeypatch, small_steps):
+    build_index(corpus, tmp_path / "index", "lexical")
+    before = contents(tmp_path / "index")
+    other = write_corpus(tmp_path / "other.jsonl", ["x", "y"] + [f"d{n}" for n in range(30)])
+    with monkeypatch.context() as patch:
+        failing_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(other, tmp_path / "index", "lexical")
+    assert contents(tmp_path / "index") == before
+    build_index(other, tmp_path / "index", "lexical")
+    assert len(contents(tmp_path / "index")[0]) == 32
+    assert [path.name for path in (tmp_path / "index").glob("gen*")] == ["generation-2"]
+
+
+def test_add_replaces_by_id_and_delete_is_all_or_none(corpus, tmp_path):
+    build_index(corpus, tmp_path / "index", "lexical")
+    with Searcher(tmp_path / "index") as searcher:
+        more = write_corpus(tmp_path / "more.jsonl", ["d7", "new1", "new2"], seed=5)
+        build = add_documents(more, tmp_path / "index")
+        assert (build.n_documents, build.n_empty) == (3, 0)
+        assert searcher.index.n_docs == 100
+        searcher.refresh()
+        assert searcher.index.n_docs == 102
+        assert searcher.index.documents(["d7"])[0].metadata == {"seed": 5}
+        with pytest.raises(KeyError, match="no document 'nobody'"):
+            delete_documents(tmp_path / "index", ["d1", "nobody"])
+        delete_documents(tmp_path / "index", ["d1", "new2"])
+        searcher.refresh()
+        assert searcher.index.n_docs == 100
+        with pytest.raises(KeyError):
+            searcher.explain("heat", "d1")
+        assert [hit.document.id for hit in searcher.search("heat", filters={"seed": 5}, k=9)]
+
+
+def test_one_builder_at_a_time(corpus, tmp_path):
+    (tmp_path / "index").mkdir()
+    held = FileLock(tmp_path / "index" / indexing.LOCK)
+    with held, pytest.raises(IndexLockedError, match="another process is building it"):
+        build_index(corpus, tmp_path / "index", "lexical")
+    for _ in range(2):
+        build_index(corpus, tmp_path / "index", "lexical")
+
+
+def test_another_encoder_than_that_of_the_build_is_refused(corpus, tmp_path):
+    build_index(corpus, tmp_path / "index", "lexical")
+    path = tmp_path / "index" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for field, reason in (
+        ("encoder_sha256", "was built with other weights of encoder 'lexical'"),
+        ("vocabulary_sha256", "was built with another vocabulary"),
+    ):
+        path.write_text(json.dumps(manifest | {field: "0" * 64}))
+        for use in (lambda: Searcher(tmp_path / "index"), lambda: add(corpus, tmp_path)):
+            with pytest.raises(ValueError, match=reason):
+                use()
+
+
+def add(corpus, tmp_path):
+    add_documents(corpus, tmp_path / "index")
+
+
+def test_missing_pieces_are_named(corpus, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no encoder 'nowhere/nothing'"):
+        build_index(corpus, tmp_path / "index", "nowhere/nothing")
+    build_index(corpus, tmp_path / "index", "lexical")
+    folder = tmp_path / "index" / "generation-1"
+    statistics = folder / "encoder" / "lexical.npz"
+    content = statistics.read_bytes()
+    statistics.write_bytes(content[:1000])
+    with pytest.raises(ValueError, match=re.escape(str(statistics))):
+        Searcher(tmp_path / "index")
+    statistics.write_bytes(content)
+    (folder / "lucene").rename(folder / "elsewhere")
+    with pytest.raises(LuceneError, match="IndexNotFoundException"):
+        Searcher(tmp_path / "index")
+
+
+def test_empty_documents_are_kept_and_counted(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"_id": "a", "text": "heat"}\n{"_id": "b", "text": ""}\n')
+    build = build_index(open_corpus(path), tmp_path / "index", "lexical")
+    assert (build.n_documents, build.n_empty) == (2, 1)
+    with Searcher(tmp_path / "index") as searcher:
+        assert searcher.explain("heat", "b") == []
+        assert searcher.search("") == []
+    path.write_text('{"_id": "b", "text": ""}\n')
+    with pytest.raises(ValueError, match="none of 1 documents holds a token"):
+        build_index(open_corpus(path), tmp_path / "other", "lexical")
