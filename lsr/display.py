@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from lsr.encoders.tokens import whole_text
 from lsr.indexing import Progress
 from lsr.search import Contribution, Hit
 
@@ -20,13 +21,13 @@ SNIPPET = 300  # characters
 
 def matched_spans(tokenizer: Any, text: str, terms: set[str]) -> list[tuple[int, int]]:
     """(start, end) of every word of `text` with a token among `terms`, in characters, in order."""
-    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    encoding = whole_text(tokenizer).encode(text, add_special_tokens=False)
     words = {
         word
         for word, token in zip(encoding.word_ids, encoding.tokens, strict=True)
         if word is not None and token in terms
     }
-    return [encoding.word_to_chars(word) for word in sorted(words)]
+    return [span for word in sorted(words) if (span := encoding.word_to_chars(word))]
 
 
 def snippet(tokenizer: Any, text: str, terms: set[str]) -> Text:

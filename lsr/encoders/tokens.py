@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
+from tokenizers import Tokenizer
 
 
 def vocabulary(tokenizer: Any) -> list[str]:
@@ -31,6 +33,19 @@ def special_ids(tokenizer: Any) -> np.ndarray:
     return np.unique(np.asarray(tokenizer.all_special_ids, dtype=np.int64))
 
 
+@lru_cache(maxsize=16)
+def whole_text(tokenizer: Any) -> Tokenizer:
+    """The backend of a fast tokenizer as it splits whole texts: nothing cut off, nothing padded.
+
+    A copy: a saved tokenizer may cut texts off (all-MiniLM-L6-v2's at 128 tokens), and the
+    tokenizer's own backend changes with every call that asks for truncation, in any thread.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def count_terms(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> csr_array:
     """How often each term occurs in each text: float32 counts, shape (len(texts), vocabulary).
 
@@ -44,8 +59,7 @@ def count_terms(tokenizer: Any, texts: Sequence[str], max_length: int | None = N
     n_terms = len(tokenizer)
     if not len(texts):
         return csr_array((0, n_terms), dtype=np.float32)
-    # The backend is called directly: no padding, no tensors, no warning about long texts.
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    encodings = whole_text(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)
     rows = [np.asarray(encoding.ids[:max_length], dtype=np.int64) for encoding in encodings]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     indices = np.concatenate(rows)
