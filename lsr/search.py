@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from lsr.corpus import Document
 from lsr.encoders.tokens import count_terms
+from lsr.indexes.lucene import Filter
 from lsr.indexing import open_live
 from lsr.vectors import concatenate, prune, quantise
 
@@ -81,7 +82,7 @@ class Searcher:
         query: str | Mapping[str, float],
         k: int = 10,
         *,
-        filters: Mapping[str, Any] | None = None,
+        filters: Mapping[str, Filter] | None = None,
         min_score: float = 0.0,
         max_terms: int | None = None,
     ) -> list[Hit]:
@@ -90,7 +91,8 @@ class Searcher:
         Args:
             query: a text, or a term → weight map.
             k: hits, in [1, 1,000,000].
-            filters: metadata key → what a hit must have there.
+            filters: metadata key → what a hit must have there, or (low, high) for numbers; see
+                `LuceneIndex.search`.
             min_score: smallest score of a hit; only hits above 0 are returned anyway.
             max_terms: query terms used, the heaviest; None for all.
 
@@ -115,7 +117,7 @@ class Searcher:
         queries: Sequence[str | Mapping[str, float]],
         k: int = 1000,
         *,
-        filters: Mapping[str, Any] | None = None,
+        filters: Mapping[str, Filter] | None = None,
         max_terms: int | None = None,
         threads: int = 1,
     ) -> list[list[tuple[str, float]]]:
@@ -187,6 +189,8 @@ class Searcher:
         largest impact of the index could otherwise reach 2^24.
         """
         if max_terms is not None:
+            if max_terms < 1:
+                raise ValueError(f"`max_terms` must be at least 1, got {max_terms}")
             vectors = prune(vectors, max_terms)
         room = EXACT / self._max_impact
         scales = np.full(vectors.shape[0], QUERY_SCALE)

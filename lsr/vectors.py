@@ -1,4 +1,4 @@
-"""Sparse vectors: pruning, quantisation to impacts, concatenation, and files.
+"""Sparse vectors: pruning, quantisation to impacts, concatenation.
 
 Sparse vectors are a ``scipy.sparse.csr_array``, float32, shape (n, vocabulary), indices ascending
 in a row, empty rows legal. Impacts are the same with int32 values.
@@ -6,14 +6,10 @@ in a row, empty rows legal. Impacts are the same with int32 values.
 
 from __future__ import annotations
 
-import os
-import zipfile
-import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_array, load_npz, save_npz, vstack
+from scipy.sparse import csr_array, vstack
 
 
 def prune(vectors: csr_array, top_k: int) -> csr_array:
@@ -83,42 +79,6 @@ def concatenate(parts: Sequence[csr_array]) -> csr_array:
                 f"terms ({parts[0].dtype}), part {i} has {part.shape[1]} ({part.dtype})"
             )
     return csr_array(vstack(parts, format="csr"))
-
-
-def save(path: str | os.PathLike[str], vectors: csr_array) -> None:
-    """Write `vectors` to `path` as an uncompressed SciPy ``.npz``.
-
-    The file appears whole or not at all: it is written beside `path`, flushed to disk and renamed.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            save_npz(file, vectors, compressed=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def load(path: str | os.PathLike[str]) -> csr_array:
-    """Return the vectors that `save` wrote to `path`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or is not a saved CSR array.
-    """
-    try:
-        with open(path, "rb") as file:
-            vectors = load_npz(file)
-        if not isinstance(vectors, csr_array):
-            raise ValueError(f"holds a {type(vectors).__name__}")
-        vectors.check_format(full_check=True)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a file of sparse vectors: {error}") from error
-    return vectors
 
 
 def _describe(vectors: csr_array, position: int) -> str:

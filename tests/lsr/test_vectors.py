@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from scipy.sparse import csr_array, csr_matrix, save_npz
+from scipy.sparse import csr_array
 
-from lsr.vectors import concatenate, load, prune, quantise, save
+from lsr.vectors import concatenate, prune, quantise
 
 
 def vectors_of(rows: list[list[float]]) -> csr_array:
@@ -111,64 +111,3 @@ def test_concatenate_rejects() -> None:
         concatenate([vectors_of([[1]]), vectors_of([[1, 2]])])
     with pytest.raises(ValueError, match=r"part 1 has 1 \(int32\)"):
         concatenate([vectors_of([[1]]), vectors_of([[1]]).astype(np.int32)])
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_save_and_load_round_trip(tmp_path, dtype: type) -> None:
-    path = tmp_path / "shard.bin"
-    for vectors in (random_vectors(3).astype(dtype), csr_array((0, 7), dtype=dtype)):
-        save(path, vectors)
-        assert_same(load(path), vectors)
-    assert [p.name for p in tmp_path.iterdir()] == ["shard.bin"]
-
-
-def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "shard.npz"
-    save(path, vectors_of([[1, 2]]))
-
-    def fail(_: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save(path, vectors_of([[3, 4]]))
-    monkeypatch.undo()
-    assert_same(load(path), vectors_of([[1, 2]]))
-    assert [p.name for p in tmp_path.iterdir()] == ["shard.npz"]
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.999])
-def test_load_rejects_a_truncated_file(tmp_path, kept: float) -> None:
-    path = tmp_path / "shard.npz"
-    save(path, random_vectors(4))
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(ValueError, match="shard.npz: not a file of sparse vectors: "):
-        load(path)
-
-
-def test_load_rejects_a_damaged_file(tmp_path) -> None:
-    path = tmp_path / "shard.npz"
-    save(path, random_vectors(4))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="shard.npz: not a file of sparse vectors: Bad CRC-32"):
-        load(path)
-
-
-def test_load_rejects_foreign_files(tmp_path) -> None:
-    path = tmp_path / "other"
-    path.write_bytes(b"hello, world\n")
-    with pytest.raises(ValueError, match="other: not a file of sparse vectors"):
-        load(path)
-    with path.open("wb") as file:
-        np.savez(file, a=np.arange(3))
-    with pytest.raises(ValueError, match="other: not a file of sparse vectors"):
-        load(path)
-    with path.open("wb") as file:
-        save_npz(file, csr_matrix((2, 2)))
-    with pytest.raises(ValueError, match="holds a csr_matrix"):
-        load(path)
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path / "absent")

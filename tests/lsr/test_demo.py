@@ -1,0 +1,38 @@
+"""lsr/demo.py on the documents that answer the bundled questions."""
+
+import pytest
+
+from lsr import demo, indexing
+from lsr.corpus import Corpus
+from lsr.eval.datasets import load_dataset
+from lsr.pydoc import read_pydoc
+
+
+@pytest.mark.slow
+def test_a_killed_demo_goes_on_and_a_second_run_builds_nothing(tmp_path, monkeypatch, capsys):
+    answers = {doc_id for grades in load_dataset("pydoc").qrels.values() for doc_id in grades}
+    documents = [document for document in read_pydoc() if document.id in answers]
+    corpus = Corpus("pydoc", lambda on_bad: iter(documents))
+    monkeypatch.setattr(demo, "open_corpus", lambda name: corpus)
+    with monkeypatch.context() as patch:
+        # As if it had been killed before the second index.
+        patch.setattr(demo, "ENCODERS", ("lexical", "missing/model"))
+        with pytest.raises(FileNotFoundError, match="no encoder 'missing/model'"):
+            demo.run_demo(tmp_path)
+    capsys.readouterr()
+    demo.run_demo(tmp_path)
+    shown = capsys.readouterr().out
+    assert "Indexing the standard library's documentation: grafted" in shown
+    assert "documentation: lexical" not in shown
+    for query in demo.QUERIES:
+        assert query in shown
+    assert "1. shutil.copy2" in shown
+    assert ["documents", str(len(documents)), str(len(documents))] in [
+        line.split() for line in shown.splitlines()
+    ]
+    monkeypatch.setattr(indexing, "build_index", None)
+    monkeypatch.setattr(demo, "build_index", None)
+    demo.run_demo(tmp_path)
+    again = capsys.readouterr().out
+    assert again.splitlines()[:20] == shown.splitlines()[1:21]
+    assert "lsr explain" in again
