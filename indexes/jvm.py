@@ -157,7 +157,7 @@ def engine_class() -> Any:
                 )
             else:
                 reason = (
-                    f"the Java VM does not start ({error}); its options are "
+                    f"the Java VM or its classes do not load ({error}); its options are "
                     f"{jnius_config.get_options()}"
                 )
             raise JavaError(reason) from error

@@ -75,7 +75,7 @@ public final class Engine {
     IMPACTS.setOmitNorms(true);
     IMPACTS.freeze();
     LUCENE.setLevel(Level.SEVERE);
-    BooleanQuery.setMaxClauseCount(Integer.MAX_VALUE);
+    IndexSearcher.setMaxClauseCount(Integer.MAX_VALUE);
   }
 
   private final FSDirectory directory;

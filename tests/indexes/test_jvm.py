@@ -94,7 +94,7 @@ def test_starting_it_says_nothing():
     ("environment", "reason"),
     [
         ({"LSR_JAVA_HEAP": "lots"}, "LSR_JAVA_HEAP must be a size such as 512m or 2g, got 'lots'"),
-        ({"LSR_JAVA_OPTIONS": "-XX:+Nonsense"}, "the Java VM does not start"),
+        ({"LSR_JAVA_OPTIONS": "-XX:+Nonsense"}, "the Java VM or its classes do not load"),
     ],
 )
 def test_bad_settings_are_named(environment, reason):
