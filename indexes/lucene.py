@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import struct
@@ -79,12 +80,21 @@ class LuceneIndex:
             try:
                 return function()
             except JavaException as error:
-                reason = f"{self.path}: {error}"
-                if "LockObtainFailed" in str(error):
+                told = str(error)
+                if "LockObtainFailed" in told:
                     raise IndexLockedError(
                         f"{self.path}: another process is writing to it"
                     ) from error
-                raise LuceneError(reason) from error
+                if "No space left on device" in told:
+                    raise OSError(
+                        errno.ENOSPC,
+                        "the disk is full; what was committed is safe, and a build goes on from "
+                        "there when it is run again",
+                        str(self.path),
+                    ) from error
+                raise LuceneError(
+                    f"{self.path}: {error.classname}: {error.innermessage}"
+                ) from error
 
         return jvm.call(run)
 

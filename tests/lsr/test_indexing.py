@@ -2,7 +2,11 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +184,58 @@ def test_missing_pieces_are_named(corpus, tmp_path):
     (folder / "lucene").rename(folder / "elsewhere")
     with pytest.raises(LuceneError, match="IndexNotFoundException"):
         Searcher(tmp_path / "index")
+
+
+FULL_DISK = """
+set -eu
+cd "$1"
+mkdir disk
+mount -t tmpfs -o size=2m tmpfs disk
+python=$2
+lsr() { "$python" -c 'from lsr.cli import app; app()' "$@"; }
+lsr index small.jsonl --out disk/index --encoder lexical 2>/dev/null
+if lsr index large.jsonl --out disk/index --encoder lexical 2>message; then exit 3; fi
+lsr search disk/index "wing theory" --json >live
+mount -o remount,size=60m disk
+lsr index large.jsonl --out disk/index --encoder lexical 2>/dev/null
+lsr doctor disk/index >doctor
+"""
+
+
+def can_mount():
+    """Whether a user may have a small disk of their own here."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "x"]
+    return (
+        bool(shutil.which("unshare"))
+        and not subprocess.run([*command, "/mnt"], capture_output=True).returncode
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs unshare(1) and the right to mount in it")
+def test_a_full_disk_is_named_and_costs_nothing(tmp_path):
+    write_corpus(tmp_path / "small.jsonl", ["s1", "s2"])
+    rng = np.random.default_rng(0)
+    with (tmp_path / "large.jsonl").open("w") as file:
+        for number in range(4000):
+            text = " ".join(map(str, rng.integers(0, 10**9, 60)))
+            file.write(json.dumps({"_id": f"d{number}", "text": text}) + "\n")
+    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", FULL_DISK, "bash"]
+    result = subprocess.run(
+        [*command, tmp_path, sys.executable],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert result.returncode == 0, result.stderr
+    last = (tmp_path / "message").read_text().splitlines()[-1]
+    assert "the disk is full; what was committed is safe" in last
+    live = (tmp_path / "live").read_text().splitlines()
+    assert {json.loads(line)["id"] for line in live} <= {"s1", "s2"}
+    assert live
+    doctor = (tmp_path / "doctor").read_text()
+    assert "4,000 documents" in doctor
+    assert "CheckIndex: clean" in doctor
 
 
 def test_empty_documents_are_kept_and_counted(tmp_path):
