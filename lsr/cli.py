@@ -117,6 +117,15 @@ def delete(
     typer.echo(f"deleted {len(ids)} documents from {directory}", err=True)
 
 
+@app.command()
+def merge(directory: IndexArgument) -> None:
+    """Merge an index into one segment, which searches fastest; worth it when it is complete."""
+    from lsr.indexing import merge_index
+
+    with _errors():
+        merge_index(directory)
+
+
 def _report(build: Build, corpus: Corpus, what: str) -> None:
     # A corpus is read more than once: a bad line is told once.
     bad_lines = sorted(set(corpus.bad_lines))

@@ -17,7 +17,7 @@ from lsr.corpus import open_corpus
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.indexes.lucene import IndexLockedError, LuceneError
 from lsr.indexes.manifest import read_manifest
-from lsr.indexing import add_documents, build_index, delete_documents
+from lsr.indexing import add_documents, build_index, delete_documents, merge_index
 from lsr.search import Searcher
 
 WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
@@ -141,6 +141,20 @@ def test_add_replaces_by_id_and_delete_is_all_or_none(corpus, tmp_path):
         with pytest.raises(KeyError):
             searcher.explain("heat", "d1")
         assert [hit.document.id for hit in searcher.search("heat", filters={"seed": 5}, k=9)]
+
+
+def test_merging_drops_deleted_documents_and_changes_no_answer(corpus, tmp_path, small_steps):
+    build_index(corpus, tmp_path / "index", "lexical")
+    delete_documents(tmp_path / "index", [f"d{number}" for number in range(0, 100, 3)])
+    before = contents(tmp_path / "index")
+    with Searcher(tmp_path / "index") as searcher:
+        n_postings = searcher.index.n_postings
+    merge_index(tmp_path / "index")
+    assert contents(tmp_path / "index") == before
+    with Searcher(tmp_path / "index") as searcher:
+        assert searcher.index.n_postings < n_postings
+    segments = (tmp_path / "index" / "generation-1" / "lucene").glob("*.si")
+    assert len(list(segments)) == 1
 
 
 def test_one_builder_at_a_time(corpus, tmp_path):
