@@ -2,11 +2,9 @@ package lsr.lucene;
 
 import io.anserini.search.similarity.ImpactSimilarity;
 import java.io.ByteArrayOutputStream;
-import java.io.DataOutputStream;
 import java.io.IOException;
 import java.io.PrintStream;
 import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -39,6 +37,7 @@ import org.apache.lucene.index.IndexWriterConfig;
 import org.apache.lucene.index.LeafReaderContext;
 import org.apache.lucene.index.PostingsEnum;
 import org.apache.lucene.index.Term;
+import org.apache.lucene.index.Terms;
 import org.apache.lucene.search.BooleanClause;
 import org.apache.lucene.search.BooleanQuery;
 import org.apache.lucene.search.BoostQuery;
@@ -49,7 +48,7 @@ import org.apache.lucene.search.TermQuery;
 import org.apache.lucene.store.FSDirectory;
 import org.apache.lucene.util.BytesRef;
 
-/** One Lucene index of impacts. Buffers are little-endian; strings are a length and UTF-8 bytes. */
+/** One Lucene index of impacts; for its buffers see Packed. */
 public final class Engine {
   static final String ID = "id";
   static final String CONTENTS = "contents";
@@ -88,9 +87,9 @@ public final class Engine {
       throws IOException {
     directory = FSDirectory.open(Path.of(path));
     List<BytesRef> terms = new ArrayList<>();
-    ByteBuffer buffer = little(vocabulary);
+    ByteBuffer buffer = Packed.little(vocabulary);
     while (buffer.hasRemaining()) {
-      terms.add(new BytesRef(bytes(buffer)));
+      terms.add(new BytesRef(Packed.bytes(buffer)));
     }
     this.vocabulary = terms.toArray(new BytesRef[0]);
     if (writable) {
@@ -118,28 +117,29 @@ public final class Engine {
   }
 
   /**
-   * numbers: n, n counts, all term ids, all impacts; strings per document: id, title, text, JSON, and
-   * the filters: a count, (field, value)…, a count, (field, double)….
+   * numbers: n, n counts, all term ids, all impacts; strings per document: id, title, text, JSON,
+   * and the filters: a count, (field, value)…, a count, (field, double)….
    */
   public void add(byte[] numbers, byte[] strings, boolean fresh, int threads) throws Exception {
-    ByteBuffer in = little(numbers);
-    int[] counts = ints(in, in.getInt());
+    ByteBuffer in = Packed.little(numbers);
+    int[] counts = Packed.ints(in, in.getInt());
     int[] starts = new int[counts.length + 1];
     for (int i = 0; i < counts.length; i++) {
       starts[i + 1] = starts[i] + counts[i];
     }
-    int[] terms = ints(in, starts[counts.length]);
-    int[] impacts = ints(in, starts[counts.length]);
-    ByteBuffer texts = little(strings);
+    int[] terms = Packed.ints(in, starts[counts.length]);
+    int[] impacts = Packed.ints(in, starts[counts.length]);
+    ByteBuffer texts = Packed.little(strings);
     List<Callable<Void>> tasks = new ArrayList<>();
     for (int first = 0; first < counts.length; first += STRIDE) {
       List<Document> batch = new ArrayList<>();
       for (int i = first; i < Math.min(first + STRIDE, counts.length); i++) {
         Document document = described(texts);
-        ImpactStream stream = new ImpactStream(vocabulary, terms, impacts, starts[i], starts[i + 1]);
+        int end = starts[i + 1];
+        ImpactStream stream = new ImpactStream(vocabulary, terms, impacts, starts[i], end);
         document.add(new Field(CONTENTS, stream, IMPACTS));
-        document.add(
-            new BinaryDocValuesField(FORWARD, pack(terms, impacts, starts[i], starts[i + 1])));
+        BytesRef forward = Packed.forward(terms, impacts, starts[i], end);
+        document.add(new BinaryDocValuesField(FORWARD, forward));
         batch.add(document);
       }
       tasks.add(
@@ -159,17 +159,17 @@ public final class Engine {
 
   private static Document described(ByteBuffer in) {
     Document document = new Document();
-    byte[] id = bytes(in);
+    byte[] id = Packed.bytes(in);
     document.add(new StringField(ID, new String(id, StandardCharsets.UTF_8), Field.Store.YES));
     document.add(new BinaryDocValuesField(ID, new BytesRef(id)));
     for (String name : STORED) {
-      document.add(new StoredField(name, string(in)));
+      document.add(new StoredField(name, Packed.string(in)));
     }
     for (int filters = in.getInt(); filters > 0; filters--) {
-      document.add(new StringField("m." + string(in), string(in), Field.Store.NO));
+      document.add(new StringField("m." + Packed.string(in), Packed.string(in), Field.Store.NO));
     }
     for (int filters = in.getInt(); filters > 0; filters--) {
-      document.add(new DoublePoint("n." + string(in), in.getDouble()));
+      document.add(new DoublePoint("n." + Packed.string(in), in.getDouble()));
     }
     return document;
   }
@@ -211,37 +211,18 @@ public final class Engine {
     return slots;
   }
 
-  private static BytesRef pack(int[] terms, int[] impacts, int start, int end) {
-    ByteArrayOutputStream out = new ByteArrayOutputStream(3 * (end - start));
-    int previous = 0;
-    for (int i = start; i < end; i++) {
-      vint(out, terms[i] - previous);
-      vint(out, impacts[i]);
-      previous = terms[i];
-    }
-    return new BytesRef(out.toByteArray());
-  }
-
-  private static void vint(ByteArrayOutputStream out, int value) {
-    while (value > 127) {
-      out.write(value & 127 | 128);
-      value >>>= 7;
-    }
-    out.write(value);
-  }
-
   public void delete(byte[] ids) throws IOException {
-    ByteBuffer in = little(ids);
+    ByteBuffer in = Packed.little(ids);
     while (in.hasRemaining()) {
-      writer.deleteDocuments(new Term(ID, new BytesRef(bytes(in))));
+      writer.deleteDocuments(new Term(ID, new BytesRef(Packed.bytes(in))));
     }
   }
 
   public void commit(byte[] userData) throws IOException {
-    ByteBuffer in = little(userData);
+    ByteBuffer in = Packed.little(userData);
     Map<String, String> data = new HashMap<>();
     while (in.hasRemaining()) {
-      data.put(string(in), string(in));
+      data.put(Packed.string(in), Packed.string(in));
     }
     writer.setLiveCommitData(data.entrySet());
     writer.commit();
@@ -262,7 +243,7 @@ public final class Engine {
 
   /** User data of the last commit: key, value, key, value. */
   public byte[] userData() throws IOException {
-    Writer out = new Writer();
+    Packed.Writer out = new Packed.Writer();
     for (Map.Entry<String, String> entry : reader.getIndexCommit().getUserData().entrySet()) {
       out.string(entry.getKey().getBytes(StandardCharsets.UTF_8));
       out.string(entry.getValue().getBytes(StandardCharsets.UTF_8));
@@ -271,18 +252,18 @@ public final class Engine {
   }
 
   /**
-   * numbers: queries, and per query a count, term ids, weights; filters: a count, (field, value)…, a
-   * count, (field, low, high)….
+   * numbers: queries, and per query a count, term ids, weights; filters: a count, (field, value)…,
+   * a count, (field, low, high)….
    */
   public byte[] search(byte[] numbers, byte[] filters, int k, int floor, int threads)
       throws Exception {
-    ByteBuffer in = little(numbers);
-    List<Query> required = required(little(filters));
+    ByteBuffer in = Packed.little(numbers);
+    List<Query> required = required(Packed.little(filters));
     List<Callable<List<TopHits.Hit>>> tasks = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
       int count = in.getInt();
-      int[] terms = ints(in, count);
-      int[] weights = ints(in, count);
+      int[] terms = Packed.ints(in, count);
+      int[] weights = Packed.ints(in, count);
       BooleanQuery.Builder any = new BooleanQuery.Builder();
       for (int i = 0; i < count; i++) {
         TermQuery term = new TermQuery(new Term(CONTENTS, vocabulary[terms[i]]));
@@ -291,7 +272,7 @@ public final class Engine {
       BooleanQuery query = filtered(any.build(), required);
       tasks.add(() -> top(query, k, floor));
     }
-    Writer out = new Writer();
+    Packed.Writer out = new Packed.Writer();
     for (List<TopHits.Hit> hits : parallel(tasks, threads)) {
       out.integer(hits.size());
       for (TopHits.Hit hit : hits) {
@@ -305,10 +286,11 @@ public final class Engine {
   private static List<Query> required(ByteBuffer in) {
     List<Query> required = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
-      required.add(new TermQuery(new Term("m." + string(in), string(in))));
+      required.add(new TermQuery(new Term("m." + Packed.string(in), Packed.string(in))));
     }
     for (int left = in.getInt(); left > 0; left--) {
-      required.add(DoublePoint.newRangeQuery("n." + string(in), in.getDouble(), in.getDouble()));
+      String field = "n." + Packed.string(in);
+      required.add(DoublePoint.newRangeQuery(field, in.getDouble(), in.getDouble()));
     }
     return required;
   }
@@ -334,10 +316,10 @@ public final class Engine {
 
   /** Per id a flag (1: found), then the forward vector, title, text and metadata JSON. */
   public byte[] fetch(byte[] ids) throws IOException {
-    ByteBuffer in = little(ids);
-    Writer out = new Writer();
+    ByteBuffer in = Packed.little(ids);
+    Packed.Writer out = new Packed.Writer();
     while (in.hasRemaining()) {
-      BytesRef id = new BytesRef(bytes(in));
+      BytesRef id = new BytesRef(Packed.bytes(in));
       boolean found = false;
       for (LeafReaderContext leaf : reader.leaves()) {
         int doc = live(leaf, id);
@@ -383,7 +365,8 @@ public final class Engine {
   public long postings() throws IOException {
     long total = 0;
     for (LeafReaderContext leaf : reader.leaves()) {
-      total += leaf.reader().terms(CONTENTS) == null ? 0 : leaf.reader().terms(CONTENTS).getSumDocFreq();
+      Terms terms = leaf.reader().terms(CONTENTS);
+      total += terms == null ? 0 : terms.getSumDocFreq();
     }
     return total;
   }
@@ -408,49 +391,5 @@ public final class Engine {
       writer.close();
     }
     directory.close();
-  }
-
-  private static ByteBuffer little(byte[] bytes) {
-    return ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN);
-  }
-
-  private static int[] ints(ByteBuffer in, int count) {
-    int[] values = new int[count];
-    in.asIntBuffer().get(values);
-    in.position(in.position() + 4 * count);
-    return values;
-  }
-
-  private static byte[] bytes(ByteBuffer in) {
-    byte[] value = new byte[in.getInt()];
-    in.get(value);
-    return value;
-  }
-
-  private static String string(ByteBuffer in) {
-    return new String(bytes(in), StandardCharsets.UTF_8);
-  }
-
-  /** A growing little-endian buffer. */
-  private static final class Writer {
-    private final ByteArrayOutputStream bytes = new ByteArrayOutputStream();
-    private final DataOutputStream out = new DataOutputStream(bytes);
-
-    void integer(int value) throws IOException {
-      out.writeInt(Integer.reverseBytes(value));
-    }
-
-    void string(byte[] value) throws IOException {
-      string(new BytesRef(value));
-    }
-
-    void string(BytesRef value) throws IOException {
-      integer(value.length);
-      out.write(value.bytes, value.offset, value.length);
-    }
-
-    byte[] bytes() {
-      return bytes.toByteArray();
-    }
   }
 }
