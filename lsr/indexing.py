@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -16,15 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from scipy.sparse import csr_array
 
 from lsr.corpus import Corpus, Document
-from lsr.encoders.graft import GraftedEncoder
-from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer, load_encoder
-from lsr.encoders.masked_lm import MaskedLMEncoder
-from lsr.indexes.lucene import IndexLockedError, LuceneIndex
+from lsr.indexes.lucene import LuceneIndex
 from lsr.indexes.manifest import (
     NAME,
     Manifest,
@@ -32,22 +27,25 @@ from lsr.indexes.manifest import (
     read_manifest,
     write_manifest,
 )
+from lsr.live import (
+    FITTED,
+    LOCK,
+    Encoder,
+    encoder_name,
+    locked,
+    open_encoder,
+    open_live,
+    vocabulary_sha256,
+)
 from lsr.vectors import quantise
 
-Encoder = LexicalEncoder | GraftedEncoder | MaskedLMEncoder
 # Told what is being done, how many documents of it are done, and of how many (None: not known).
 Progress = Callable[[str, int, int | None], None]
 
-# Encoders that are fitted on the corpus and kept in the index; all others are checkpoints.
-FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {
-    "lexical": LexicalEncoder,
-    "grafted": GraftedEncoder,
-}
 DEFAULT_ENCODER = "grafted"
 IMPACT_SCALE = 64
 # Documents encoded at once: enough for batches of like length.
 SHARD = 512
-LOCK = "build.lock"
 # What a kill can lose of a build.
 COMMIT_SECONDS = 10.0
 
@@ -62,28 +60,11 @@ class Build(NamedTuple):
     quantisation_loss: float
 
 
-def vocabulary_sha256(terms: list[str]) -> str:
-    """A fingerprint of the term strings in id order."""
-    return hashlib.sha256("\0".join(terms).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def shards(documents: Iterable[Document], size: int = SHARD) -> Iterator[list[Document]]:
     """The documents in lists of `size`, in order."""
     iterator = iter(documents)
     while shard := list(islice(iterator, size)):
         yield shard
-
-
-def encoder_name(name: str) -> str:
-    """`name` as an index stores it: a directory by its absolute path."""
-    return str(Path(name).resolve()) if name not in FITTED and Path(name).is_dir() else name
-
-
-def open_encoder(name: str, folder: Path) -> Encoder:
-    """The encoder of a generation: what `name` names, with what the build saved in `folder`."""
-    if name in FITTED:
-        return FITTED[name].load(default_tokenizer(), folder)
-    return load_encoder(name)
 
 
 def build_index(
@@ -111,16 +92,11 @@ def build_index(
         FileExistsError: `directory` holds something that is not an index.
         FileNotFoundError: no such corpus or encoder.
         ValueError: bad corpus, weights or checkpoint; nothing of a live index is touched.
-        IndexLockedError: another process builds this index.
+        IndexLockedError: another process builds this index or writes to it.
     """
     _refuse_foreign(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / LOCK)
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout as error:
-        raise IndexLockedError(f"{directory}: another process is building it") from error
-    with held:
+    with locked(directory):
         return _build(corpus, directory, encoder, top_k, progress)
 
 
@@ -179,7 +155,7 @@ def add_documents(
     Raises:
         FileNotFoundError: no index there.
         ValueError: bad corpus or weights; what was committed stays.
-        IndexLockedError: another process writes to this index.
+        IndexLockedError: another process builds this index or writes to it.
     """
     n_documents, _ = _read_through(corpus, progress)
     with open_live(directory, writable=True) as (manifest, encoder, index):
@@ -202,7 +178,7 @@ def delete_documents(directory: Path, ids: Sequence[str]) -> None:
     Raises:
         FileNotFoundError: no index there.
         KeyError: an unknown id; nothing is deleted.
-        IndexLockedError: another process writes to this index.
+        IndexLockedError: another process builds this index or writes to it.
     """
     with open_live(directory, writable=True) as (_, _, index):
         index.documents(ids)
@@ -215,42 +191,11 @@ def merge_index(directory: Path) -> None:
 
     Raises:
         FileNotFoundError: no index there.
-        IndexLockedError: another process writes to this index.
+        IndexLockedError: another process builds this index or writes to it.
     """
     with open_live(directory, writable=True) as (_, _, index):
         index.force_merge()
         index.commit(index.user_data)
-
-
-@contextmanager
-def open_live(
-    directory: Path, *, writable: bool = False
-) -> Iterator[tuple[Manifest, Encoder, LuceneIndex]]:
-    """The live generation of an index: manifest, encoder, Lucene index; closed on leaving.
-
-    Raises:
-        FileNotFoundError: no index there, or its encoder is gone.
-        ValueError: the encoder is not the one that the index was built with.
-        IndexLockedError: `writable`, and another process writes.
-    """
-    manifest = read_manifest(directory)
-    folder = manifest.folder(directory)
-    encoder = open_encoder(manifest.encoder, folder / "encoder")
-    found = vocabulary_sha256(encoder.vocabulary)
-    if found != manifest.vocabulary_sha256:
-        raise ValueError(
-            f"{directory} was built with another vocabulary ({manifest.vocabulary_size} terms, "
-            f"sha256 {manifest.vocabulary_sha256[:12]}) than encoder {manifest.encoder!r} has now "
-            f"({len(encoder.vocabulary)} terms, sha256 {found[:12]})"
-        )
-    if encoder.fingerprint != manifest.encoder_sha256:
-        raise ValueError(
-            f"{directory} was built with other weights of encoder {manifest.encoder!r} (sha256 "
-            f"{manifest.encoder_sha256[:12]}) than it has now ({encoder.fingerprint[:12]}): "
-            "their scores do not belong together. Build the index again"
-        )
-    with LuceneIndex.open(folder / "lucene", encoder.vocabulary, writable=writable) as index:
-        yield manifest, encoder, index
 
 
 def _read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array, diags_array
 from lsr.corpus import Document
 from lsr.encoders.tokens import count_terms
 from lsr.indexes.lucene import Filter
-from lsr.indexing import open_live
+from lsr.live import open_live
 from lsr.vectors import concatenate, prune, quantise
 
 # Lucene's scores are float32, which holds every integer up to here.

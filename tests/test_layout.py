@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LINKED = ("kernels", "indexes", "eval")
 CORE = {"lsr.corpus", "lsr.pydoc", "lsr.vectors", "lsr.run"}
-APPLICATION = {"lsr.indexing", "lsr.search", "lsr.display"}
+APPLICATION = {"lsr.indexing", "lsr.live", "lsr.search", "lsr.display"}
 
 # Group → the groups it may import besides itself.
 MAY_IMPORT = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from lsr import indexing
+from lsr import indexing, live
 from lsr.corpus import open_corpus
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.indexes.lucene import IndexLockedError, LuceneError
@@ -157,13 +157,34 @@ def test_merging_leaves_one_segment_without_deleted_documents(tmp_path, small_st
         assert searcher.index.n_postings == sum(map(np.count_nonzero, before[2]))
 
 
-def test_one_builder_at_a_time(corpus, tmp_path):
+def test_one_writer_at_a_time(corpus, tmp_path):
     (tmp_path / "index").mkdir()
-    held = FileLock(tmp_path / "index" / indexing.LOCK)
-    with held, pytest.raises(IndexLockedError, match="another process is building it"):
-        build_index(corpus, tmp_path / "index", "lexical")
+    changes = (
+        lambda: build_index(corpus, tmp_path / "index", "lexical"),
+        lambda: add_documents(corpus, tmp_path / "index"),
+        lambda: delete_documents(tmp_path / "index", ["d1"]),
+        lambda: merge_index(tmp_path / "index"),
+    )
     for _ in range(2):
-        build_index(corpus, tmp_path / "index", "lexical")
+        for change in changes:
+            change()
+            with (
+                FileLock(tmp_path / "index" / live.LOCK),
+                pytest.raises(IndexLockedError, match="is building it or writing to it"),
+            ):
+                change()
+
+
+def test_a_searcher_that_opens_during_a_swap_gets_the_new_generation(corpus, tmp_path, monkeypatch):
+    build_index(corpus, tmp_path / "index", "lexical")
+    old = read_manifest(tmp_path / "index")
+    build_index(corpus, tmp_path / "index", "lexical")
+    new = read_manifest(tmp_path / "index")
+    answers = iter([old, new])
+    monkeypatch.setattr(live, "read_manifest", lambda directory: next(answers))
+    with Searcher(tmp_path / "index") as searcher:
+        assert searcher.manifest == new
+        assert searcher.index.n_docs == 100
 
 
 def test_another_encoder_than_that_of_the_build_is_refused(corpus, tmp_path):
