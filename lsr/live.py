@@ -6,17 +6,20 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from filelock import FileLock, Timeout
 
 from lsr.encoders.graft import GraftedEncoder
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer, load_encoder
-from lsr.encoders.masked_lm import MaskedLMEncoder
 from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
 from lsr.indexes.manifest import Manifest, read_manifest
 
-Encoder = LexicalEncoder | GraftedEncoder | MaskedLMEncoder
+if TYPE_CHECKING:
+    from lsr.encoders.masked_lm import MaskedLMEncoder
+
+Encoder: TypeAlias = "LexicalEncoder | GraftedEncoder | MaskedLMEncoder"
 
 # Encoders that are fitted on the corpus and kept in the index; all others are checkpoints.
 FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {

@@ -1,15 +1,20 @@
-"""Encoders by name or path."""
+"""Encoders by name or path.
+
+torch is imported where a checkpoint is loaded: queries of most encoders need only a tokenizer.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from lsr.encoders.masked_lm import MaskedLMEncoder
+if TYPE_CHECKING:
+    import torch
+
+    from lsr.encoders.masked_lm import MaskedLMEncoder
 
 
 def trunk_path() -> Path:
@@ -59,6 +64,8 @@ def _resolve(name: str) -> Path:
 def _from_masked_lm(directory: Path, dtype: torch.dtype | None) -> MaskedLMEncoder:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+    from lsr.encoders.masked_lm import MaskedLMEncoder
+
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForMaskedLM.from_pretrained(directory)
     idf = directory / "idf.json"
@@ -100,6 +107,8 @@ def _from_sentence_transformers(directory: Path, dtype: torch.dtype | None) -> M
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
+    from lsr.encoders.masked_lm import MaskedLMEncoder
+
     model = SparseEncoder(str(directory), device="cpu")
     modules = list(model)
     query_weights = None
@@ -129,6 +138,7 @@ def _from_sentence_transformers(directory: Path, dtype: torch.dtype | None) -> M
 
 def default_tokenizer() -> Any:
     """The tokenizer of the default trunk: 30,522 uncased WordPieces."""
-    from transformers import AutoTokenizer
+    # AutoTokenizer would import torch.
+    from transformers import PreTrainedTokenizerFast
 
-    return AutoTokenizer.from_pretrained(trunk_path())
+    return PreTrainedTokenizerFast.from_pretrained(trunk_path())

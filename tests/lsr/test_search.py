@@ -1,6 +1,8 @@
 """lsr/search.py on a small index of random words: scores, limits, filters, threads, reasons."""
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -156,6 +158,16 @@ def test_texts_and_weights_mix_in_one_batch(searcher):
     assert ranked == [searcher.rank([query], 7)[0] for query in batch]
     assert [len(hits) for hits in ranked] == [7, 7, 0, 0, 0]
     assert searcher.rank([]) == []
+
+
+def test_torch_is_not_imported_for_a_query_that_needs_no_model(searcher):
+    directory = searcher.index.path.parents[1]
+    code = (
+        "import sys; from pathlib import Path; from lsr.search import Searcher\n"
+        f"with Searcher(Path({str(directory)!r})) as searcher: assert searcher.search('heat')\n"
+        "assert not {'torch', 'sentence_transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("query", ["flow " * 5000, "🙂 東京 \x00 ﷽", "[SEP] [CLS]", "\n\t"])
