@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import Evaluation, evaluate
+from lsr.indexing import Progress
 from lsr.run import Run
 from lsr.search import Searcher
 
@@ -60,23 +61,31 @@ def measure_index(
     measures: Sequence[str],
     *,
     max_terms: int | None = None,
+    threads: int = 1,
+    progress: Progress = lambda step, done, total: None,
 ) -> Report:
     """Run a dataset's queries through an index, by the BEIR rules (own id dropped).
+
+    `threads` is the number of Java threads of the run; latency is that of single queries.
 
     Raises:
         ValueError: an unknown measure.
     """
     texts = [query.text for query in dataset.queries]
     # One more than is kept: a query's own document is dropped.
-    ranked = searcher.rank(texts, DEPTH + 1, max_terms=max_terms)
+    ranked = searcher.rank(
+        texts, DEPTH + 1, max_terms=max_terms, threads=threads, progress=progress
+    )
     ids = [query.id for query in dataset.queries]
     run = Run(dict(zip(ids, ranked, strict=True))).without_self().truncate(DEPTH)
     evaluation = evaluate(run, dataset.qrels, measures)
     milliseconds = []
-    for text in texts[:LATENCY_QUERIES]:
+    timed = texts[:LATENCY_QUERIES]
+    for number, text in enumerate(timed, 1):
         start = time.perf_counter()
         searcher.rank([text], LATENCY_K, max_terms=max_terms)
         milliseconds.append(1000 * (time.perf_counter() - start))
+        progress("timing single queries", number, len(timed))
     p50, p95 = np.percentile(milliseconds, [50, 95])
     n_documents = searcher.index.n_docs
     return Report(

@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from lsr.corpus import Corpus
     from lsr.indexing import Build
+    from lsr.search import Searcher
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +59,9 @@ def _errors() -> Iterator[None]:
 
     try:
         yield
+    except KeyboardInterrupt as error:
+        typer.echo("lsr: interrupted; a build goes on when it is run again", err=True)
+        raise typer.Exit(130) from error
     except (ValueError, KeyError, OSError, LuceneError, JavaError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         typer.echo(f"lsr: {message}", err=True)
@@ -170,44 +174,56 @@ def search(
     from lsr.search import Searcher
 
     with _errors(), Searcher(directory) as searcher:
-        chosen = _parse_filters(filters or [])
+        limits = {
+            "filters": _parse_filters(filters or []),
+            "min_score": min_score,
+            "max_terms": max_terms,
+        }
         if queries is not None and run is not None:
-            from lsr.corpus import read_queries
-            from lsr.run import Run
+            _write_run(searcher, queries, run, 1000 if k is None else k, threads, limits)
+        else:
+            query = text if text is not None else _parse_weights(weights or "")
+            _print_hits(searcher, query, 10 if k is None else k, limits, as_json)
 
-            asked = read_queries(queries)
-            ranked = searcher.rank(
-                [query.text for query in asked],
-                1000 if k is None else k,
-                filters=chosen,
-                max_terms=max_terms,
-                threads=threads,
-            )
-            ids = [query.id for query in asked]
-            Run(dict(zip(ids, ranked, strict=True))).write_trec(run, "lsr")
-            return
-        query = text if text is not None else _parse_weights(weights or "")
-        hits = searcher.search(
-            query,
-            10 if k is None else k,
-            filters=chosen,
-            min_score=min_score,
-            max_terms=max_terms,
-        )
-        reasons = [searcher.explain(query, hit.document.id, max_terms=max_terms) for hit in hits]
-        if as_json:
-            for hit, why in zip(hits, reasons, strict=True):
-                typer.echo(json.dumps(_hit_record(hit, why), ensure_ascii=False))
-            return
-        from rich.console import Console
 
-        from lsr.display import hit_view
+def _write_run(
+    searcher: Searcher, queries: Path, run: Path, k: int, threads: int, limits: dict[str, Any]
+) -> None:
+    from lsr.corpus import read_queries
+    from lsr.display import progress_bar
+    from lsr.run import Run
 
-        console = Console()
-        for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
-            console.print(hit_view(rank, hit, why, searcher.encoder.tokenizer))
-        if not hits:
-            typer.echo("no document matches", err=True)
+    asked = read_queries(queries)
+    texts = [query.text for query in asked]
+    with progress_bar() as progress:
+        ranked = searcher.rank(texts, k, threads=threads, progress=progress, **limits)
+    ids = [query.id for query in asked]
+    Run(dict(zip(ids, ranked, strict=True))).write_trec(run, "lsr")
+
+
+def _print_hits(
+    searcher: Searcher,
+    query: str | dict[str, float],
+    k: int,
+    limits: dict[str, Any],
+    as_json: bool,
+) -> None:
+    hits = searcher.search(query, k, **limits)
+    max_terms = limits["max_terms"]
+    reasons = [searcher.explain(query, hit.document.id, max_terms=max_terms) for hit in hits]
+    if as_json:
+        for hit, why in zip(hits, reasons, strict=True):
+            typer.echo(json.dumps(_hit_record(hit, why), ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from lsr.display import hit_view
+
+    console = Console()
+    for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
+        console.print(hit_view(rank, hit, why, searcher.encoder.tokenizer))
+    if not hits:
+        typer.echo("no document matches", err=True)
 
 
 def _hit_record(hit: Any, reasons: list[Any]) -> dict[str, Any]:
@@ -293,6 +309,7 @@ def evaluate_command(
     ] = "nDCG@10 RR@10 R@100 R@1000",
     run: Annotated[Path | None, typer.Option(help="Write the TREC run file too.")] = None,
     max_terms: TermsOption = None,
+    threads: Annotated[int, typer.Option(min=1, help="Java threads of the run.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Measure an index on a dataset's queries, by the BEIR rules (own id dropped)."""
@@ -309,8 +326,15 @@ def evaluate_command(
         if not (directory / NAME).exists():
             with progress_bar() as progress:
                 build_index(open_corpus(dataset), directory, encoder, progress=progress)
-        with Searcher(directory) as searcher:
-            report = measure_index(searcher, data, measures.split(), max_terms=max_terms)
+        with Searcher(directory) as searcher, progress_bar() as progress:
+            report = measure_index(
+                searcher,
+                data,
+                measures.split(),
+                max_terms=max_terms,
+                threads=threads,
+                progress=progress,
+            )
     if run is not None:
         report.run.write_trec(run, "lsr")
     if as_json:

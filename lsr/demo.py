@@ -61,8 +61,8 @@ def run_demo(folder: Path) -> None:
     dataset = load_dataset("pydoc")
     reports = []
     for path in paths.values():
-        with Searcher(path) as searcher:
-            reports.append(measure_index(searcher, dataset, MEASURES))
+        with Searcher(path) as searcher, progress_bar() as progress:
+            reports.append(measure_index(searcher, dataset, MEASURES, progress=progress))
     console.print(comparison(reports))
     console.print(
         "\nlexical is BM25 in WordPieces. grafted adds terms that the document does not hold; its "

@@ -90,18 +90,18 @@ def hit_view(rank: int, hit: Hit, reasons: Sequence[Contribution], tokenizer: An
 
 
 class _Rate(rich.progress.ProgressColumn):
-    """Documents done of all, and per second."""
+    """How many are done of how many, and per second."""
 
     def render(self, task: rich.progress.Task) -> Text:
         of = "" if task.total is None else f"/{task.total:,.0f}"
         speed = task.finished_speed or task.speed
         rate = f", {speed:,.0f}/s" if speed else ""
-        return Text(f"{task.completed:,.0f}{of} documents{rate}" if task.completed else "")
+        return Text(f"{task.completed:,.0f}{of}{rate}" if task.completed else "")
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress bar on stderr, with documents per second, one row a step."""
+    """A progress bar on stderr, with documents or queries per second, one row a step."""
     tasks: dict[str, rich.progress.TaskID] = {}
     with rich.progress.Progress(
         rich.progress.SpinnerColumn(),

@@ -15,12 +15,15 @@ from scipy.sparse import csr_array, diags_array
 from lsr.corpus import Document
 from lsr.encoders.tokens import count_terms
 from lsr.indexes.lucene import Filter
+from lsr.indexing import Progress
 from lsr.live import open_live
 from lsr.vectors import concatenate, prune, quantise
 
 # Lucene's scores are float32, which holds every integer up to here.
 EXACT = 2**24
 QUERY_SCALE = 64.0
+# Queries that go to Lucene in one call.
+BATCH = 256
 
 
 class Contribution(NamedTuple):
@@ -99,8 +102,7 @@ class Searcher:
         Raises:
             ValueError: an argument out of its range.
         """
-        if not (math.isfinite(min_score) and min_score >= 0):
-            raise ValueError(f"`min_score` must be finite and at least 0, got {min_score}")
+        _check_min_score(min_score)
         impacts, (scale,) = self._impacts(self._vectors([query]), max_terms)
         floor = max(1, math.ceil(min_score * scale))
         if floor >= EXACT:
@@ -118,21 +120,26 @@ class Searcher:
         k: int = 1000,
         *,
         filters: Mapping[str, Filter] | None = None,
+        min_score: float = 0.0,
         max_terms: int | None = None,
         threads: int = 1,
+        progress: Progress = lambda step, done, total: None,
     ) -> list[list[tuple[str, float]]]:
         """(doc id, score) of the k best documents for each query, without their contents.
 
-        `threads` is that of Java threads; for the rest see `search`.
+        `threads` is the number of Java threads; for the rest see `search`.
         """
-        if not len(queries):
-            return []
-        impacts, scales = self._impacts(self._vectors(queries), max_terms)
-        ranked = self.index.search(impacts, k, filters=filters, threads=threads)
-        return [
-            [(doc_id, score / scale) for doc_id, score in hits]
-            for hits, scale in zip(ranked, scales, strict=True)
-        ]
+        _check_min_score(min_score)
+        ranked: list[list[tuple[str, float]]] = []
+        for start in range(0, len(queries), BATCH):
+            vectors = self._vectors(queries[start : start + BATCH])
+            impacts, scales = self._impacts(vectors, max_terms)
+            found = self.index.search(impacts, k, filters=filters, threads=threads)
+            for hits, scale in zip(found, scales, strict=True):
+                scored = ((doc_id, score / scale) for doc_id, score in hits)
+                ranked.append([hit for hit in scored if hit[1] >= min_score])
+            progress("searching", len(ranked), len(queries))
+        return ranked
 
     def explain(
         self, query: str | Mapping[str, float], doc_id: str, *, max_terms: int | None = None
@@ -213,3 +220,8 @@ class Searcher:
         vector = csr_array((values, ids, [0, len(ids)]), shape=(1, len(self.encoder.vocabulary)))
         vector.sort_indices()
         return vector
+
+
+def _check_min_score(min_score: float) -> None:
+    if not (math.isfinite(min_score) and min_score >= 0):
+        raise ValueError(f"`min_score` must be finite and at least 0, got {min_score}")

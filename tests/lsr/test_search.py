@@ -119,6 +119,10 @@ def test_min_score_and_max_terms(searcher):
     assert searcher.search("heat flow wing", N, min_score=floor) == [
         hit for hit in everything if hit.score >= floor
     ]
+    assert searcher.rank(["heat flow wing", "flow"], N, min_score=floor) == [
+        [(hit.document.id, hit.score) for hit in searcher.search(query, N, min_score=floor)]
+        for query in ("heat flow wing", "flow")
+    ]
     assert searcher.search("heat flow wing", N, min_score=1e30) == []
     heaviest = max(
         searcher.explain("heat flow wing", everything[0].document.id),
@@ -130,6 +134,8 @@ def test_min_score_and_max_terms(searcher):
     for bad in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="`min_score` must be finite and at least 0"):
             searcher.search("heat", min_score=bad)
+        with pytest.raises(ValueError, match="`min_score` must be finite and at least 0"):
+            searcher.rank(["heat"], min_score=bad)
     with pytest.raises(ValueError, match="`max_terms` must be at least 1, got 0"):
         searcher.search("heat", max_terms=0)
 
