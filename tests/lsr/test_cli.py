@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from lsr.cli import app
+from lsr.cli import _parse_filters, app
 from lsr.search import Searcher
 
 DOCUMENTS = {
@@ -103,3 +103,88 @@ def test_bad_line_stops_the_build_unless_told_to_skip(tmp_path):
 
 def test_usage_errors_exit_with_2(built):
     assert lsr("search", built / "index").exit_code == 2
+
+
+def test_add_delete_merge_and_doctor(built, tmp_path):
+    index = tmp_path / "index"
+    assert lsr("index", built, "--out", index, "--encoder", "lexical").exit_code == 0
+    more = tmp_path / "more.tsv"
+    more.write_text("d9\tflutter of a wing\nd3\tnothing of the kind\n")
+    result = lsr("add", index, more)
+    assert result.exit_code == 0, result.output
+    assert "2 documents added to" in result.stderr
+    found = lsr("search", index, "wing", "--json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in found] == ["d9"]
+    result = lsr("delete", index, "d9", "d8")
+    assert (result.exit_code, "no document 'd8'" in result.stderr) == (1, True)
+    assert lsr("delete", index, "d9").exit_code == 0
+    assert lsr("merge", index).exit_code == 0
+    result = lsr("search", index, "wing")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no document matches" in result.stderr
+    result = lsr("doctor", index)
+    assert result.exit_code == 0
+    for part in ("4 documents", "CheckIndex: clean", "encoder: lexical", "suitable", "anserini"):
+        assert part in result.stdout
+    for path in (index / "generation-1" / "lucene").glob("*.doc"):
+        path.write_bytes(b"\0" * path.stat().st_size)
+    result = lsr("doctor", index)
+    assert result.exit_code == 1
+
+
+def test_eval_builds_the_index_that_is_not_there(built, tmp_path):
+    arguments = ("eval", built, "--index", tmp_path / "new", "--encoder", "lexical")
+    result = lsr(*arguments, "--measures", "RR@10", "--run", tmp_path / "run.trec")
+    assert result.exit_code == 0, result.output
+    assert ["RR@10", "1.0000"] in [line.split() for line in result.stdout.splitlines()]
+    assert (tmp_path / "run.trec").read_text().startswith("q1 Q0 d2 1 ")
+    created = (tmp_path / "new" / "manifest.json").read_text()
+    assert lsr(*arguments).exit_code == 0
+    assert (tmp_path / "new" / "manifest.json").read_text() == created
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        ("kind=function", "function"),
+        ("kind=", ""),
+        ("kind=a=b", "a=b"),
+        ("year=1950..1960", (1950.0, 1960.0)),
+        ("year=..1960", (None, 1960.0)),
+        ("year=-1.5..", (-1.5, None)),
+        ("path=../x", "../x"),
+        ("rest=..", ".."),
+    ],
+)
+def test_filters_are_values_or_ranges(given, parsed):
+    assert _parse_filters([given]) == {given.partition("=")[0]: parsed}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("heat", "--filter", "kind"), "--filter must be KEY=VALUE or KEY=LOW..HIGH, got 'kind'"),
+        (("--weights", "{"), "--weights is not valid JSON"),
+        (("--weights", "[1]"), '--weights must be a JSON object {"term": weight}'),
+        (("--weights", '{"heat": -1}'), "the weight of 'heat' must be in (0, 10000], got -1"),
+        (("heat", "-k", "0"), "`k` must be in [1, 1000000], got 0"),
+        (("heat", "--min-score", "nan"), "`min_score` must be finite and at least 0, got nan"),
+    ],
+)
+def test_bad_arguments_are_a_line_on_stderr(built, arguments, message):
+    result = lsr("search", built / "index", *arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("lsr: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_interrupted_build_says_that_it_goes_on(built, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lsr.indexing.build_index", interrupted)
+    result = lsr("index", built, "--out", tmp_path / "index")
+    assert result.exit_code == 130
+    assert "interrupted; a build goes on when it is run again" in result.stderr
