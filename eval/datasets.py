@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lsr
-from lsr.corpus import Query, read_queries
+from lsr.corpus import Query, downloaded, read_queries
 
 Qrels = dict[str, dict[str, int]]
 
@@ -83,10 +83,10 @@ def _load_ir_datasets(name: str, split: str) -> Dataset:
         raise ValueError(f"{name}: this ir_datasets id has no queries with judgements")
     queries = [
         Query(query.query_id, query.text if hasattr(query, "text") else query.default_text())
-        for query in collection.queries_iter()
+        for query in downloaded(name, collection.queries_iter)
     ]
     qrels: Qrels = {}
-    for judgement in collection.qrels_iter():
+    for judgement in downloaded(name, collection.qrels_iter):
         qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = judgement.relevance
     return _dataset(name, split, queries, qrels)
 

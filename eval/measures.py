@@ -35,11 +35,9 @@ def evaluate(
     """
     import ir_measures
 
-    if not measures:
-        raise ValueError("`measures` must name at least one measure, got none")
     if not qrels or not all(qrels.values()):
         raise ValueError("`qrels` must hold at least one judgement for each query")
-    parsed = {name: _parse(name) for name in measures}
+    parsed = parse_measures(measures)
     # ir-measures breaks ties of scores its own way, so it is given the ranks.
     scores = {
         query_id: {doc_id: float(-rank) for rank, (doc_id, _) in enumerate(run[query_id])}
@@ -57,6 +55,17 @@ def evaluate(
     }
     means = {name: sum(values.values()) / len(values) for name, values in per_query.items()}
     return Evaluation(per_query, means)
+
+
+def parse_measures(names: Sequence[str]) -> dict[str, Any]:
+    """The measures of ir-measures by the names given.
+
+    Raises:
+        ValueError: a measure is unknown, or there are none.
+    """
+    if not names:
+        raise ValueError("`measures` must name at least one measure, got none")
+    return {name: _parse(name) for name in names}
 
 
 def _parse(name: str) -> Any:

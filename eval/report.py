@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from lsr.eval.datasets import Dataset
-from lsr.eval.measures import Evaluation, evaluate
+from lsr.eval.measures import Evaluation, evaluate, parse_measures
 from lsr.indexing import Progress
 from lsr.run import Run
 from lsr.search import Searcher
@@ -71,6 +71,8 @@ def measure_index(
     Raises:
         ValueError: an unknown measure.
     """
+    # A misspelt measure is told before the work, not after it.
+    parse_measures(measures)
     texts = [query.text for query in dataset.queries]
     # One more than is kept: a query's own document is dropped.
     ranked = searcher.rank(

@@ -6,11 +6,11 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 MetadataValue = str | int | float | bool
 
@@ -323,6 +323,24 @@ def _pydoc_reader(packages: list[str] | None) -> Callable[[_OnBad], Iterator[Doc
     return read
 
 
+def downloaded(name: str, read: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """What `read` yields of the ir_datasets id `name`, which it downloads at first use.
+
+    Raises:
+        ConnectionError: it cannot be downloaded.
+    """
+    try:
+        yield from read()
+    except RuntimeError as error:
+        # What ir_datasets raises when every source of a file failed.
+        if "download" not in str(error):
+            raise
+        raise ConnectionError(
+            f"{name}: ir_datasets could not download it. Run this where there is a network, or "
+            "copy the folder ~/.ir_datasets from there"
+        ) from error
+
+
 def _ir_datasets_reader(name: str) -> Callable[[_OnBad], Iterator[Document]]:
     import ir_datasets
 
@@ -336,7 +354,7 @@ def _ir_datasets_reader(name: str) -> Callable[[_OnBad], Iterator[Document]]:
         raise ValueError(f"{name}: this ir_datasets id has no documents")
 
     def read(_: _OnBad) -> Iterator[Document]:
-        for doc in dataset.docs_iter():
+        for doc in downloaded(name, dataset.docs_iter):
             fields = doc._asdict()
             doc_id, title = _checked_id(fields.pop("doc_id")), fields.pop("title", "")
             if "text" not in fields:

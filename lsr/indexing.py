@@ -95,16 +95,18 @@ def build_index(
         IndexLockedError: another process builds this index or writes to it.
     """
     _refuse_foreign(directory)
+    n_documents, corpus_sha256 = _read_through(corpus, progress)
+    settings = json.dumps([encoder_name(encoder), top_k, IMPACT_SCALE, corpus_sha256])
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
-        return _build(corpus, directory, encoder, top_k, progress)
+        return _build(corpus, directory, settings, n_documents, progress)
 
 
-def _build(corpus: Corpus, directory: Path, encoder: str, top_k: int, progress: Progress) -> Build:
+def _build(
+    corpus: Corpus, directory: Path, settings: str, n_documents: int, progress: Progress
+) -> Build:
+    name, top_k, *_ = json.loads(settings)
     generation = read_manifest(directory).generation + 1 if (directory / NAME).exists() else 1
-    name = encoder_name(encoder)
-    n_documents, corpus_sha256 = _read_through(corpus, progress)
-    settings = json.dumps([name, top_k, IMPACT_SCALE, corpus_sha256])
     folder = generation_folder(directory, generation)
     folder.mkdir(parents=True, exist_ok=True)
     fitted = _fitted_before(folder, settings)
@@ -240,7 +242,8 @@ def _fitted_before(folder: Path, settings: str) -> Encoder | None:
         return None
     encoder = open_encoder(json.loads(settings)[0], folder / "encoder")
     with LuceneIndex.open(folder / "lucene", encoder.vocabulary) as index:
-        return encoder if index.user_data.get("settings") == settings else None
+        found = (index.user_data.get("settings"), index.user_data.get("encoder_sha256"))
+        return encoder if found == (settings, encoder.fingerprint) else None
 
 
 def _lucene(path: Path, vocabulary: list[str], *, resume: bool) -> LuceneIndex:
@@ -273,6 +276,7 @@ def _encode_into(
             {
                 "n_documents": str(done + n_documents),
                 "settings": settings,
+                "encoder_sha256": encoder.fingerprint,
                 "max_impact": str(max_impact),
             }
         )

@@ -9,6 +9,7 @@ from scipy.sparse import save_npz
 
 from lsr.eval import index_benchmark as benchmark
 from lsr.indexes import exact
+from lsr.indexes.jvm import find_runtime
 
 needs_pyserini = pytest.mark.skipif(
     not version("pyserini").startswith("1."),
@@ -49,6 +50,9 @@ def test_pyserini_returns_our_ranking_from_our_index(tmp_path):
 
 
 @needs_pyserini
+@pytest.mark.skipif(
+    not find_runtime().has_vector, reason="pyserini's indexer needs jdk.incubator.vector"
+)
 @pytest.mark.slow
 def test_the_report_of_a_small_run(capsys):
     assert benchmark.main(["--documents", "400", "--queries", "5", "--rounds", "1", "--json"]) == 0

@@ -8,7 +8,15 @@ from typing import NamedTuple
 
 import pytest
 
-from lsr.corpus import BadLine, CorpusError, Document, Query, open_corpus, read_queries
+from lsr.corpus import (
+    BadLine,
+    CorpusError,
+    Document,
+    Query,
+    downloaded,
+    open_corpus,
+    read_queries,
+)
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -244,3 +252,14 @@ def test_bad_line_names_its_parts() -> None:
     error = CorpusError(Path("c.tsv"), 4, "empty id", b"\tx\n")
     assert error.bad_line == BadLine("c.tsv", 4, "empty id")
     assert str(error) == "c.tsv:4: empty id: x"
+
+
+def test_a_failed_download_is_told_and_other_errors_pass() -> None:
+    def failing(message: str) -> Iterator[int]:
+        yield 1
+        raise RuntimeError(message)
+
+    with pytest.raises(ConnectionError, match="beir/x: ir_datasets could not download it"):
+        list(downloaded("beir/x", lambda: failing("All download sources failed")))
+    with pytest.raises(RuntimeError, match="something else"):
+        list(downloaded("beir/x", lambda: failing("something else")))

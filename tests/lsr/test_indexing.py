@@ -15,6 +15,7 @@ from filelock import FileLock
 from lsr import indexing, live
 from lsr.corpus import open_corpus
 from lsr.encoders.lexical import LexicalEncoder
+from lsr.encoders.load import default_tokenizer
 from lsr.indexes.lucene import IndexLockedError, LuceneError
 from lsr.indexes.manifest import read_manifest
 from lsr.indexing import add_documents, build_index, delete_documents, merge_index
@@ -107,6 +108,23 @@ def test_a_build_with_other_settings_starts_afresh(
     with Searcher(tmp_path / "index") as searcher:
         assert searcher.index.n_docs == 100
         assert searcher.index.check()[0]
+
+
+def test_a_build_does_not_go_on_with_other_weights(tmp_path, corpus, monkeypatch, small_steps):
+    with monkeypatch.context() as patch:
+        failing_after(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, tmp_path / "index", "lexical")
+    statistics = tmp_path / "index" / "generation-1" / "encoder"
+    LexicalEncoder.fit(default_tokenizer(), [["something else"]]).save(statistics)
+    assert build_index(corpus, tmp_path / "index", "lexical").n_documents == 100
+
+
+def test_a_bad_corpus_leaves_nothing_behind(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}')
+    with pytest.raises(ValueError, match=r"corpus.jsonl:2: duplicate id 'a'"):
+        build_index(open_corpus(tmp_path / "corpus.jsonl"), tmp_path / "index", "lexical")
+    assert not (tmp_path / "index").exists()
 
 
 def test_a_failed_rebuild_leaves_the_live_index_alone(corpus, tmp_path, monkeypatch, small_steps):
