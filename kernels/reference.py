@@ -27,9 +27,38 @@ def activate(logits: Tensor, activation: Activation) -> Tensor:
     raise ValueError(f"`activation` must be 'relu' or 'log1p_relu', got {activation!r}")
 
 
+def check_arguments(
+    hidden: Tensor, cu_seqlens: Tensor, weight: Tensor, bias: Tensor | None, pooling: Pooling
+) -> None:
+    """Refuse what no implementation can compute; for the arguments see `splade_pool`.
+
+    Raises:
+        ValueError: with what was expected and what was given.
+    """
+    if pooling not in ("max", "sum"):
+        raise ValueError(f"`pooling` must be 'max' or 'sum', got {pooling!r}")
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            "`hidden` (total tokens, D) and `weight` (V, D) must have the same D, got shapes "
+            f"{tuple(hidden.shape)} and {tuple(weight.shape)}"
+        )
+    if hidden.dtype != weight.dtype:
+        raise ValueError(
+            f"`hidden` and `weight` must have one dtype, got {hidden.dtype} and {weight.dtype}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"`bias` must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    bounds = cu_seqlens.tolist() if cu_seqlens.ndim == 1 else []
+    if not bounds or bounds[0] != 0 or bounds[-1] != hidden.shape[0] or bounds != sorted(bounds):
+        raise ValueError(
+            f"`cu_seqlens` must ascend from 0 to the {hidden.shape[0]} rows of `hidden`, got "
+            f"{bounds if len(bounds) <= 10 else [*bounds[:4], '…', *bounds[-4:]]}"
+        )
+
+
 def splade_pool(
     hidden: Tensor,
-    lengths: Tensor,
+    cu_seqlens: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     activation: Activation = "relu",
@@ -39,33 +68,28 @@ def splade_pool(
 
     Args:
         hidden: packed token states, shape (total tokens, D), text after text without padding.
-        lengths: tokens per text, int64, shape (B,), summing to total tokens; 0 gives zeros.
-        weight: output embeddings, shape (V, D).
+        cu_seqlens: where each text begins and the last ends, integer, shape (B + 1,), from 0 to
+            total tokens, ascending; a text without tokens gives zeros.
+        weight: output embeddings, shape (V, D), dtype of `hidden`.
         bias: shape (V,) or None.
         activation: f, see `activate`.
         pooling: "max" (SPLADE v2 and later) or "sum" (SPLADE v1).
 
     Returns:
-        Shape (B, V), in the dtype of `hidden`.
+        Shape (B, V), in the dtype of `hidden`, but float32 where that has 16 bits.
 
     Raises:
-        ValueError: unknown activation or pooling, or lengths that do not sum to the tokens.
+        ValueError: unknown activation or pooling, or shapes that do not fit.
     """
-    if pooling not in ("max", "sum"):
-        raise ValueError(f"`pooling` must be 'max' or 'sum', got {pooling!r}")
-    total = int(lengths.sum())
-    if total != hidden.shape[0]:
-        raise ValueError(
-            f"`lengths` must sum to the {hidden.shape[0]} rows of `hidden`, got {total}"
-        )
+    check_arguments(hidden, cu_seqlens, weight, bias, pooling)
     logits = hidden @ weight.T
     if bias is not None:
         logits = logits + bias
     values = activate(logits, activation)
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    # The sum of no tokens is 0; it is no maximum, and activated values are never below 0.
     rows = [
-        values.new_zeros(values.shape[1])
-        if len(tokens) == 0
-        else (tokens.amax(0) if pooling == "max" else tokens.sum(0))
-        for tokens in torch.split_with_sizes(values, lengths.tolist())
+        tokens.amax(0) if pooling == "max" and len(tokens) else tokens.sum(0)
+        for tokens in torch.split_with_sizes(values, cu_seqlens.diff().tolist())
     ]
-    return torch.stack(rows) if rows else values.new_zeros((0, values.shape[1]))
+    return torch.stack(rows) if rows else values[:0]

@@ -94,14 +94,15 @@ class GraftedEncoder:
             ValueError: no batch holds a text with a token.
         """
         from lsr.encoders.trunk import logit_statistics, token_states
-        from lsr.kernels.cpu import splade_pool
+        from lsr.kernels.head import splade_head
 
         sample: list[str] = []
         lexical = LexicalEncoder.fit(tokenizer, _sampled(batches, sample))
-        states, lengths = token_states(tokenizer, sorted(sample, key=len))
+        states, cu_seqlens = token_states(tokenizer, sorted(sample, key=len))
         mean, deviation = logit_statistics(states)
         head = cls(lexical, mean, deviation, 0.0)._decoder
-        pooled = splade_pool(states, lengths, head.weight, head.bias).numpy()
+        weight, bias = head.weight.detach(), head.bias.detach()
+        pooled = splade_head(states, weight, bias, cu_seqlens=cu_seqlens).numpy()
         active = pooled[pooled > 0]
         # log(1 + z) as the head returns it, back to z: θ is the quantile that leaves the target.
         surplus = len(active) - min(len(active), target_terms * len(sample))

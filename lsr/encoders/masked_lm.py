@@ -16,7 +16,7 @@ import torch
 from scipy.sparse import csr_array
 
 from lsr.encoders.tokens import count_terms, special_ids, vocabulary
-from lsr.kernels.cpu import splade_pool
+from lsr.kernels.head import splade_head
 from lsr.kernels.reference import Activation, Pooling
 from lsr.vectors import concatenate, prune
 
@@ -219,13 +219,13 @@ class MaskedLMEncoder:
         )
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             states = self.model(input_ids=padded, attention_mask=mask.long()).logits
-        pooled = splade_pool(
-            states[mask].to(self.dtype),
-            lengths,
+        pooled = splade_head(
+            states.to(self.dtype),
             self._weight,
             self._bias,
-            self.activation,
-            self.pooling,
+            mask=mask,
+            activation=self.activation,
+            pooling=self.pooling,
         )
         if self._terms is None:
             pooled[:, self._special] = 0.0

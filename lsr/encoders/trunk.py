@@ -65,9 +65,9 @@ def head_encoder(tokenizer: Any, decoder: torch.nn.Linear) -> MaskedLMEncoder:
 
 @torch.inference_mode()
 def token_states(tokenizer: Any, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The trunk's packed token states, shape (total tokens, D), and the tokens of each text."""
+    """The trunk's packed token states, shape (total tokens, D), and cu_seqlens, (n + 1,)."""
     trunk = load_trunk()
-    states, lengths = [], []
+    states, lengths = [], [torch.zeros(1, dtype=torch.long)]
     for start in range(0, len(texts), 16):
         tokens = tokenizer(
             list(texts[start : start + 16]),
@@ -79,7 +79,7 @@ def token_states(tokenizer: Any, texts: Sequence[str]) -> tuple[torch.Tensor, to
         mask = tokens["attention_mask"].bool()
         states.append(trunk(**tokens).last_hidden_state[mask])
         lengths.append(mask.sum(1))
-    return torch.cat(states), torch.cat(lengths)
+    return torch.cat(states), torch.cat(lengths).cumsum(0)
 
 
 @torch.inference_mode()

@@ -50,7 +50,8 @@ def test_weights_are_bm25_plus_the_pooled_standardised_logits_written_out(fitted
 
 
 def test_statistics_are_those_of_the_logits_written_out(tokenizer):
-    states, lengths = token_states(tokenizer, TEXTS)
+    states, cu_seqlens = token_states(tokenizer, TEXTS)
+    lengths = cu_seqlens.diff()
     assert lengths.tolist() == [len(tokenizer(text)["input_ids"]) for text in TEXTS]
     assert states.shape == (int(lengths.sum()), 384)
     logits = states @ load_trunk().get_input_embeddings().weight.detach().T

@@ -1,0 +1,85 @@
+"""The SPLADE head: the one function that encoders and training call, which chooses the path."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Literal
+
+from torch import Tensor
+
+from lsr.kernels import cpu, reference
+from lsr.kernels.reference import Activation, Pooling
+
+Implementation = Literal["auto", "cpu", "reference"]
+
+logger = logging.getLogger(__name__)
+
+
+def splade_head(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    cu_seqlens: Tensor | None = None,
+    mask: Tensor | None = None,
+    activation: Activation = "relu",
+    pooling: Pooling = "max",
+    impl: Implementation = "auto",
+) -> Tensor:
+    """y[b, v] = max over the tokens t of text b of f(hidden[b, t] · weight[v] + bias[v]).
+
+    Differentiable in hidden, weight and bias; logits of shape (batch, length, V) never exist.
+
+    Args:
+        hidden: token states, packed, shape (total tokens, D), with `cu_seqlens`; or padded, shape
+            (B, T, D), with `mask`.
+        weight: output embeddings, shape (V, D); cast to the dtype of `hidden`, as autocast would.
+        bias: shape (V,) or None.
+        cu_seqlens: where each text begins and the last ends, integer, shape (B + 1,).
+        mask: true (or 1) where there is a token, shape (B, T); tokens may lie anywhere.
+        activation: f, see `lsr.kernels.reference.activate`.
+        pooling: "max" or "sum".
+        impl: "reference" (plain PyTorch, holds all logits), "cpu" (packed tokens and chunks of the
+            vocabulary, on any device), or "auto" for the fastest that there is.
+
+    Returns:
+        Shape (B, V), float32, or float64 where `hidden` is.
+
+    Raises:
+        ValueError: an argument does not fit, named with what was expected.
+    """
+    if (cu_seqlens is None) == (mask is None):
+        raise ValueError("give `cu_seqlens` with packed or `mask` with padded states, and not both")
+    if mask is not None:
+        hidden, cu_seqlens = pack(hidden, mask)
+    assert cu_seqlens is not None
+    if impl not in ("auto", "cpu", "reference"):
+        raise ValueError(f"`impl` must be 'auto', 'cpu' or 'reference', got {impl!r}")
+    if impl == "auto":
+        impl = "cpu"
+        _log_once(impl, str(hidden.device))
+    compute = cpu.splade_pool if impl == "cpu" else reference.splade_pool
+    return compute(hidden, cu_seqlens, weight.to(hidden.dtype), bias, activation, pooling)
+
+
+def pack(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Padded states as packed ones: shape (total tokens, D), and cu_seqlens, int32, (B + 1,).
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    if hidden.ndim != 3 or mask.shape != hidden.shape[:2]:
+        raise ValueError(
+            f"`hidden` must have shape (B, T, D) and `mask` (B, T), got {tuple(hidden.shape)} and "
+            f"{tuple(mask.shape)}"
+        )
+    tokens = mask.bool()
+    cu_seqlens = mask.new_zeros(len(mask) + 1, dtype=tokens.sum().dtype)
+    cu_seqlens[1:] = tokens.sum(1).cumsum(0)
+    return hidden[tokens], cu_seqlens.int()
+
+
+@cache
+def _log_once(impl: str, device: str) -> None:
+    logger.info("the SPLADE head runs by %r on %s", impl, device)

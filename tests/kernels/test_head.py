@@ -1,0 +1,76 @@
+"""kernels/head.py: padded and packed states, and the choice of a path."""
+
+import logging
+
+import pytest
+import torch
+
+from lsr.kernels import head, reference
+from lsr.kernels.head import pack, splade_head
+
+
+@pytest.fixture
+def states():
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(4, 6, 9), torch.randn(77, 9), torch.randn(77)
+    mask = torch.tensor(
+        [[1, 1, 1, 0, 0, 0], [0] * 6, [1] * 6, [0, 1, 0, 1, 1, 0]], dtype=torch.long
+    )
+    return hidden, weight, bias, mask
+
+
+@pytest.mark.parametrize("impl", ["auto", "cpu", "reference"])
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_padding_takes_no_part_wherever_it_is(states, impl, pooling):
+    hidden, weight, bias, mask = states
+    values = reference.activate(hidden @ weight.T + bias, "relu") * mask[..., None]
+    expected = values.amax(1) if pooling == "max" else values.sum(1)
+    # What lies in the padding is no matter, not even what is no number.
+    hidden[mask == 0] = float("nan")
+    hidden.requires_grad_()
+    found = splade_head(hidden, weight, bias, mask=mask, pooling=pooling, impl=impl)
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found.sum(), hidden)
+    assert (gradient[mask == 0] == 0).all()
+    assert (gradient[0, :3] != 0).any()
+
+
+def test_packed_and_padded_are_the_same(states):
+    hidden, weight, bias, mask = states
+    packed, cu_seqlens = pack(hidden, mask)
+    assert cu_seqlens.tolist() == [0, 3, 3, 9, 12]
+    assert torch.equal(
+        splade_head(packed, weight, bias, cu_seqlens=cu_seqlens),
+        splade_head(hidden, weight, bias, mask=mask.bool()),
+    )
+
+
+def test_a_weight_of_another_dtype_is_cast_and_its_gradient_cast_back(states):
+    hidden, weight, _, mask = states
+    weight.requires_grad_()
+    found = splade_head(hidden.bfloat16(), weight, mask=mask)
+    assert found.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(found.sum(), weight)
+    assert gradient.dtype == torch.float32
+
+
+def test_the_choice_is_logged_once(states, caplog):
+    hidden, weight, bias, mask = states
+    head._log_once.cache_clear()
+    with caplog.at_level(logging.INFO, "lsr.kernels.head"):
+        for _ in range(3):
+            splade_head(hidden, weight, bias, mask=mask)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the SPLADE head runs by 'cpu' on cpu"
+    ]
+
+
+def test_errors(states):
+    hidden, weight, bias, mask = states
+    for given in ({}, {"mask": mask, "cu_seqlens": torch.tensor([0, 1])}):
+        with pytest.raises(ValueError, match="give `cu_seqlens` with packed or `mask`"):
+            splade_head(hidden, weight, bias, **given)
+    with pytest.raises(ValueError, match=r"`mask` \(B, T\), got \(4, 6, 9\) and \(4, 5\)"):
+        splade_head(hidden, weight, bias, mask=mask[:, :5])
+    with pytest.raises(ValueError, match="`impl` must be .* got 'cuda'"):
+        splade_head(hidden, weight, bias, mask=mask, impl="cuda")
