@@ -6,6 +6,7 @@ import logging
 from functools import cache
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lsr.kernels import cpu, reference
@@ -33,7 +34,7 @@ def splade_head(
 
     Args:
         hidden: token states, packed, shape (total tokens, D), with `cu_seqlens`; or padded, shape
-            (B, T, D), with `mask`.
+            (B, T, D), with `mask`. Under autocast, they are cast to its dtype.
         weight: output embeddings, shape (V, D); cast to the dtype of `hidden`, as autocast would.
         bias: shape (V,) or None.
         cu_seqlens: where each text begins and the last ends, integer, shape (B + 1,).
@@ -51,6 +52,8 @@ def splade_head(
     """
     if (cu_seqlens is None) == (mask is None):
         raise ValueError("give `cu_seqlens` with packed or `mask` with padded states, and not both")
+    if torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     if mask is not None:
         hidden, cu_seqlens = pack(hidden, mask)
     assert cu_seqlens is not None

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "eval": {"core", "kernels", "encoders", "application", "indexes", "lsr"},
     "demo": {"core", "application", "indexes", "eval"},
     "cli": {"core", "kernels", "encoders", "application", "indexes", "eval", "demo", "lsr"},
-    "lsr": set(),
+    "lsr": {"encoders"},
 }
 
 

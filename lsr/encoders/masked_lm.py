@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from lsr.encoders.fuse import take_decoder_out
 from lsr.encoders.tokens import count_terms, special_ids, vocabulary
 from lsr.kernels.head import splade_head
 from lsr.kernels.reference import Activation, Pooling
@@ -95,10 +96,8 @@ class MaskedLMEncoder:
         self.dtype = dtype
         self._special = special_ids(tokenizer)
         # A head may be padded beyond its tokenizer (to a multiple of 64): those rows are no terms.
-        self._decoder_weight = weight = decoder.weight.detach()[:n_terms]
-        self._decoder_bias = bias = (
-            None if decoder.bias is None else decoder.bias.detach()[:n_terms].float()
-        )
+        weight = decoder.weight.detach()[:n_terms]
+        bias = None if decoder.bias is None else decoder.bias.detach()[:n_terms].float()
         # Terms that a bias of −∞ keeps out of every vector cost nothing; None: there are none.
         self._terms: np.ndarray | None = None
         if bias is not None and bool(torch.isneginf(bias).any()):
@@ -107,33 +106,14 @@ class MaskedLMEncoder:
             self._terms = possible.nonzero()[:, 0].numpy().astype(np.int32)
             weight, bias = weight[possible], bias[possible]
         self._weight, self._bias = weight.to(dtype), bias
-        self._take_decoder_out(decoder)
-
-    @torch.inference_mode()
-    def _take_decoder_out(self, decoder: Any) -> None:
-        """Make the model return the decoder's input, and check on one token that this is all."""
-        probe = torch.zeros((1, 1), dtype=torch.long)
-        expected = self.model(input_ids=probe).logits[0]
-        for name, module in self.model.named_modules():
-            if module is decoder:
-                parent = self.model.get_submodule(name.rpartition(".")[0])
-                setattr(parent, name.rpartition(".")[2], torch.nn.Identity())
-                break
-        rest = decoder(self.model(input_ids=probe).logits[0])
-        if not torch.allclose(rest, expected, rtol=1e-4, atol=1e-4):
-            raise ValueError(
-                f"{type(self.model).__name__} changes the logits after its output embeddings: "
-                "the pooled head cannot stand in for it"
-            )
+        take_decoder_out(model)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all weights, the same whatever `dtype` they are multiplied in."""
         digest = hashlib.sha256()
-        parts = [*self.model.state_dict().values(), self._decoder_weight, self._decoder_bias]
-        for part in parts:
-            if part is not None:
-                digest.update(part.detach().reshape(-1).view(torch.uint8).numpy().data)
+        for part in self.model.state_dict().values():
+            digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
         if self.query_weights is not None:
             digest.update(self.query_weights.tobytes())
         return digest.hexdigest()

@@ -1,0 +1,137 @@
+"""The fused head in stock models: hidden states go straight to the pooled vector."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsr.kernels.head import splade_head
+
+
+def fuse(model: Any) -> Any:
+    """Make a stock sentence-transformers SPLADE compute its vectors by the fused head, in place.
+
+    For encoding and for training with SparseEncoderTrainer. Only what the modules compute changes:
+    their classes, weights and configuration stay, so that saving writes the stock layout.
+
+    Args:
+        model: a SparseEncoder of a masked LM and SpladePooling, also inside a Router.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: with the reason, when it cannot be fused; the model is unchanged.
+    """
+    pairs = _splade_pairs(model)
+    decoders = []
+    try:
+        for transformer, _ in pairs:
+            decoders.append(take_decoder_out(transformer.model))
+    except ValueError:
+        for decoder in decoders:
+            put_decoder_back(decoder)
+        raise
+    for (_, pooling), decoder in zip(pairs, decoders, strict=True):
+        pooling.forward = partial(_pool, pooling, decoder)
+    return model
+
+
+def take_decoder_out(model: Any) -> torch.nn.Linear:
+    """Make a masked LM return its decoder's input in place of the logits; returns the decoder.
+
+    The decoder stays where it is, with its weights: it just passes its input on.
+
+    Raises:
+        ValueError: there is no such decoder, or it is not the model's last operation.
+    """
+    decoder = model.get_output_embeddings()
+    if decoder is None:
+        raise ValueError(f"{type(model).__name__} has no LM head")
+    if type(decoder) is not torch.nn.Linear:
+        raise ValueError(
+            f"the decoder of {type(model).__name__} must be a plain torch.nn.Linear, got "
+            f"{type(decoder).__name__}"
+        )
+    if decoder.forward is _states:
+        raise ValueError(f"{type(model).__name__} is fused already")
+    training = model.training
+    model.eval()
+    probe = torch.zeros((1, 1), dtype=torch.long, device=decoder.weight.device)
+    with torch.no_grad():
+        expected = model(input_ids=probe).logits
+        decoder.forward = _states  # type: ignore[method-assign, assignment]
+        states = model(input_ids=probe).logits
+        fits = states.shape[-1] == decoder.in_features and torch.allclose(
+            torch.nn.functional.linear(states, decoder.weight, decoder.bias),
+            expected,
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    model.train(training)
+    if not fits:
+        put_decoder_back(decoder)
+        raise ValueError(
+            f"{type(model).__name__} changes the logits after its output embeddings: the pooled "
+            "head cannot stand in for it"
+        )
+    return decoder
+
+
+def put_decoder_back(decoder: torch.nn.Linear) -> None:
+    """Undo `take_decoder_out`."""
+    del decoder.forward
+
+
+def _states(hidden: Tensor) -> Tensor:
+    """What a decoder that was taken out does."""
+    return hidden
+
+
+def _pool(pooling: Any, decoder: torch.nn.Linear, features: dict[str, Any]) -> dict[str, Any]:
+    """SpladePooling.forward with the decoder before it."""
+    hidden = features["token_embeddings"]
+    given = (
+        # Flattened inputs, shape (1, total tokens, D).
+        {"cu_seqlens": features["cu_seq_lens_q"]}
+        if "cu_seq_lens_q" in features
+        else {"mask": features["attention_mask"]}
+    )
+    features["sentence_embedding"] = splade_head(
+        hidden[0] if "cu_seqlens" in given else hidden,
+        decoder.weight,
+        decoder.bias,
+        activation=pooling.activation_function,
+        pooling=pooling.pooling_strategy,
+        **given,
+    )
+    if pooling.embedding_dimension is None:
+        pooling.embedding_dimension = decoder.out_features
+    return features
+
+
+def _splade_pairs(model: Any) -> list[tuple[Any, Any]]:
+    """Each masked LM of the model with the SpladePooling that follows it, once."""
+    from sentence_transformers.base.modules import Router, Transformer
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    if len(model) == 1 and isinstance(model[0], Router):
+        routes = [list(route) for route in model[0].sub_modules.values()]
+    else:
+        routes = [list(model)]
+    pairs: list[tuple[Any, Any]] = []
+    for modules in routes:
+        names = [type(module).__name__ for module in modules]
+        poolings = [i for i, module in enumerate(modules) if type(module) is SpladePooling]
+        if not poolings:
+            continue
+        if poolings != [1] or not isinstance(modules[0], Transformer) or len(modules) != 2:
+            raise ValueError(f"expected a masked LM and then SpladePooling, got {names}")
+        if not any(pair[1] is modules[1] for pair in pairs):
+            pairs.append((modules[0], modules[1]))
+    if not pairs:
+        raise ValueError(f"{type(model).__name__} has no SpladePooling: nothing to fuse")
+    return pairs
