@@ -93,6 +93,7 @@ def test_fused_embeddings_equal_stock_ones_and_saving_writes_the_stock_layout(st
 
 
 def test_gradients_of_all_parameters_equal_stock_ones(stock, tokenizer):
+    stock.double()
     fused = lsr.fuse(copy.deepcopy(stock))
     features = stock.preprocess(TEXTS)
     gradients = []
@@ -109,7 +110,7 @@ def test_gradients_of_all_parameters_equal_stock_ones(stock, tokenizer):
         if expected is None:
             assert gradients[1][name] is None
         else:
-            torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(gradients[1][name], expected, rtol=1e-6, atol=1e-9)
 
 
 def test_autocast_computes_in_its_dtype(stock):
