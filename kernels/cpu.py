@@ -68,7 +68,7 @@ class _SpladePool(torch.autograd.Function):
         d_hidden = torch.zeros_like(hidden, dtype=pooled.dtype)
         d_weight = torch.zeros_like(weight, dtype=pooled.dtype)
         if ctx.pooling == "max":
-            gradient = gradient * _slope(pooled, ctx.activation)
+            gradient = gradient * slope(pooled, ctx.activation)
             d_bias = gradient.sum(0)
             if int(gradient.count_nonzero()) < DENSE * gradient.numel():
                 _backward_sparse(gradient, hidden, bounds, weight, d_hidden, d_weight)
@@ -130,7 +130,7 @@ def _forward(
     return pooled
 
 
-def _slope(activated: Tensor, activation: Activation) -> Tensor:
+def slope(activated: Tensor, activation: Activation) -> Tensor:
     """f'(x) from y = f(x): 0 where y is 0.
 
     relu: 1 / (1 + x) = exp(−y). log1p_relu, with u = log(1 + x) = exp(y) − 1:
@@ -217,7 +217,7 @@ def _backward_sum(
         if bias is not None:
             logits = logits + bias[columns]
         spread = gradient[:, columns].repeat_interleave(lengths, dim=0)
-        d_logits = spread * _slope(activate(logits, activation), activation)
+        d_logits = spread * slope(activate(logits, activation), activation)
         d_bias[columns] = d_logits.sum(0)
         d_logits = d_logits.to(hidden.dtype)
         d_hidden += d_logits @ weight[columns]

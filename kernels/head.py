@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from functools import cache
 from typing import Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 from lsr.kernels import cpu, reference
 from lsr.kernels.reference import Activation, Pooling
 
-Implementation = Literal["auto", "cpu", "reference"]
+Implementation = Literal["auto", "triton", "cpu", "reference"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def splade_head(
         activation: f, see `lsr.kernels.reference.activate`.
         pooling: "max" or "sum".
         impl: "reference" (plain PyTorch, holds all logits), "cpu" (packed tokens and chunks of the
-            vocabulary, on any device), or "auto" for the fastest that there is.
+            vocabulary, on any device), "triton" (one kernel, CUDA only, max pooling, not float64),
+            or "auto" for the fastest that can compute this.
 
     Returns:
         Shape (B, V), float32, or float64 where `hidden` is.
@@ -57,13 +59,41 @@ def splade_head(
     if mask is not None:
         hidden, cu_seqlens = pack(hidden, mask)
     assert cu_seqlens is not None
-    if impl not in ("auto", "cpu", "reference"):
-        raise ValueError(f"`impl` must be 'auto', 'cpu' or 'reference', got {impl!r}")
+    weight = weight.to(hidden.dtype)
     if impl == "auto":
-        impl = "cpu"
+        impl = _choose(hidden, pooling)
         _log_once(impl, str(hidden.device))
-    compute = cpu.splade_pool if impl == "cpu" else reference.splade_pool
-    return compute(hidden, cu_seqlens, weight.to(hidden.dtype), bias, activation, pooling)
+    if impl == "triton":
+        return _fused(hidden, cu_seqlens, weight, bias, activation, pooling)
+    if impl == "cpu":
+        return cpu.splade_pool(hidden, cu_seqlens, weight, bias, activation, pooling)
+    if impl == "reference":
+        return reference.splade_pool(hidden, cu_seqlens, weight, bias, activation, pooling)
+    raise ValueError(f"`impl` must be 'auto', 'triton', 'cpu' or 'reference', got {impl!r}")
+
+
+def _choose(hidden: Tensor, pooling: Pooling) -> Implementation:
+    fusible = hidden.is_cuda and pooling == "max" and hidden.dtype != torch.float64
+    return "triton" if fusible and importlib.util.find_spec("triton") else "cpu"
+
+
+def _fused(
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: Activation,
+    pooling: Pooling,
+) -> Tensor:
+    if not importlib.util.find_spec("triton"):
+        raise ValueError("`impl` 'triton' needs Triton: `pip install triton`")
+    if pooling != "max":
+        raise ValueError(f"`impl` 'triton' needs `pooling` 'max', got {pooling!r}")
+    from lsr.kernels import fused
+
+    if not (hidden.is_cuda or fused.is_interpreted()):
+        raise ValueError(f"`impl` 'triton' needs states on a CUDA device, got {hidden.device}")
+    return fused.splade_pool(hidden, cu_seqlens, weight, bias, activation)
 
 
 def pack(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,3 +74,15 @@ def test_errors(states):
         splade_head(hidden, weight, bias, mask=mask[:, :5])
     with pytest.raises(ValueError, match="`impl` must be .* got 'cuda'"):
         splade_head(hidden, weight, bias, mask=mask, impl="cuda")
+
+
+def test_triton_is_refused_with_the_reason_where_it_cannot_compute(states, monkeypatch):
+    hidden, weight, bias, mask = states
+    pytest.importorskip("triton", reason="Triton is not installed")
+    with pytest.raises(ValueError, match="needs states on a CUDA device, got cpu"):
+        splade_head(hidden, weight, bias, mask=mask, impl="triton")
+    with pytest.raises(ValueError, match="needs `pooling` 'max', got 'sum'"):
+        splade_head(hidden, weight, bias, mask=mask, impl="triton", pooling="sum")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs Triton: `pip install triton`"):
+        splade_head(hidden, weight, bias, mask=mask, impl="triton")
