@@ -1,0 +1,146 @@
+"""An epoch of stock sentence-transformers training with and without the fused head.
+
+    python -m lsr.eval.training_benchmark [--pairs N] [--batch-size N] [--json]
+
+Both sides train the same untrained SPLADE over the packaged trunk, on titles and texts of pydoc,
+with SparseEncoderTrainer, SpladeLoss and in-batch negatives, each in a process of its own. Their
+losses are compared: curves that part make the measurement void, and the exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lsr.eval.encoding_benchmark import (
+    in_fresh_process,
+    peak_bytes,
+    stride_sample,
+    write_checkpoint,
+)
+from lsr.pydoc import read_pydoc
+
+MAX_LENGTH = 128
+# Losses of a few units, float32, a hundred steps apart.
+TOLERANCE = 0.01
+
+
+class Epoch(NamedTuple):
+    """One side. Memory is the process's resident set: interpreter and libraries included."""
+
+    losses: list[float]  # of each step
+    seconds: float
+    peak_mib: float
+
+
+def train(fused: bool, checkpoint: str, pairs: list[tuple[str, str]], batch_size: int) -> Epoch:
+    """Train one epoch; to be called in a fresh process."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SparseEncoder,
+        SparseEncoderTrainer,
+        SparseEncoderTrainingArguments,
+    )
+    from sentence_transformers.sparse_encoder.losses import (
+        SparseMultipleNegativesRankingLoss,
+        SpladeLoss,
+    )
+    from transformers import PrinterCallback
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model = SparseEncoder(checkpoint, device="cpu")
+    model.max_seq_length = MAX_LENGTH
+    # Dropout would draw the same numbers on both sides only by accident.
+    for module in model.modules():
+        if type(module).__name__ == "Dropout":
+            module.p = 0.0
+    if fused:
+        import lsr
+
+        lsr.fuse(model)
+    queries, documents = zip(*pairs, strict=True)
+    loss = SpladeLoss(
+        model,
+        SparseMultipleNegativesRankingLoss(model),
+        document_regularizer_weight=3e-5,
+        query_regularizer_weight=5e-5,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SparseEncoderTrainer(
+            model=model,
+            args=SparseEncoderTrainingArguments(
+                output_dir=folder,
+                num_train_epochs=1,
+                per_device_train_batch_size=batch_size,
+                learning_rate=2e-5,
+                logging_steps=1,
+                logging_nan_inf_filter=False,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                use_cpu=True,
+                seed=0,
+            ),
+            train_dataset=Dataset.from_dict({"query": list(queries), "document": list(documents)}),
+            loss=loss,
+        )
+        # It would print each step to stdout.
+        trainer.remove_callback(PrinterCallback)
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+    losses = [float(step["loss"]) for step in trainer.state.log_history if "loss" in step]
+    return Epoch(losses, seconds, peak_bytes() / 2**20)
+
+
+def compare(checkpoint: str, pairs: list[tuple[str, str]], batch_size: int) -> dict[str, Any]:
+    """Both sides, and ours over the stock one."""
+    stock, fused = (
+        in_fresh_process(train, side, checkpoint, pairs, batch_size) for side in (False, True)
+    )
+    return {
+        "pairs": len(pairs),
+        "batch_size": batch_size,
+        "steps": len(stock.losses),
+        "first_and_last_loss": [stock.losses[0], stock.losses[-1]],
+        "largest_difference_of_losses": max(
+            abs(ours - theirs) for ours, theirs in zip(fused.losses, stock.losses, strict=True)
+        ),
+        "stock": {"seconds": stock.seconds, "peak_mib": stock.peak_mib},
+        "fused": {"seconds": fused.seconds, "peak_mib": fused.peak_mib},
+        "times_faster": stock.seconds / fused.seconds,
+        "share_of_peak": fused.peak_mib / stock.peak_mib,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark, print its report, and return the exit code."""
+    parser = argparse.ArgumentParser(description="Training with and without the fused head.")
+    parser.add_argument("--pairs", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    options = parser.parse_args(arguments)
+    documents = [document for document in read_pydoc() if document.text != document.title]
+    texts = stride_sample([json.dumps([d.title, d.text]) for d in documents], options.pairs)
+    pairs = [(title, text) for title, text in map(json.loads, texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        calibrated_on = [text for _, text in pairs[::8]]
+        in_fresh_process(write_checkpoint, folder, calibrated_on, MAX_LENGTH)
+        report = compare(folder, pairs, options.batch_size)
+    if options.json:
+        print(json.dumps(report))
+    else:
+        for name, value in report.items():
+            print(f"{name.replace('_', ' ')}: {value}")
+    return int(report["largest_difference_of_losses"] > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

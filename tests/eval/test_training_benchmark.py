@@ -1,0 +1,40 @@
+"""eval/training_benchmark.py: an epoch of SparseEncoderTrainer, stock and fused, small."""
+
+import pytest
+import torch
+from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+from transformers import BertConfig, BertForMaskedLM
+
+from lsr.encoders.load import default_tokenizer
+from lsr.eval.training_benchmark import train
+
+WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
+
+
+# datasets and torch warn of what the trainer does with them.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_the_fused_head_trains_with_the_same_losses(tmp_path, capsys):
+    tokenizer = default_tokenizer()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.5,
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    transformer = Transformer(str(tmp_path / "plain"), transformer_task="fill-mask")
+    SparseEncoder(modules=[transformer, SpladePooling()]).save(str(tmp_path / "stock"))
+    pairs = [(word, f"{word} {other}") for word in WORDS for other in WORDS[:2]]
+    capsys.readouterr()
+    stock, fused = (train(side, str(tmp_path / "stock"), pairs, 6) for side in (False, True))
+    assert capsys.readouterr().out == ""
+    assert len(stock.losses) == 4
+    assert len(set(stock.losses)) == 4
+    assert fused.losses == pytest.approx(stock.losses, rel=1e-4)
