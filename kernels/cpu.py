@@ -64,9 +64,9 @@ class _SpladePool(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, cu_seqlens, weight, bias, pooled = ctx.saved_tensors
         bounds = cu_seqlens.tolist()
-        # Sums run in float32 at least, whatever the dtype of the parameters.
+        # Sums over chunks and texts run in float32 at least, whatever the dtype of the parameters.
         d_hidden = torch.zeros_like(hidden, dtype=pooled.dtype)
-        d_weight = torch.zeros_like(weight, dtype=pooled.dtype)
+        d_weight = torch.zeros_like(weight)
         if ctx.pooling == "max":
             gradient = gradient * slope(pooled, ctx.activation)
             d_bias = gradient.sum(0)
@@ -82,7 +82,7 @@ class _SpladePool(torch.autograd.Function):
         return (
             d_hidden.to(hidden.dtype),
             None,
-            d_weight.to(weight.dtype),
+            d_weight,
             None if bias is None else d_bias.to(bias.dtype),
             None,
             None,
@@ -148,7 +148,7 @@ def _backward_sparse(
     d_hidden: Tensor,
     d_weight: Tensor,
 ) -> None:
-    """Add to d_hidden and d_weight, text by text, for the active terms alone.
+    """Write d_hidden and d_weight, which are zero, text by text for the active terms alone.
 
     Args:
         gradient: of the maximal logits, shape (B, V), mostly 0.
@@ -158,6 +158,10 @@ def _backward_sparse(
         d_hidden: shape of `hidden`.
         d_weight: shape of `weight`.
     """
+    used = gradient.any(0).nonzero()[:, 0]
+    place = used.new_empty(len(weight))
+    place[used] = torch.arange(len(used), device=used.device)
+    sums = d_hidden.new_zeros(len(used), weight.shape[1])
     for row in range(len(bounds) - 1):
         terms = gradient[row].nonzero()[:, 0]
         tokens = slice(bounds[row], bounds[row + 1])
@@ -167,7 +171,8 @@ def _backward_sparse(
             best = (hidden[tokens] @ rows.T).argmax(0)
             weights = gradient[row, active][:, None]
             d_hidden[tokens].index_add_(0, best, weights * rows)
-            d_weight.index_add_(0, active, weights * hidden[tokens][best])
+            sums.index_add_(0, place[active], weights * hidden[tokens][best])
+    d_weight[used] = sums.to(weight.dtype)
 
 
 def _backward_dense(
@@ -209,7 +214,7 @@ def _backward_sum(
     d_weight: Tensor,
     d_bias: Tensor,
 ) -> None:
-    """Add the gradients of sum pooling, which every token with a positive logit takes part in."""
+    """Write the gradients of sum pooling, which every token with a positive logit takes part in."""
     buffer = hidden.new_empty(len(hidden) * min(CHUNK, len(weight)))
     lengths = torch.tensor(bounds, device=hidden.device).diff()
     for columns in _chunks(len(weight)):
