@@ -145,8 +145,9 @@ def forward(
         return pooled, won
     if tma is None:
         tma = hidden.is_cuda and torch.cuda.get_device_capability(hidden.device)[0] >= 9
-    # A descriptor of no rows cannot be made; nor is anything loaded then.
-    tma = tma and hidden.shape[1] * hidden.element_size() % 16 == 0 and len(hidden) > 0
+    # TMA wants rows at multiples of 16 bytes, and no descriptor can be made of no rows.
+    aligned = hidden.data_ptr() | weight.data_ptr() | hidden.shape[1] * hidden.element_size()
+    tma = tma and aligned % 16 == 0 and len(hidden) > 0
     tile = choose_tile(hidden.element_size(), len(hidden) / n_texts, tma)
     n_tiles = n_texts * triton.cdiv(n_terms, tile.terms)
     _pool_kernel[(min(n_tiles, _programs(hidden)),)](
