@@ -75,8 +75,14 @@ def splade_pool(
         raise ValueError(f"`hidden` must be float32, bfloat16 or float16, got {hidden.dtype}")
     if activation not in ("relu", "log1p_relu"):
         raise ValueError(f"`activation` must be 'relu' or 'log1p_relu', got {activation!r}")
-    arguments = (hidden.contiguous(), cu_seqlens, weight.contiguous(), bias, activation)
-    pooled: Tensor = _FusedPool.apply(*arguments)  # type: ignore[no-untyped-call]
+    # The kernel reads memory in order.
+    pooled: Tensor = _FusedPool.apply(  # type: ignore[no-untyped-call]
+        hidden.contiguous(),
+        cu_seqlens.to(hidden.device).contiguous(),
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        activation,
+    )
     return pooled
 
 
@@ -133,7 +139,7 @@ def forward(
         weight: contiguous.
         bias: see `splade_pool`.
         activation: see `splade_pool`.
-        winners: False saves a fifth of the epilogue, for inference.
+        winners: False for inference, which needs none.
         tma: None for Hopper and newer where the rows are aligned to 16 bytes.
     """
     n_texts, n_terms = len(cu_seqlens) - 1, len(weight)

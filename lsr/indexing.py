@@ -108,10 +108,15 @@ def _build(
     name, top_k, *_ = json.loads(settings)
     generation = read_manifest(directory).generation + 1 if (directory / NAME).exists() else 1
     folder = generation_folder(directory, generation)
-    folder.mkdir(parents=True, exist_ok=True)
-    fitted = _fitted_before(folder, settings)
-    opened = fitted or _make_encoder(name, corpus, folder / "encoder", n_documents, progress)
-    with _lucene(folder / "lucene", opened.vocabulary, resume=fitted is not None) as index:
+    found = _encoder_before(folder, settings)
+    if found is None:
+        _clear(folder)
+    opened = found or _make_encoder(name, corpus, folder / "encoder", n_documents, progress)
+    with (
+        LuceneIndex.open(folder / "lucene", opened.vocabulary, writable=True)
+        if found
+        else LuceneIndex.create(folder / "lucene", opened.vocabulary)
+    ) as index:
         done = int(index.user_data.get("n_documents", "0"))
         build = _encode_into(
             index,
@@ -236,21 +241,26 @@ def _make_encoder(
     return encoder
 
 
-def _fitted_before(folder: Path, settings: str) -> Encoder | None:
+def _encoder_before(folder: Path, settings: str) -> Encoder | None:
     """The encoder of a build in progress with these settings that has committed documents."""
     if not any((folder / "lucene").glob("segments_*")):
         return None
+    # Without a vocabulary: the encoder there may be another one's, and is not to be opened yet.
+    with LuceneIndex.open(folder / "lucene", []) as index:
+        committed = index.user_data
+    if committed.get("settings") != settings:
+        return None
     encoder = open_encoder(json.loads(settings)[0], folder / "encoder")
-    with LuceneIndex.open(folder / "lucene", encoder.vocabulary) as index:
-        found = (index.user_data.get("settings"), index.user_data.get("encoder_sha256"))
-        return encoder if found == (settings, encoder.fingerprint) else None
+    return encoder if committed["encoder_sha256"] == encoder.fingerprint else None
 
 
-def _lucene(path: Path, vocabulary: list[str], *, resume: bool) -> LuceneIndex:
-    if resume:
-        return LuceneIndex.open(path, vocabulary, writable=True)
-    shutil.rmtree(path, ignore_errors=True)
-    return LuceneIndex.create(path, vocabulary)
+def _clear(folder: Path) -> None:
+    """Empty a generation's folder; a kill meanwhile leaves nothing that looks like a commit."""
+    for commit in (folder / "lucene").glob("segments_*"):
+        commit.unlink()
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
 
 
 def _encode_into(

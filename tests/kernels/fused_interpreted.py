@@ -149,7 +149,9 @@ def test_non_contiguous_inputs():
     expected = gradients(fused, hidden, bounds, weight, bias)
     strided = [tensor.detach().T.contiguous().T.requires_grad_() for tensor in (hidden, weight)]
     assert not strided[0].is_contiguous()
-    found = gradients(fused, strided[0], bounds, strided[1], bias)
+    every_other = torch.stack([bias.detach(), -bias.detach()], 1)[:, 0].requires_grad_()
+    assert every_other.stride() == (2,)
+    found = gradients(fused, strided[0], bounds, strided[1], every_other)
     torch.testing.assert_close(found, expected)
 
 

@@ -93,6 +93,18 @@ def test_an_interrupted_build_goes_on_and_ends_as_if_it_had_not_been(
     assert manifests[0] == manifests[1]
 
 
+@pytest.mark.slow
+def test_a_killed_build_does_not_stand_in_the_way_of_one_by_another_encoder(
+    corpus, tmp_path, monkeypatch, small_steps
+):
+    with monkeypatch.context() as patch:
+        failing_after(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, tmp_path / "index", "lexical")
+    assert build_index(corpus, tmp_path / "index", "grafted").n_documents == 100
+    assert read_manifest(tmp_path / "index").encoder == "grafted"
+
+
 @pytest.mark.parametrize("change", ["corpus", "top_k"])
 def test_a_build_with_other_settings_starts_afresh(
     corpus, tmp_path, monkeypatch, small_steps, change

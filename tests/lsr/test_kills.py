@@ -134,5 +134,4 @@ def test_every_acknowledged_document_survives_kills(tmp_path):
             alive = after(alive, *pending)
             assert holds_exactly(tmp_path, alive), (number, pending)
     print(f"{KILLS} kills, by the operation cut off: {cut_off}")
-    assert sum(cut_off.values()) == KILLS
     assert Path(tmp_path / "index").exists()
