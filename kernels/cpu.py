@@ -21,7 +21,7 @@ from lsr.kernels.reference import Activation, Pooling, activate, check_arguments
 CHUNK = 2048
 # Share of active weights above which a backward pass of dense products is faster than one that
 # gathers (measured, see docs/LOG.md).
-DENSE = 0.1
+DENSE = 0.025
 
 
 def splade_pool(
