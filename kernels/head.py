@@ -89,9 +89,9 @@ def _fused(
         raise ValueError("`impl` 'triton' needs Triton: `pip install triton`")
     if pooling != "max":
         raise ValueError(f"`impl` 'triton' needs `pooling` 'max', got {pooling!r}")
-    from lsr.kernels import fused
+    from lsr.kernels import fused, fused_forward
 
-    if not (hidden.is_cuda or fused.is_interpreted()):
+    if not (hidden.is_cuda or fused_forward.is_interpreted()):
         raise ValueError(f"`impl` 'triton' needs states on a CUDA device, got {hidden.device}")
     return fused.splade_pool(hidden, cu_seqlens, weight, bias, activation)
 

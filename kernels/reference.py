@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -29,8 +30,8 @@ def activate(logits: Tensor, activation: Activation) -> Tensor:
 
 def check_arguments(
     hidden: Tensor, cu_seqlens: Tensor, weight: Tensor, bias: Tensor | None, pooling: Pooling
-) -> None:
-    """Refuse what no implementation can compute; for the arguments see `splade_pool`.
+) -> list[int]:
+    """`cu_seqlens` as a list; for the arguments see `splade_pool`.
 
     Raises:
         ValueError: with what was expected and what was given.
@@ -54,6 +55,7 @@ def check_arguments(
             f"`cu_seqlens` must ascend from 0 to the {hidden.shape[0]} rows of `hidden`, got "
             f"{bounds if len(bounds) <= 10 else [*bounds[:4], '…', *bounds[-4:]]}"
         )
+    return bounds
 
 
 def splade_pool(
@@ -65,6 +67,8 @@ def splade_pool(
     pooling: Pooling = "max",
 ) -> Tensor:
     """y[b, v] = max (or sum) over the tokens t of text b of f(hidden[t] · weight[v] + bias[v]).
+
+    Among tokens that tie for a maximum, the first gets the gradient.
 
     Args:
         hidden: packed token states, shape (total tokens, D), text after text without padding.
@@ -81,15 +85,16 @@ def splade_pool(
     Raises:
         ValueError: unknown activation or pooling, or shapes that do not fit.
     """
-    check_arguments(hidden, cu_seqlens, weight, bias, pooling)
+    bounds = check_arguments(hidden, cu_seqlens, weight, bias, pooling)
     logits = hidden @ weight.T
     if bias is not None:
         logits = logits + bias
     values = activate(logits, activation)
     values = values.to(torch.promote_types(values.dtype, torch.float32))
+    texts = [values[start:end] for start, end in pairwise(bounds)]
     # The sum of no tokens is 0; it is no maximum, and activated values are never below 0.
     rows = [
-        tokens.amax(0) if pooling == "max" and len(tokens) else tokens.sum(0)
-        for tokens in torch.split_with_sizes(values, cu_seqlens.diff().tolist())
+        tokens.max(0).values if pooling == "max" and len(tokens) else tokens.sum(0)
+        for tokens in texts
     ]
     return torch.stack(rows) if rows else values[:0]

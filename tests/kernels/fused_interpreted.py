@@ -1,4 +1,4 @@
-"""kernels/fused.py against kernels/reference.py: under Triton's interpreter, or on a GPU.
+"""kernels/fused*.py against kernels/reference.py: under Triton's interpreter, or on a GPU.
 
 Run by test_fused.py in a process of its own: Triton decides at import whether it interprets.
 """
@@ -6,11 +6,10 @@ Run by test_fused.py in a process of its own: Triton decides at import whether i
 import os
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
-from lsr.kernels import fused, reference
+from lsr.kernels import fused, fused_backward, fused_forward, reference
 from lsr.kernels.head import splade_head
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -20,30 +19,7 @@ LENGTHS = [[1], [3, 1, 7], [0, 5, 0, 2, 0], [70, 33], [0], []]
 SIZES = [(17, 333), (8, 5)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def exact_bfloat16():
-    """The interpreter multiplies the bit patterns of bfloat16: widen them to float32 before."""
-    if not INTERPRETED:
-        yield
-        return
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    builder = interpreter.InterpreterBuilder
-    original = builder.create_dot
-
-    def widened(handle):
-        if handle.dtype.scalar != tl.bfloat16:
-            return handle
-        bits = handle.data.astype(np.uint32) << 16
-        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
-
-    def create_dot(self, a, b, *rest):
-        return original(self, widened(a), widened(b), *rest)
-
-    builder.create_dot = create_dot
-    yield
-    builder.create_dot = original
+pytestmark = pytest.mark.usefixtures("exact_bfloat16")
 
 
 def arguments(lengths, size, dtype=torch.float32, with_bias=True):
@@ -88,30 +64,58 @@ def test_a_larger_vocabulary():
 
 @pytest.mark.parametrize("tma", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("lengths", [[3, 1, 7], [70, 33], [0, 140]], ids=str)
-def test_winners_are_the_first_of_the_largest_logits(lengths, dtype, tma):
-    hidden, bounds, weight, bias = arguments(lengths, (72, 333), dtype)
-    hidden, weight, bias = hidden.detach(), weight.detach(), bias.detach()
-    # The second half of each text repeats the first: every maximum is there twice.
-    hidden = torch.cat([hidden[a:b] for a, b in pairwise(bounds.tolist()) for _ in (0, 1)])
-    bounds = bounds * 2
-    pooled, winners = fused.forward(hidden, bounds, weight, bias, "relu", winners=True, tma=tma)
-    alone, none = fused.forward(hidden, bounds, weight, bias, "relu", winners=False, tma=tma)
+@pytest.mark.parametrize(
+    "lengths",
+    [[3, 1, 7], [70, 33], [0, 140, 0, 0], [5] * 30, [31, 32, 0, 33, 64, 1], [0, 0]],
+    ids=str,
+)
+def test_winners_are_the_first_of_the_largest_logits(lengths, dtype, tma, monkeypatch):
+    """Whole numbers: sums are exact in any order, and maxima tie often."""
+    monkeypatch.setattr(fused_forward, "GROUP_TOKENS", 100)
+    generator = torch.Generator().manual_seed(0)
+
+    def whole(*sizes):
+        return torch.randint(-3, 4, sizes, generator=generator).to(DEVICE, dtype)
+
+    hidden, weight, bias = whole(sum(lengths), 72), whole(333, 72), whole(333)
+    bounds = torch.tensor([0, *lengths], device=DEVICE).cumsum(0).int()
+    given = (hidden, bounds, bounds.tolist(), weight, bias, "relu")
+    pooled, winners = fused_forward.forward(*given, winners=True, tma=tma)
+    alone, none = fused_forward.forward(*given, winners=False, tma=tma)
     assert none is None
     assert torch.equal(alone, pooled)
     assert winners.dtype == torch.int16
     logits = hidden.double() @ weight.double().T
-    step = torch.finfo(torch.float32).eps * 64
     for text, (start, end) in enumerate(pairwise(bounds.tolist())):
         if start == end:
-            assert (pooled[text] == 0).all()
+            assert (pooled[text] == 0).all() and (winners[text] == 0).all()
             continue
-        assert (winners[text] < (end - start) // 2).all()
-        largest = logits[start:end].amax(0)
-        chosen = logits[start:end].gather(0, winners[text].long()[None])[0]
-        torch.testing.assert_close(chosen, largest, rtol=step, atol=step)
+        # torch.max gives the first of the largest.
+        largest, first = logits[start:end].max(0)
+        assert torch.equal(winners[text].long(), first)
         exact = torch.log1p(torch.relu(largest + bias.double()))
-        torch.testing.assert_close(pooled[text].double(), exact, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(pooled[text].double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_long_texts_have_wide_winners():
+    hidden = torch.zeros(40_000, 8, device=DEVICE)
+    hidden[39_998] = 1
+    bounds = torch.tensor([0, 40_000], device=DEVICE).int()
+    weight = torch.ones(3, 8, device=DEVICE)
+    given = (hidden, bounds, [0, 40_000], weight, None, "relu")
+    pooled, winners = fused_forward.forward(*given, winners=True)
+    assert winners.dtype == torch.int32
+    assert winners.tolist() == [[39_998] * 3]
+    torch.testing.assert_close(pooled, torch.full_like(pooled, 9.0).log())
+
+
+def test_groups_are_whole_texts():
+    bounds = [0, 3, 3, 10, 11, 30, 30]
+    assert fused_forward.group_texts(bounds, 10) == [0, 3, 4, 5, 6]
+    assert fused_forward.group_texts(bounds, 11) == [0, 4, 5, 6]
+    assert fused_forward.group_texts(bounds, 1) == [0, 1, 2, 3, 4, 5, 6]
+    assert fused_forward.group_texts(bounds, 99) == [0, 6]
+    assert fused_forward.group_texts([0, 5], 1) == [0, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -137,8 +141,9 @@ def test_no_worse_than_the_naive_computation_in_the_same_dtype(dtype):
         assert error <= (theirs.double() - exact).abs().mean() + step * exact.abs().mean()
 
 
-def test_two_runs_are_equal_bit_by_bit():
-    tensors = arguments([40, 12, 33], (17, 333))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_runs_are_equal_bit_by_bit(dtype):
+    tensors = arguments([40, 12, 33], (17, 333), dtype)
     first, second = (gradients(fused, *tensors) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert all(map(torch.equal, first[1], second[1]))
@@ -155,16 +160,84 @@ def test_non_contiguous_inputs():
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("regime", ["gather", "one-hot"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("lengths", [[40, 0, 1, 90], [0], [7] * 20], ids=str)
+@pytest.mark.parametrize("size", [(72, 333), (17, 1009)], ids=str)
+def test_both_ways_back_equal_a_dense_product(regime, dtype, lengths, size, monkeypatch):
+    # Several parts, and rows of several pieces.
+    monkeypatch.setattr(fused_backward, "ENTRIES", 500)
+    monkeypatch.setattr(fused_backward, "PIECE", 32)
+    hidden, bounds, weight, _ = arguments(lengths, size, dtype, with_bias=False)
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(lengths), len(weight))
+    value = torch.randn(shape, generator=generator)
+    value[torch.rand(shape, generator=generator) < 0.3] = 0
+    share = torch.rand(shape, generator=generator) ** 4  # few tokens win most terms
+    longest = torch.tensor(lengths)[:, None]
+    value[longest.expand(shape) == 0] = 0
+    winner = (share * longest).int()
+    chosen = torch.zeros(len(hidden), len(weight), dtype=torch.float64)
+    for text, start in enumerate(bounds.tolist()[:-1]):
+        if lengths[text]:
+            rows = chosen[start : start + lengths[text]]
+            rows.scatter_(0, winner[text].long()[None], value[text].double()[None])
+    found = fused_backward.backward(
+        value.to(DEVICE),
+        winner.to(DEVICE),
+        bounds,
+        bounds.tolist(),
+        hidden.detach(),
+        weight.detach(),
+        regime=regime,
+    )
+    chosen = chosen.to(DEVICE)
+    expected = (chosen @ weight.detach().double(), chosen.T @ hidden.detach().double())
+    # The result is rounded to its dtype; the one-hot factor is rounded too.
+    step = max(torch.finfo(dtype).eps, 1e-6)
+    for ours, exact in zip(found, expected, strict=True):
+        assert ours.dtype == dtype
+        allowed = 2 * step * exact.abs().amax() if exact.numel() else 0.0
+        assert torch.allclose(ours.double(), exact, rtol=2 * step, atol=float(allowed))
+
+
+def test_the_regime_follows_the_number_of_active_entries():
+    choose = fused_backward.choose_regime
+    # Texts of 32 tokens: gathering costs less up to 32 / 144 of the weights.
+    assert choose(20_000, 3_200, 1_000, True) == "gather"
+    assert choose(23_000, 3_200, 1_000, True) == "one-hot"
+    assert choose(23_000, 3_200, 1_000, False) == "gather"
+    # Of 200 tokens: always.
+    assert choose(100_000, 20_000, 1_000, True) == "gather"
+
+
+def test_frozen_inputs_get_no_gradient():
+    hidden, bounds, weight, bias = arguments([5, 3], (17, 333))
+    weight, bias = weight.detach(), bias.detach()
+    expected = torch.autograd.grad(
+        reference.splade_pool(hidden, bounds, weight, bias).sum(), hidden
+    )
+    found = torch.autograd.grad(fused.splade_pool(hidden, bounds, weight, bias).sum(), hidden)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    hidden, weight = hidden.detach(), weight.requires_grad_()
+    expected = torch.autograd.grad(
+        reference.splade_pool(hidden, bounds, weight, bias).sum(), weight
+    )
+    found = torch.autograd.grad(fused.splade_pool(hidden, bounds, weight, bias).sum(), weight)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_gather_sum_equals_a_loop():
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(0, 9, (200,), generator=generator).to(DEVICE)
-    columns = torch.randint(0, 30, (200,), generator=generator).to(DEVICE)
+    rows = torch.randint(0, 9, (200,), generator=generator).int().to(DEVICE)
+    columns = torch.randint(0, 30, (200,), generator=generator).int().to(DEVICE)
     values = torch.randn(200, generator=generator).to(DEVICE)
     source = torch.randn(30, 300, generator=generator).to(DEVICE)
     expected = torch.zeros(11, 300, device=DEVICE)
     for row, column, value in zip(rows, columns, values, strict=True):
         expected[row] += value * source[column]
-    found = fused.gather_sum(rows, columns, values, source, 11, torch.float32)
+    found = torch.full((11, 300), float("nan"), device=DEVICE)
+    fused_backward.gather_sum(rows, columns, values, source, found)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
