@@ -8,6 +8,7 @@ for the active terms only. Made of PyTorch operations, it runs on CUDA without T
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,10 +36,10 @@ def splade_pool(
     """The same as `lsr.kernels.reference.splade_pool`; for arguments and errors see there.
 
     The maximum is taken before the activation, which is monotone, so that only (B, V) values pass
-    through the logarithm. Where tokens tie for a maximum, the gradient goes to one of them.
+    through the logarithm.
     """
-    check_arguments(hidden, cu_seqlens, weight, bias, pooling)
-    arguments = (hidden, cu_seqlens, weight, bias, activation, pooling)
+    bounds = check_arguments(hidden, cu_seqlens, weight, bias, pooling)
+    arguments = (hidden, bounds, weight, bias, activation, pooling)
     pooled: Tensor = _SpladePool.apply(*arguments)  # type: ignore[no-untyped-call]
     return pooled
 
@@ -48,42 +49,50 @@ class _SpladePool(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        cu_seqlens: Tensor,
+        bounds: list[int],
         weight: Tensor,
         bias: Tensor | None,
         activation: Activation,
         pooling: Pooling,
     ) -> Tensor:
-        pooled = _forward(hidden, cu_seqlens.tolist(), weight, bias, activation, pooling)
-        ctx.save_for_backward(hidden, cu_seqlens, weight, bias, pooled)
-        ctx.activation, ctx.pooling = activation, pooling
+        pooled = _forward(hidden, bounds, weight, bias, activation, pooling)
+        ctx.save_for_backward(hidden, weight, bias, pooled)
+        ctx.bounds, ctx.activation, ctx.pooling = bounds, activation, pooling
         return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, cu_seqlens, weight, bias, pooled = ctx.saved_tensors
-        bounds = cu_seqlens.tolist()
+        hidden, weight, bias, pooled = ctx.saved_tensors
+        for_hidden, _, for_weight, for_bias, _, _ = ctx.needs_input_grad
         # Sums over chunks and texts run in float32 at least, whatever the dtype of the parameters.
-        d_hidden = torch.zeros_like(hidden, dtype=pooled.dtype)
-        d_weight = torch.zeros_like(weight)
+        d_hidden = torch.zeros_like(hidden, dtype=pooled.dtype) if for_hidden else None
+        d_weight = torch.zeros_like(weight) if for_weight else None
         if ctx.pooling == "max":
             gradient = gradient * slope(pooled, ctx.activation)
-            d_bias = gradient.sum(0)
+            d_bias = gradient.sum(0) if for_bias else None
             if int(gradient.count_nonzero()) < DENSE * gradient.numel():
-                _backward_sparse(gradient, hidden, bounds, weight, d_hidden, d_weight)
+                _backward_sparse(gradient, hidden, ctx.bounds, weight, d_hidden, d_weight)
             else:
-                _backward_dense(gradient, hidden, bounds, weight, d_hidden, d_weight)
+                _backward_dense(gradient, hidden, ctx.bounds, weight, d_hidden, d_weight)
         else:
-            d_bias = torch.zeros(len(weight), dtype=pooled.dtype, device=pooled.device)
+            d_bias = gradient.new_zeros(len(weight), dtype=pooled.dtype) if for_bias else None
             _backward_sum(
-                gradient, hidden, bounds, weight, bias, ctx.activation, d_hidden, d_weight, d_bias
+                gradient,
+                hidden,
+                ctx.bounds,
+                weight,
+                bias,
+                ctx.activation,
+                d_hidden,
+                d_weight,
+                d_bias,
             )
         return (
-            d_hidden.to(hidden.dtype),
+            None if d_hidden is None else d_hidden.to(hidden.dtype),
             None,
             d_weight,
-            None if bias is None else d_bias.to(bias.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
             None,
             None,
         )
@@ -118,16 +127,33 @@ def _forward(
             if bias is not None:
                 logits = logits + bias[columns]
             logits = activate(logits, activation)
-        for row in range(len(bounds) - 1):
-            tokens = logits[bounds[row] : bounds[row + 1]]
-            if len(tokens):
-                pooled[row, columns].copy_(tokens.amax(0) if pooling == "max" else tokens.sum(0))
+        _reduce(logits, bounds, pooling, pooled[:, columns])
         if pooling == "max" and bias is not None:
             pooled[:, columns] += bias[columns]
     if pooling == "max":
         pooled = activate(pooled, activation)
         pooled[torch.tensor(bounds).diff() == 0] = 0.0
     return pooled
+
+
+def _reduce(logits: Tensor, bounds: list[int], pooling: Pooling, out: Tensor) -> None:
+    """Write each text's maximum (or sum) over its tokens to `out`, (B, chunk); none for no tokens.
+
+    Args:
+        logits: shape (total tokens, chunk).
+        bounds: B + 1 positions in `logits`.
+        pooling: "max" or "sum".
+        out: shape (B, chunk).
+    """
+    if not logits.is_cpu:
+        # One kernel instead of one a text; it runs on a single core of a CPU.
+        offsets = torch.tensor(bounds, device=logits.device)
+        out.copy_(torch.segment_reduce(logits, pooling, offsets=offsets))
+        return
+    for row, (start, end) in enumerate(pairwise(bounds)):
+        if start < end:
+            tokens = logits[start:end]
+            out[row].copy_(tokens.amax(0) if pooling == "max" else tokens.sum(0))
 
 
 def slope(activated: Tensor, activation: Activation) -> Tensor:
@@ -145,34 +171,39 @@ def _backward_sparse(
     hidden: Tensor,
     bounds: list[int],
     weight: Tensor,
-    d_hidden: Tensor,
-    d_weight: Tensor,
+    d_hidden: Tensor | None,
+    d_weight: Tensor | None,
 ) -> None:
     """Write d_hidden and d_weight, which are zero, text by text for the active terms alone.
+
+    The winning tokens are found again: the first of the largest logits.
 
     Args:
         gradient: of the maximal logits, shape (B, V), mostly 0.
         hidden: shape (total tokens, D).
         bounds: B + 1 positions in `hidden`.
         weight: shape (V, D).
-        d_hidden: shape of `hidden`.
-        d_weight: shape of `weight`.
+        d_hidden: shape of `hidden`, or None where it is not wanted.
+        d_weight: shape of `weight`, or None.
     """
     used = gradient.any(0).nonzero()[:, 0]
     place = used.new_empty(len(weight))
     place[used] = torch.arange(len(used), device=used.device)
-    sums = d_hidden.new_zeros(len(used), weight.shape[1])
-    for row in range(len(bounds) - 1):
+    sums = gradient.new_zeros(len(used) if d_weight is not None else 0, weight.shape[1])
+    for row, (first, last) in enumerate(pairwise(bounds)):
         terms = gradient[row].nonzero()[:, 0]
-        tokens = slice(bounds[row], bounds[row + 1])
+        tokens = slice(first, last)
         for start in range(0, len(terms), CHUNK):
             active = terms[start : start + CHUNK]
             rows = weight[active]
             best = (hidden[tokens] @ rows.T).argmax(0)
             weights = gradient[row, active][:, None]
-            d_hidden[tokens].index_add_(0, best, weights * rows)
-            sums.index_add_(0, place[active], weights * hidden[tokens][best])
-    d_weight[used] = sums.to(weight.dtype)
+            if d_hidden is not None:
+                d_hidden[tokens].index_add_(0, best, weights * rows)
+            if d_weight is not None:
+                sums.index_add_(0, place[active], weights * hidden[tokens][best])
+    if d_weight is not None:
+        d_weight[used] = sums.to(weight.dtype)
 
 
 def _backward_dense(
@@ -180,18 +211,15 @@ def _backward_dense(
     hidden: Tensor,
     bounds: list[int],
     weight: Tensor,
-    d_hidden: Tensor,
-    d_weight: Tensor,
+    d_hidden: Tensor | None,
+    d_weight: Tensor | None,
 ) -> None:
     """The same as `_backward_sparse` by matrix products over all terms."""
     buffer = hidden.new_empty(len(hidden) * min(CHUNK, len(weight)))
     for columns in _chunks(len(weight)):
         logits = _logits(hidden, weight[columns], buffer)
         best = [
-            logits[bounds[row] : bounds[row + 1]].argmax(0)
-            if bounds[row] < bounds[row + 1]
-            else None
-            for row in range(len(bounds) - 1)
+            logits[start:end].argmax(0) if start < end else None for start, end in pairwise(bounds)
         ]
         # The gradient of the logits: one entry a text and term.
         d_logits = logits.zero_()
@@ -199,8 +227,10 @@ def _backward_dense(
             if winners is not None:
                 tokens = d_logits[bounds[row] : bounds[row + 1]]
                 tokens.scatter_(0, winners[None], gradient[row, columns][None].to(logits.dtype))
-        d_hidden += d_logits @ weight[columns]
-        d_weight[columns] = d_logits.T @ hidden
+        if d_hidden is not None:
+            d_hidden += d_logits @ weight[columns]
+        if d_weight is not None:
+            d_weight[columns] = d_logits.T @ hidden
 
 
 def _backward_sum(
@@ -210,9 +240,9 @@ def _backward_sum(
     weight: Tensor,
     bias: Tensor | None,
     activation: Activation,
-    d_hidden: Tensor,
-    d_weight: Tensor,
-    d_bias: Tensor,
+    d_hidden: Tensor | None,
+    d_weight: Tensor | None,
+    d_bias: Tensor | None,
 ) -> None:
     """Write the gradients of sum pooling, which every token with a positive logit takes part in."""
     buffer = hidden.new_empty(len(hidden) * min(CHUNK, len(weight)))
@@ -223,7 +253,10 @@ def _backward_sum(
             logits = logits + bias[columns]
         spread = gradient[:, columns].repeat_interleave(lengths, dim=0)
         d_logits = spread * slope(activate(logits, activation), activation)
-        d_bias[columns] = d_logits.sum(0)
+        if d_bias is not None:
+            d_bias[columns] = d_logits.sum(0)
         d_logits = d_logits.to(hidden.dtype)
-        d_hidden += d_logits @ weight[columns]
-        d_weight[columns] = d_logits.T @ hidden
+        if d_hidden is not None:
+            d_hidden += d_logits @ weight[columns]
+        if d_weight is not None:
+            d_weight[columns] = d_logits.T @ hidden

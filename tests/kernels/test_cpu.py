@@ -104,16 +104,27 @@ def test_two_runs_are_equal_bit_by_bit(monkeypatch, dense):
 
 
 @pytest.mark.parametrize("dense", [0.0, 2.0], ids=["dense", "sparse"])
-def test_tied_tokens_share_nothing_and_lose_nothing(monkeypatch, dense):
-    """One of the tied tokens gets the whole gradient."""
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_first_of_tied_tokens_gets_the_gradient(monkeypatch, dense, dtype):
+    """Whole numbers: logits are exact in any order of summation, and maxima tie often."""
     monkeypatch.setattr(cpu, "DENSE", dense)
-    hidden, _, weight, bias = arguments([6], torch.float64)
-    repeated = torch.cat([hidden, hidden]).detach().requires_grad_()
-    once = gradients(cpu, hidden, torch.tensor([0, 6]), weight, bias)
-    twice = gradients(cpu, repeated, torch.tensor([0, 12]), weight, bias)
-    torch.testing.assert_close(twice[0], once[0])
-    torch.testing.assert_close(twice[1][0][:6] + twice[1][0][6:], once[1][0])
-    torch.testing.assert_close(twice[1][1:], once[1][1:])
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (
+        torch.randint(-1, 2, size, generator=generator).to(dtype).requires_grad_()
+        for size in ((12, 9), (1009, 9))
+    )
+    logits = (hidden @ weight.T).detach()
+    assert ((logits[:8] == logits[:8].amax(0)).sum(0) > 1).double().mean() > 0.2
+    cu_seqlens = torch.tensor([0, 8, 8, 12])
+    pooled = cpu.splade_pool(hidden, cu_seqlens, weight)
+    (found,) = torch.autograd.grad(pooled.sum(), hidden)
+    expected = torch.zeros(12, 9, dtype=torch.float64)
+    for tokens in (slice(0, 8), slice(8, 12)):
+        largest, first = logits[tokens].double().max(0)
+        slopes = (largest > 0) / (1 + largest.relu())
+        expected[tokens].index_add_(0, first, slopes[:, None] * weight.detach().double())
+    step = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), expected, rtol=4 * step, atol=100 * step)
 
 
 def test_non_contiguous_inputs():
@@ -128,12 +139,34 @@ def test_non_contiguous_inputs():
     torch.testing.assert_close(found, expected)
 
 
-def test_frozen_inputs_get_no_gradient():
-    hidden, cu_seqlens, weight, bias = arguments([5, 3])
-    weight, bias = weight.detach(), bias.detach()
-    cpu.splade_pool(hidden, cu_seqlens, weight, bias).sum().backward()
-    assert hidden.grad is not None
-    assert weight.grad is None and bias.grad is None
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("keep", [1.0, 0.02], ids=["dense", "sparse"])
+@pytest.mark.parametrize("trained", [0, 1, 2], ids=["hidden", "weight", "bias"])
+def test_frozen_inputs_get_no_gradient(pooling, keep, trained):
+    hidden, cu_seqlens, weight, bias = arguments([5, 3], torch.float64)
+    inputs = [tensor.detach() for tensor in (hidden, weight, bias)]
+    _, expected = gradients(reference, hidden, cu_seqlens, weight, bias, "relu", pooling, keep=keep)
+    inputs[trained].requires_grad_()
+    pooled = cpu.splade_pool(inputs[0], cu_seqlens, inputs[1], inputs[2], "relu", pooling)
+    generator = torch.Generator().manual_seed(0)
+    loss = torch.randn(pooled.shape, generator=generator, dtype=torch.float64)
+    loss *= torch.rand(pooled.shape, generator=generator) < keep
+    (pooled * loss).sum().backward()
+    torch.testing.assert_close(inputs[trained].grad, expected[trained])
+    assert sum(tensor.grad is not None for tensor in inputs) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_on_cuda_without_triton(pooling):
+    tensors = [tensor.detach().cuda() for tensor in arguments([0, 5, 0, 2, 0], torch.float64)]
+    hidden, cu_seqlens, weight, bias = tensors
+    for tensor in (hidden, weight, bias):
+        tensor.requires_grad_()
+    expected = gradients(reference, hidden, cu_seqlens, weight, bias, "relu", pooling)
+    found = gradients(cpu, hidden, cu_seqlens, weight, bias, "relu", pooling)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("module", [cpu, reference])

@@ -16,6 +16,8 @@ from transformers import (
     ModernBertForMaskedLM,
     RobertaConfig,
     RobertaForMaskedLM,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
 )
 
 import lsr
@@ -34,6 +36,9 @@ MODELS = {
     ),
     "roberta": lambda n: RobertaForMaskedLM(
         RobertaConfig(vocab_size=n, intermediate_size=32, initializer_range=0.5, **SIZES)
+    ),
+    "xlm-roberta": lambda n: XLMRobertaForMaskedLM(
+        XLMRobertaConfig(vocab_size=n, intermediate_size=32, initializer_range=0.5, **SIZES)
     ),
     "modernbert": lambda n: ModernBertForMaskedLM(
         ModernBertConfig(
