@@ -1,310 +1,277 @@
-"""Time and memory of the SPLADE head beside plain PyTorch.
+"""Time and memory of the SPLADE head beside other ways to compute it.
 
-    python -m lsr.kernels.benchmark [--shape NAME] [--dtype NAME] [--active SHARE] [--plot FILE]
+    python -m lsr.kernels.benchmark [--shape NAME... | all] [--texts N] [--dtype NAME]
+                                    [--active SHARE...] [--rounds N] [--plot FILE]
 
 All sides compute the same weights from the same states, in turns, in a process of their own each,
-forward alone and with the backward pass; on a CUDA device if there is one, else on the CPU (where
-memory is measured on Linux only).
+forward alone and with the backward pass; on a CUDA device if there is one, else on the CPU (of
+Linux, whose /proc tells the memory).
 
 eager           the definition as users write it, on padded states
 max first       the maximum before the activation, as sentence-transformers does it
-compiled        torch.compile of max first (CUDA only: the CPU compiler does not fuse the two)
-chunked         library products over tiles of the vocabulary, each reduced at once, on padded
-                states: the scheme of Sparton (arXiv 2603.25011) in plain PyTorch
+compiled        torch.compile of max first
+chunked         max first over tiles of the vocabulary
+sparton         the scheme of Sparton (arXiv 2603.25011), written afresh in `lsr.kernels.sparton`
 lsr             `lsr.kernels.head.splade_head`
-matrix product  the bare library product of real tokens and weights: the floor
+matrix product  the bare library product of states and weights: the floor, over real tokens and,
+                padded, over all; it is the floor of the backward pass too, which needs no product
+
+Printed are a table and, in the last line, a JSON object with the same numbers:
+
+ms          median of the rounds, each a median of its own
+backward    the difference to the forward pass
+faster      eager's time over this
+extra MiB   peak memory above that of the inputs; with the backward pass, gradients are part of it
+of eager's  its extra memory over eager's
+of floor    the time of the bare product of real tokens over this
+of padded   the time of the bare product of all tokens over this
+GFLOP/s     of the products of real tokens
+
+A side for which the memory does not suffice is "out of memory", and null in the JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
-import multiprocessing
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from lsr.kernels.head import pack, splade_head
+from lsr.kernels import roofline
+from lsr.kernels.baselines import FLOORS, SHAPES, SIDES, Shape, traffic
+from lsr.kernels.measurement import (
+    Measurement,
+    attempt,
+    bandwidth,
+    device_name,
+    in_fresh_process,
+    tell,
+    unavailable,
+)
 
-REPEATS = 5
-CHUNK = 4096
+
+class Row(NamedTuple):
+    """Of one side, medians over the rounds; None where what it is compared with did not run."""
+
+    ms: float
+    rounds_ms: list[float]
+    backward_ms: float | None
+    extra_mib: float
+    times_faster_than_eager: float | None
+    share_of_eager_memory: float | None
+    share_of_floor: float | None  # the bare product's time over this
+    share_of_padded_floor: float | None
+    gflops: float | None  # of the products of real tokens; forward only
 
 
-class Shape(NamedTuple):
-    """A batch of texts whose lengths go evenly from the shortest to the longest."""
+class Pass(NamedTuple):
+    """Forward alone, where `active` is None, or with the backward pass at a share of weights."""
 
-    texts: int
-    longest: int
-    shortest: int
-    size: int  # D
-    terms: int  # V
+    active: float | None
+    sides: dict[str, Row | None]  # None: out of memory
 
     @property
-    def tokens(self) -> int:
-        """Real tokens of the batch."""
-        return int(torch.linspace(self.shortest, self.longest, self.texts).long().sum())
-
-
-SHAPES = {
-    "cpu": Shape(16, 128, 30, 384, 30_522),  # a training batch on a laptop
-    "A": Shape(512, 256, 256, 768, 30_522),  # BERT-base, documents at full length
-    "A-real": Shape(512, 256, 16, 768, 30_522),  # the same with padding
-    "A-queries": Shape(512, 32, 32, 768, 30_522),
-    "B": Shape(32, 512, 512, 768, 250_002),  # XLM-R
-    "C": Shape(64, 128, 128, 4096, 32_000),  # a decoder LLM
-    "D": Shape(64, 128, 128, 4096, 128_256),
-    "E": Shape(512, 256, 256, 384, 30_522),  # MiniLM
-}
-
-
-class Case(NamedTuple):
-    """Padded states, mask, weight, and bias of a batch."""
-
-    hidden: Tensor  # (B, T, D)
-    mask: Tensor  # (B, T)
-    weight: Tensor  # (V, D)
-    bias: Tensor  # (V,)
-
-
-class Measurement(NamedTuple):
-    """Of one side: median milliseconds, and peak memory above that of its inputs."""
-
-    milliseconds: float
-    extra_mib: float
-
-
-def make_case(shape: Shape, active: float, dtype: torch.dtype, device: str) -> Case:
-    """Random states and weights, and a bias that leaves a share `active` of the weights."""
-    generator = torch.Generator(device).manual_seed(0)
-
-    def normal(*sizes: int) -> Tensor:
-        return torch.randn(sizes, generator=generator, device=device)
-
-    hidden = normal(shape.texts, shape.longest, shape.size)
-    weight = normal(shape.terms, shape.size).div_(shape.size**0.5)
-    lengths = torch.linspace(shape.shortest, shape.longest, shape.texts, device=device).long()
-    mask = torch.arange(shape.longest, device=device) < lengths[:, None]
-    sample = weight[:: max(1, shape.terms // 500)]
-    largest = torch.stack(
-        [(row[kept] @ sample.T).amax(0) for row, kept in zip(hidden, mask, strict=True)]
-    )
-    threshold = largest.flatten().sort().values[int((1 - active) * (largest.numel() - 1))]
-    bias = torch.full((shape.terms,), -float(threshold), device=device)
-    return Case(hidden.to(dtype), mask, weight.to(dtype), bias.to(dtype))
-
-
-def eager(case: Case) -> Tensor:
-    """See the module's docstring."""
-    values = torch.log1p(torch.relu(case.hidden @ case.weight.T + case.bias))
-    return (values * case.mask[..., None]).amax(1)
-
-
-def max_first(case: Case) -> Tensor:
-    """See the module's docstring."""
-    logits = case.hidden @ case.weight.T + case.bias
-    masked = logits.masked_fill(~case.mask[..., None], float("-inf"))
-    return torch.log1p(torch.relu(masked.amax(1)))
-
-
-def compiled(case: Case) -> Tensor:
-    """See the module's docstring."""
-    return torch.compile(max_first, dynamic=False)(case)
-
-
-def chunked(case: Case) -> Tensor:
-    """See the module's docstring."""
-    columns = range(0, len(case.weight), CHUNK)
-    tiles = (
-        case._replace(weight=case.weight[at : at + CHUNK], bias=case.bias[at : at + CHUNK])
-        for at in columns
-    )
-    return torch.cat([max_first(tile) for tile in tiles], 1)
-
-
-def ours(case: Case) -> Tensor:
-    """See the module's docstring."""
-    return splade_head(case.hidden, case.weight, case.bias, mask=case.mask)
-
-
-def matrix_product(case: Case) -> Tensor:
-    """See the module's docstring."""
-    packed, _ = pack(case.hidden, case.mask)
-    return torch.mm(packed, case.weight.T)
-
-
-SIDES: dict[str, Callable[[Case], Tensor]] = {
-    "eager": eager,
-    "max first": max_first,
-    "compiled": compiled,
-    "chunked": chunked,
-    "lsr": ours,
-    "matrix product": matrix_product,
-}
-
-
-def measure(
-    side: str, shape: Shape, active: float, dtype_name: str, device: str, backward: bool
-) -> Measurement:
-    """Time and peak memory of one side; to be called in a fresh process.
-
-    The gradients of the inputs, which every side must return, count as extra memory.
-    """
-    case = make_case(shape, active, getattr(torch, dtype_name), device)
-    compute = SIDES[side]
-    inputs = [case.hidden, case.weight, case.bias]
-    if backward:
-        for tensor in inputs:
-            tensor.requires_grad_()
-    # Code and caches of the library, on a batch too small to count.
-    small = Case(case.hidden[:1, :1], case.mask[:1, :1], case.weight[:64], case.bias[:64])
-    _run(compute, small, list(small[:1] + small[2:]), backward)
-    before = _reset_peak(device)
-    milliseconds = []
-    for number in range(REPEATS + 1):
-        start = time.perf_counter()
-        _run(compute, case, inputs, backward)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if number:  # the first run touches the memory, and compiles
-            milliseconds.append(1000 * (time.perf_counter() - start))
-    return Measurement(statistics.median(milliseconds), _peak_mib(device) - before)
-
-
-def _run(
-    compute: Callable[[Case], Tensor], case: Case, inputs: list[Tensor], backward: bool
-) -> None:
-    if backward:
-        torch.autograd.grad(compute(case).sum(), inputs)
-    else:
-        with torch.inference_mode():
-            compute(case)
-
-
-def _reset_peak(device: str) -> float:
-    """Begin a new peak of memory at what is in use now, which is returned, in MiB."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status_mib("VmRSS")
-
-
-def _peak_mib(device: str) -> float:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return _status_mib("VmHWM")
-
-
-def _status_mib(field: str) -> float:
-    """A line of /proc/self/status: VmRSS, what is resident now, or VmHWM, its peak."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no line {field}")
+    def title(self) -> str:
+        """For people."""
+        return (
+            "forward"
+            if self.active is None
+            else f"forward and backward, {100 * self.active:g} % active"
+        )
 
 
 def compare(
-    shape: Shape, active: float, dtype_name: str, device: str, rounds: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Medians over the rounds: pass → side → milliseconds, extra MiB, and both over eager's."""
-    report: dict[str, dict[str, dict[str, float]]] = {}
-    spawn = multiprocessing.get_context("spawn")
-    for name, backward in (("forward", False), ("forward and backward", True)):
-        left_out = {"matrix product"} if backward else set()
-        if device == "cpu":
-            left_out.add("compiled")
-        sides = [side for side in SIDES if side not in left_out]
-        found: dict[str, list[Measurement]] = {side: [] for side in sides}
+    shape: Shape, shares: Sequence[float], dtype_name: str, device: str, rounds: int
+) -> list[Pass]:
+    """The forward pass, then both passes for each share of active weights."""
+    passes: list[Pass] = []
+    for active in (None, *shares):
+        backward = active is not None
+        left_out = [*unavailable(device), *(FLOORS if backward else ())]
+        found: dict[str, list[Measurement | None]] = {s: [] for s in SIDES if s not in left_out}
         for _ in range(rounds):
-            for side in sides:
-                with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                    job = pool.submit(measure, side, shape, active, dtype_name, device, backward)
-                    found[side].append(job.result())
-        report[name] = {}
-        for side, measured in found.items():
-            milliseconds = statistics.median(m.milliseconds for m in measured)
-            extra = statistics.median(m.extra_mib for m in measured)
-            base = report[name].get("eager", {"ms": milliseconds, "extra_mib": extra})
-            report[name][side] = {
-                "ms": milliseconds,
-                "extra_mib": extra,
-                "times_faster_than_eager": base["ms"] / milliseconds,
-                "share_of_eager_memory": extra / base["extra_mib"],
-                # Of the products over real tokens; the backward pass has none that it must do.
-                "gflops": 2e-6 * shape.tokens * shape.size * shape.terms / milliseconds,
-            }
-    return report
+            for side, measured in found.items():
+                if None not in measured:
+                    measured.append(
+                        attempt(side, shape, active or shares[0], dtype_name, device, backward)
+                    )
+        passes.append(Pass(active, _rows(found, shape, passes[0] if passes else None)))
+    return passes
 
 
-def table(report: dict[str, Any]) -> str:
-    """The report for people."""
-    lines = []
-    for name, sides in report.items():
-        lines.append(
-            f"{name:24}{'ms':>9}{'faster':>9}{'extra MiB':>11}{'of eager':>10}{'GFLOP/s':>10}"
+def _rows(
+    found: dict[str, list[Measurement | None]], shape: Shape, forward: Pass | None
+) -> dict[str, Row | None]:
+    ms: dict[str, float] = {}
+    extra: dict[str, float] = {}
+    for side, rounds in found.items():
+        measured = [one for one in rounds if one is not None]
+        if len(measured) == len(rounds):
+            ms[side] = statistics.median(one.milliseconds for one in measured)
+            extra[side] = statistics.median(one.extra_mib for one in measured)
+    before = {} if forward is None else {s: row.ms for s, row in forward.sides.items() if row}
+    floors = before if forward else ms
+    return {
+        side: Row(
+            ms=ms[side],
+            rounds_ms=[one.milliseconds for one in rounds if one],
+            backward_ms=ms[side] - before[side] if side in before else None,
+            extra_mib=extra[side],
+            times_faster_than_eager=_ratio(ms.get("eager"), ms[side]),
+            share_of_eager_memory=_ratio(extra[side], extra.get("eager")),
+            share_of_floor=_ratio(floors.get(FLOORS[0]), ms[side]),
+            share_of_padded_floor=_ratio(floors.get(FLOORS[1]), ms[side]),
+            gflops=None if forward else 1e-6 * shape.flop / ms[side],
         )
-        for side, row in sides.items():
-            lines.append(
-                f"  {side:22}{row['ms']:9.1f}{row['times_faster_than_eager']:9.2f}"
-                f"{row['extra_mib']:11.1f}{row['share_of_eager_memory']:10.3f}"
-                f"{row['gflops']:10.1f}"
-            )
+        if side in ms
+        else None
+        for side, rounds in found.items()
+    }
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
+
+
+def table(passes: Sequence[Pass]) -> str:
+    """The report for people."""
+    columns = {  # title → field, digits after the point
+        "ms": ("ms", 2),
+        "backward": ("backward_ms", 2),
+        "faster": ("times_faster_than_eager", 2),
+        "extra MiB": ("extra_mib", 1),
+        "of eager's": ("share_of_eager_memory", 3),
+        "of floor": ("share_of_floor", 2),
+        "of padded": ("share_of_padded_floor", 2),
+        "GFLOP/s": ("gflops", 1),
+    }
+    lines = []
+    for one in passes:
+        lines.append(f"{one.title:36}" + "".join(f"{title:>11}" for title in columns))
+        for side, row in one.sides.items():
+            values = [getattr(row, field, None) for field, _ in columns.values()]
+            cells = [
+                f"{'' if value is None else format(value, f'.{digits}f'):>11}"
+                for value, (_, digits) in zip(values, columns.values(), strict=True)
+            ]
+            lines.append(f"  {side:34}" + ("".join(cells) if row else "  out of memory").rstrip())
     return "\n".join(lines)
 
 
-def plot(report: dict[str, Any], title: str, path: str) -> None:
-    """Each side's forward pass by extra memory and speed; the library's product is the roof."""
-    import matplotlib
+def panel(name: str, shape: Shape, forward: Pass, dtype_name: str, device: str) -> roofline.Panel:
+    """What the plot shows of a shape."""
+    size = getattr(torch, dtype_name).itemsize
+    speeds = {side: row.gflops for side, row in forward.sides.items() if row and row.gflops}
+    points = {
+        side: (shape.flop / traffic(side, shape, size, device), gflops)
+        for side, gflops in speeds.items()
+        if side not in FLOORS
+    }
+    return roofline.Panel(describe(name, shape), points, speeds.get(FLOORS[0]))
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for side, row in report["forward"].items():
-        if side == "matrix product":
-            axes.axhline(row["gflops"], color="grey", linestyle="--", label=side)
-        else:
-            axes.scatter(max(row["extra_mib"], 0.1), row["gflops"], label=side)
-    axes.set(
-        xscale="log", xlabel="extra memory, MiB", ylabel="GFLOP/s over real tokens", title=title
+def describe(name: str, shape: Shape) -> str:
+    """A shape for people."""
+    return (
+        f"shape {name}: {shape.texts} texts of {shape.shortest} to {shape.longest} tokens, "
+        f"{shape.tokens} in all, D {shape.size}, V {shape.terms}"
     )
-    axes.legend()
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"a share must be above 0 and at most 1, got {text}")
+    return share
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return count
+
+
+def _parser(device: str) -> argparse.ArgumentParser:
+    cuda = device == "cuda"
+    parser = argparse.ArgumentParser(
+        prog="python -m lsr.kernels.benchmark",
+        description="Time and memory of the SPLADE head beside other ways to compute it.",
+    )
+    parser.add_argument(
+        "--shape", nargs="+", choices=[*SHAPES, "all"], default=["A" if cuda else "cpu"]
+    )
+    parser.add_argument("--texts", type=_count, help="at most so many texts of a shape")
+    parser.add_argument(
+        "--active",
+        nargs="+",
+        type=_share,
+        default=[0.01],
+        help="shares of weights above 0, for the backward pass",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="bfloat16" if cuda else "float32"
+    )
+    parser.add_argument("--rounds", type=_count, default=3, help="of which medians are taken")
+    parser.add_argument("--plot", help="write a roofline plot to this file, PNG or SVG")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its report."""
-    cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description="The SPLADE head beside plain PyTorch.")
-    parser.add_argument("--shape", choices=SHAPES, default="A" if cuda else "cpu")
-    parser.add_argument("--active", type=float, default=0.01, help="share of weights above 0")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="bfloat16" if cuda else "float32"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--plot", help="write a picture, PNG or SVG")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = _parser(device)
     options = parser.parse_args(arguments)
-    device = "cuda" if cuda else "cpu"
-    name = torch.cuda.get_device_name() if cuda else "CPU"
-    shape = SHAPES[options.shape]
-    report = compare(shape, options.active, options.dtype, device, options.rounds)
-    title = f"shape {options.shape}: {shape._asdict()}, {options.dtype}, {name}"
+    if options.plot and not importlib.util.find_spec("matplotlib"):
+        parser.error("--plot needs matplotlib: `pip install matplotlib`")
+    for side, reason in unavailable(device).items():
+        tell(f"{side}: left out: {reason}")
+    heading = f"{options.dtype}, {device_name(device)}"
+    gb_per_second = in_fresh_process(bandwidth, device)
+    print(f"{heading}, memory {gb_per_second:.1f} GB/s")
+    shapes, panels = {}, []
+    for name in SHAPES if "all" in options.shape else dict.fromkeys(options.shape):
+        shape = SHAPES[name]
+        shape = shape._replace(texts=min(shape.texts, options.texts or shape.texts))
+        passes = compare(shape, options.active, options.dtype, device, options.rounds)
+        print(f"\n{describe(name, shape)}\n{table(passes)}", flush=True)
+        shapes[name] = shape._asdict() | {
+            "tokens": shape.tokens,
+            "passes": [
+                {
+                    "active": one.active,
+                    "sides": {side: row and row._asdict() for side, row in one.sides.items()},
+                }
+                for one in passes
+            ],
+        }
+        panels.append(panel(name, shape, passes[0], options.dtype, device))
     if options.plot:
-        plot(report, title, options.plot)
-    if options.json:
-        settings = {"shape": options.shape, "dtype": options.dtype, "device": name}
-        print(json.dumps(settings | {"torch": torch.__version__, "report": report}))
-    else:
-        print(f"{title}\n{table(report)}")
+        roofline.plot(panels, gb_per_second, heading, options.plot)
+    settings = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "dtype": options.dtype,
+        "rounds": options.rounds,
+        "left_out": unavailable(device),
+        "gb_per_second": gb_per_second,
+    }
+    print(json.dumps(settings | {"shapes": shapes}))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":
