@@ -108,9 +108,10 @@ def pack(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(mask.shape)}"
         )
     tokens = mask.bool()
-    cu_seqlens = mask.new_zeros(len(mask) + 1, dtype=tokens.sum().dtype)
-    cu_seqlens[1:] = tokens.sum(1).cumsum(0)
-    return hidden[tokens], cu_seqlens.int()
+    lengths = tokens.sum(1)
+    cu_seqlens = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int()
+    # Without padding they are packed as they lie.
+    return hidden.flatten(0, 1) if bool(tokens.all()) else hidden[tokens], cu_seqlens
 
 
 @cache

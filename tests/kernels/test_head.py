@@ -45,6 +45,14 @@ def test_packed_and_padded_are_the_same(states):
     )
 
 
+def test_states_without_padding_are_not_copied(states):
+    hidden = states[0]
+    packed, cu_seqlens = pack(hidden, torch.ones(4, 6))
+    assert packed.data_ptr() == hidden.data_ptr()
+    assert packed.shape == (24, 9) and cu_seqlens.tolist() == [0, 6, 12, 18, 24]
+    assert pack(hidden[:0], torch.ones(0, 6))[1].tolist() == [0]
+
+
 def test_a_weight_of_another_dtype_is_cast_and_its_gradient_cast_back(states):
     hidden, weight, _, mask = states
     weight.requires_grad_()
