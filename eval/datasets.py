@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lsr
-from lsr.corpus import Query, downloaded, read_queries
-
-Qrels = dict[str, dict[str, int]]
+from lsr.corpus import Query, beir_file, downloaded, read_queries
+from lsr.run import Qrels, read_qrels
 
 
 class Dataset(NamedTuple):
@@ -49,7 +48,7 @@ def _load_pydoc(split: str) -> Dataset:
         raise ValueError(f"pydoc: no split {split!r}; available: test")
     data = Path(lsr.__file__).with_name("data")
     queries = read_queries(data / "pydoc-queries.jsonl")
-    return _dataset("pydoc", split, queries, _read_qrels(data / "pydoc-qrels.tsv"))
+    return _dataset("pydoc", split, queries, read_qrels(data / "pydoc-qrels.tsv"))
 
 
 def _load_beir(folder: Path, split: str) -> Dataset:
@@ -59,10 +58,8 @@ def _load_beir(folder: Path, split: str) -> Dataset:
         raise ValueError(
             f"{folder}: no split {split!r}; available: {', '.join(available) or 'none'}"
         )
-    queries = folder / "queries.jsonl"
-    if not queries.exists() and (folder / "queries.jsonl.gz").exists():
-        queries = folder / "queries.jsonl.gz"
-    return _dataset(str(folder), split, read_queries(queries), _read_qrels(judgements))
+    queries = read_queries(beir_file(folder, "queries.jsonl"))
+    return _dataset(str(folder), split, queries, read_qrels(judgements))
 
 
 def _load_ir_datasets(name: str, split: str) -> Dataset:
@@ -108,32 +105,3 @@ def _dataset(
     if not kept:
         raise ValueError(f"{name}: split {split!r} has no query with a relevant document")
     return Dataset(name, split, kept, {query.id: judged[query.id] for query in kept})
-
-
-def _read_qrels(path: Path) -> Qrels:
-    """Return the judgements of a BEIR file: query-id, corpus-id, score, with or without header."""
-    qrels: Qrels = {}
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            line = raw.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-            if not line.strip() or (number == 1 and line.startswith(b"query-id\t")):
-                continue
-            try:
-                query_id, doc_id, grade = _parse_judgement(line)
-                if qrels.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
-                    raise ValueError(f"a second grade for document {doc_id!r}")
-            except ValueError as error:
-                excerpt = line[:80].decode("utf-8", "backslashreplace")
-                raise ValueError(f"{path}:{number}: {error}: {excerpt}") from error
-    return qrels
-
-
-def _parse_judgement(line: bytes) -> tuple[str, str, int]:
-    columns = line.decode("utf-8").split("\t")
-    if len(columns) != 3:
-        raise ValueError(f"expected 3 tab-separated columns, got {len(columns)}")
-    query_id, doc_id, grade = columns
-    try:
-        return query_id, doc_id, int(grade)
-    except ValueError as error:
-        raise ValueError(f"score must be an integer, got {grade!r}") from error

@@ -62,7 +62,7 @@ def _errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         typer.echo("lsr: interrupted; a build goes on when it is run again", err=True)
         raise typer.Exit(130) from error
-    except (ValueError, KeyError, OSError, LuceneError, JavaError) as error:
+    except (ValueError, KeyError, OSError, ImportError, LuceneError, JavaError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         typer.echo(f"lsr: {message}", err=True)
         raise typer.Exit(1) from error
@@ -346,6 +346,102 @@ def evaluate_command(
 
 
 @app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe that ships (lsr recipes), or a file.")],
+    out: Annotated[Path, typer.Option(help="The run directory; a killed run in it goes on.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="What to train on: a BEIR folder, a JSONL or TSV file, an ir_datasets id; for "
+            "recipes of pseudo-queries a corpus."
+        ),
+    ] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Its small form: minutes on a laptop, no downloads.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE over the recipe, as training.seed=1; repeat."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an encoder by a recipe, and measure it on held-out queries before and after."""
+    pairs = dict(_setting(text) for text in settings or [])
+    if data is not None:
+        pairs["data.source"] = json.dumps(data)
+    _train(recipe, out, pairs, tiny=tiny, as_json=as_json)
+
+
+@app.command()
+def adapt(
+    corpus: CorpusArgument,
+    out: Annotated[Path, typer.Option(help="The run directory; a killed run in it goes on.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE over the recipe, as training.seed=1; repeat."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an inference-free encoder for a corpus from nothing but the corpus."""
+    pairs = dict(_setting(text) for text in settings or [])
+    _train("adapt", out, pairs | {"data.source": json.dumps(corpus)}, tiny=False, as_json=as_json)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
+) -> None:
+    """List the recipes that ship: papers, deviations, expected results."""
+    from dataclasses import asdict
+
+    from lsr.training.recipe import load_recipe, names
+
+    with _errors():
+        if name is not None:
+            typer.echo(json.dumps(asdict(load_recipe(name)), indent=2))
+            return
+        for each in names():
+            found = load_recipe(each)
+            typer.echo(f"{each}\n  {found.paper}\n  Deviates: {found.deviations}")
+            typer.echo(f"  Expected: {found.expected}\n")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not (key and found):
+        raise typer.BadParameter(f"--set wants KEY=VALUE, got {text!r}")
+    return key, value
+
+
+def _train(recipe: str, out: Path, settings: dict[str, str], *, tiny: bool, as_json: bool) -> None:
+    from lsr.display import progress_bar
+    from lsr.eval.learning import learn
+    from lsr.training.guard import TrainingStopped
+    from lsr.training.recipe import load_recipe
+
+    with _errors():
+        loaded = load_recipe(recipe, tiny=tiny, settings=settings)
+        try:
+            with progress_bar() as progress:
+                learned = learn(loaded, out, progress)
+        except TrainingStopped as error:
+            typer.echo(f"lsr: training was stopped: {error}", err=True)
+            raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(learned.record()))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(learned.table())
+    if learned.curve:
+        console.print("", learned.curve_table())
+    console.print(
+        f"\nmodel: {learned.model}\nnext:  lsr index CORPUS --encoder {learned.model} --out DIR"
+    )
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where its indexes go; found there, they are reused.")],
 ) -> None:
@@ -389,3 +485,7 @@ def doctor(
     typer.echo(report if not clean else "  CheckIndex: clean")
     if not clean:
         sys.exit(1)
+
+
+if __name__ == "__main__":  # torchrun --nproc-per-node N -m lsr.cli train …
+    app()

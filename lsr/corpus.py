@@ -64,6 +64,7 @@ class CorpusError(ValueError):
         super().__init__(f"{path}:{line}: {reason}" + (f": {excerpt}" if excerpt else ""))
 
 
+_Parsed = TypeVar("_Parsed")
 _Record = TypeVar("_Record", Document, Query)
 _OnBad = Callable[[CorpusError], None]
 
@@ -126,10 +127,10 @@ def open_corpus(name: str | os.PathLike[str], *, skip_bad: bool = False) -> Corp
         return Corpus(name, _pydoc_reader([p for p in packages if p] or None), skip_bad=skip_bad)
     path = Path(name)
     if path.is_dir():
-        path = _corpus_file(path)
+        path = beir_file(path, "corpus.jsonl")
     if path.exists() or _format(path):
         parse = {".jsonl": _document_from_json, ".tsv": _document_from_tsv}[_require_format(path)]
-        return Corpus(name, lambda bad: _read_file(path, parse, bad), skip_bad=skip_bad)
+        return Corpus(name, lambda bad: read_lines(path, _distinct(parse), bad), skip_bad=skip_bad)
     return Corpus(name, _ir_datasets_reader(name), skip_bad=skip_bad)
 
 
@@ -145,7 +146,7 @@ def read_queries(path: str | os.PathLike[str]) -> list[Query]:
     """
     path = Path(path)
     parse = {".jsonl": _query_from_json, ".tsv": _query_from_tsv}[_require_format(path)]
-    queries = list(_read_file(path, parse, _fail))
+    queries = list(read_lines(path, _distinct(parse)))
     if not queries:
         raise ValueError(f"{path}: no queries")
     return queries
@@ -155,11 +156,16 @@ def _fail(error: CorpusError) -> NoReturn:
     raise error
 
 
-def _corpus_file(folder: Path) -> Path:
-    for file in (folder / "corpus.jsonl", folder / "corpus.jsonl.gz"):
+def beir_file(folder: Path, name: str) -> Path:
+    """Return the file `name` of a BEIR folder, or the one with .gz.
+
+    Raises:
+        FileNotFoundError: the folder has neither.
+    """
+    for file in (folder / name, folder / f"{name}.gz"):
         if file.exists():
             return file
-    raise FileNotFoundError(f"{folder}: no corpus.jsonl or corpus.jsonl.gz in this folder")
+    raise FileNotFoundError(f"{folder}: no {name} or {name}.gz in this folder")
 
 
 def _format(path: Path) -> str | None:
@@ -180,28 +186,45 @@ def _open(path: Path) -> BufferedIOBase:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
-def _read_file(path: Path, parse: Callable[[str], _Record], on_bad: _OnBad) -> Iterator[_Record]:
-    """Yield what `parse` (ValueError: a bad line) makes of each line that is not blank."""
-    seen: set[str] = set()
+def read_lines(
+    path: Path, parse: Callable[[str], _Parsed], on_bad: _OnBad = _fail, *, header: str = ""
+) -> Iterator[_Parsed]:
+    """Yield what `parse` (ValueError: a bad line) makes of each line that is not blank.
+
+    A first line that begins with `header`, where one is given, is passed over. Files may be .gz.
+    """
     number = 0
     try:
         with _open(path) as file:
             for number, raw in enumerate(file, 1):
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
+                    if header and raw.startswith(header.encode()):
+                        continue
                 if not raw.strip(b" \r\n"):
                     continue
                 try:
                     record = parse(_decode(raw.rstrip(b"\r\n")))
-                    if record.id in seen:
-                        raise ValueError(f"duplicate id {record.id!r}")
                 except ValueError as error:
                     on_bad(CorpusError(path, number, str(error), raw))
                     continue
-                seen.add(record.id)
                 yield record
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         on_bad(CorpusError(path, number + 1, f"truncated or damaged gzip ({error})"))
+
+
+def _distinct(parse: Callable[[str], _Record]) -> Callable[[str], _Record]:
+    """`parse`, for which a second record of the same id is a bad line."""
+    seen: set[str] = set()
+
+    def checked(line: str) -> _Record:
+        record = parse(line)
+        if record.id in seen:
+            raise ValueError(f"duplicate id {record.id!r}")
+        seen.add(record.id)
+        return record
+
+    return checked
 
 
 def _decode(raw: bytes) -> str:
@@ -213,7 +236,8 @@ def _decode(raw: bytes) -> str:
         ) from error
 
 
-def _parse_object(line: str) -> dict[str, object]:
+def parse_object(line: str) -> dict[str, object]:
+    """Return the JSON object on a line; ValueError if there is none."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -229,10 +253,11 @@ def _id_of(record: Mapping[str, object], keys: tuple[str, ...]) -> str:
         raise ValueError(f"no id (expected under one of {', '.join(keys)})")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"id must be a string or an integer, got {type(value).__name__}")
-    return _checked_id(str(value))
+    return checked_id(str(value))
 
 
-def _checked_id(value: str) -> str:
+def checked_id(value: str) -> str:
+    """Return an id that every file format can hold; ValueError if it is not one."""
     if not value:
         raise ValueError("empty id")
     if value.split() != [value]:
@@ -262,7 +287,7 @@ def _checked_text(value: str, key: str) -> str:
 
 
 def _document_from_json(line: str) -> Document:
-    record = _parse_object(line)
+    record = parse_object(line)
     doc_id = _id_of(record, _DOCUMENT_ID_KEYS)
     if not any(key in record for key in ("title", *_DOCUMENT_TEXT_KEYS)):
         raise ValueError(f"no text (expected under one of {', '.join(_DOCUMENT_TEXT_KEYS)})")
@@ -296,11 +321,11 @@ def _document_from_tsv(line: str) -> Document:
     if len(columns) not in (2, 3):
         raise ValueError(f"expected 2 or 3 tab-separated columns, got {len(columns)}")
     title = columns[1] if len(columns) == 3 else ""
-    return Document(_checked_id(columns[0]), title, columns[-1])
+    return Document(checked_id(columns[0]), title, columns[-1])
 
 
 def _query_from_json(line: str) -> Query:
-    record = _parse_object(line)
+    record = parse_object(line)
     query_id = _id_of(record, _QUERY_ID_KEYS)
     if not any(key in record for key in _QUERY_TEXT_KEYS):
         raise ValueError(f"no text (expected under one of {', '.join(_QUERY_TEXT_KEYS)})")
@@ -311,7 +336,7 @@ def _query_from_tsv(line: str) -> Query:
     columns = line.split("\t")
     if len(columns) != 2:
         raise ValueError(f"expected 2 tab-separated columns, got {len(columns)}")
-    return Query(_checked_id(columns[0]), columns[1])
+    return Query(checked_id(columns[0]), columns[1])
 
 
 def _pydoc_reader(packages: list[str] | None) -> Callable[[_OnBad], Iterator[Document]]:
@@ -356,7 +381,7 @@ def _ir_datasets_reader(name: str) -> Callable[[_OnBad], Iterator[Document]]:
     def read(_: _OnBad) -> Iterator[Document]:
         for doc in downloaded(name, dataset.docs_iter):
             fields = doc._asdict()
-            doc_id, title = _checked_id(fields.pop("doc_id")), fields.pop("title", "")
+            doc_id, title = checked_id(fields.pop("doc_id")), fields.pop("title", "")
             if "text" not in fields:
                 # Collections without a plain text field say themselves which fields make it up.
                 title, fields["text"] = "", doc.default_text()

@@ -18,8 +18,9 @@ from lsr.indexes.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from lsr.encoders.masked_lm import MaskedLMEncoder
+    from lsr.encoders.model_encoder import ModelEncoder
 
-Encoder: TypeAlias = "LexicalEncoder | GraftedEncoder | MaskedLMEncoder"
+Encoder: TypeAlias = "LexicalEncoder | GraftedEncoder | MaskedLMEncoder | ModelEncoder"
 
 # Encoders that are fitted on the corpus and kept in the index; all others are checkpoints.
 FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {

@@ -1,4 +1,4 @@
-"""Runs: ranked documents per query, and TREC run files."""
+"""Runs: ranked documents per query, and TREC run files; judgements, and files of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from lsr.corpus import read_lines
+
 Ranking = list[tuple[str, float]]
+# Query id → document id → grade; a grade above 0 is relevant.
+Qrels = dict[str, dict[str, int]]
 
 
 class Run(Mapping[str, Ranking]):
@@ -96,6 +100,32 @@ class Run(Mapping[str, Ranking]):
                 written = min(score, math.nextafter(written, -math.inf))
                 lines.append(f"{query_id} Q0 {doc_id} {rank} {written!r} {tag}\n")
         Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def read_qrels(path: str | os.PathLike[str]) -> Qrels:
+    """Return the judgements of a BEIR file: query-id, corpus-id, score, with or without header.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorpusError: a line cannot be used.
+    """
+    qrels: Qrels = {}
+
+    def parse(line: str) -> None:
+        columns = line.split("\t")
+        if len(columns) != 3:
+            raise ValueError(f"expected 3 tab-separated columns, got {len(columns)}")
+        query_id, doc_id, grade = columns
+        try:
+            value = int(grade)
+        except ValueError as error:
+            raise ValueError(f"score must be an integer, got {grade!r}") from error
+        if qrels.setdefault(query_id, {}).setdefault(doc_id, value) != value:
+            raise ValueError(f"a second grade for document {doc_id!r}")
+
+    for _ in read_lines(Path(path), parse, header="query-id\t"):
+        pass
+    return qrels
 
 
 def _parse_trec(raw: bytes) -> tuple[str, str, float]:

@@ -13,7 +13,6 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from lsr.corpus import Document
-from lsr.encoders.tokens import count_terms
 from lsr.indexes.lucene import Filter
 from lsr.indexing import Progress
 from lsr.live import open_live
@@ -152,9 +151,9 @@ class Searcher:
         impacts, (scale,) = self._impacts(self._vectors([query]), max_terms)
         document = self.index.impacts([doc_id])
         text = self.index.documents([doc_id])[0].content
-        own = set(count_terms(self.encoder.tokenizer, [text]).indices.tolist())
+        own = self.encoder.own_terms(text)
         asked = (
-            set(count_terms(self.encoder.tokenizer, [query]).indices.tolist())
+            self.encoder.own_terms(query)
             if isinstance(query, str)
             else set(impacts.indices.tolist())
         )

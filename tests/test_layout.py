@@ -18,17 +18,25 @@ MAY_IMPORT = {
     "core": set(),
     "encoders": {"core", "kernels"},
     "indexes": {"core"},
+    "training": {"core", "kernels", "encoders", "indexes"},
     "application": {"core", "encoders", "indexes"},
-    "eval": {"core", "kernels", "encoders", "application", "indexes", "lsr"},
+    "eval": {"core", "kernels", "encoders", "training", "application", "indexes", "lsr"},
     "demo": {"core", "application", "indexes", "eval"},
-    "cli": {"core", "kernels", "encoders", "application", "indexes", "eval", "demo", "lsr"},
+    "cli": {
+        *("core", "kernels", "encoders", "training", "application", "indexes", "eval", "demo"),
+        "lsr",
+    },
     "lsr": {"encoders"},
 }
 
 
 def modules() -> dict[str, Path]:
     """Return the path of every module by its dotted name."""
-    files = [*(ROOT / "lsr").glob("*.py"), *(ROOT / "lsr" / "encoders").rglob("*.py")]
+    own = (ROOT / "lsr" / folder for folder in ("encoders", "training"))
+    files = [
+        *(ROOT / "lsr").glob("*.py"),
+        *(path for folder in own for path in folder.rglob("*.py")),
+    ]
     found = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
     for folder in LINKED:
         for path in (ROOT / folder).rglob("*.py"):
@@ -57,7 +65,8 @@ def imports_of(source: str) -> list[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            if node.module not in ("lsr", "lsr.encoders", *(f"lsr.{name}" for name in LINKED)):
+            folders = ("encoders", "training", *LINKED)
+            if node.module not in ("lsr", *(f"lsr.{name}" for name in folders)):
                 names = [str(node.module)]
         else:
             continue

@@ -18,7 +18,8 @@ def fuse(model: Any) -> Any:
     their classes, weights and configuration stay, so that saving writes the stock layout.
 
     Args:
-        model: a SparseEncoder of a masked LM and SpladePooling, also inside a Router.
+        model: a SparseEncoder of a masked LM and SpladePooling (or our TopKPooling), also inside
+            a Router, and whatever comes after them.
 
     Returns:
         The same model.
@@ -92,15 +93,20 @@ def _states(hidden: Tensor) -> Tensor:
 
 
 def _pool(pooling: Any, decoder: torch.nn.Linear, features: dict[str, Any]) -> dict[str, Any]:
-    """SpladePooling.forward with the decoder before it."""
+    """SpladePooling.forward, or TopKPooling's, with the decoder before it."""
     hidden = features["token_embeddings"]
+    head: Any = splade_head
+    if hasattr(pooling, "top_k_per_token"):
+        from lsr.encoders.top_k import top_k_head
+
+        head = partial(top_k_head, top_k=pooling.top_k_per_token)
     given = (
         # Flattened inputs, shape (1, total tokens, D).
         {"cu_seqlens": features["cu_seq_lens_q"]}
         if "cu_seq_lens_q" in features
         else {"mask": features["attention_mask"]}
     )
-    features["sentence_embedding"] = splade_head(
+    features["sentence_embedding"] = head(
         hidden[0] if "cu_seqlens" in given else hidden,
         decoder.weight,
         decoder.bias,
@@ -118,6 +124,8 @@ def _splade_pairs(model: Any) -> list[tuple[Any, Any]]:
     from sentence_transformers.base.modules import Router, Transformer
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
+    from lsr.encoders.top_k import TopKPooling
+
     if len(model) == 1 and isinstance(model[0], Router):
         routes = [list(route) for route in model[0].sub_modules.values()]
     else:
@@ -125,10 +133,13 @@ def _splade_pairs(model: Any) -> list[tuple[Any, Any]]:
     pairs: list[tuple[Any, Any]] = []
     for modules in routes:
         names = [type(module).__name__ for module in modules]
-        poolings = [i for i, module in enumerate(modules) if type(module) is SpladePooling]
+        poolings = [
+            i for i, module in enumerate(modules) if type(module) in (SpladePooling, TopKPooling)
+        ]
         if not poolings:
             continue
-        if poolings != [1] or not isinstance(modules[0], Transformer) or len(modules) != 2:
+        # What comes after the pooling gets the same vectors as before.
+        if poolings != [1] or not isinstance(modules[0], Transformer):
             raise ValueError(f"expected a masked LM and then SpladePooling, got {names}")
         if not any(pair[1] is modules[1] for pair in pairs):
             pairs.append((modules[0], modules[1]))

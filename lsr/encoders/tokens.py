@@ -46,6 +46,11 @@ def whole_text(tokenizer: Any) -> Tokenizer:
     return backend
 
 
+def own_terms(tokenizer: Any, text: str) -> set[int]:
+    """The ids of the terms that a text itself holds."""
+    return set(count_terms(tokenizer, [text]).indices.tolist())
+
+
 def count_terms(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> csr_array:
     """How often each term occurs in each text: float32 counts, shape (len(texts), vocabulary).
 

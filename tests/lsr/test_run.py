@@ -1,8 +1,10 @@
+import gzip
 from pathlib import Path
 
 import pytest
 
-from lsr.run import Run
+from lsr.corpus import CorpusError
+from lsr.run import Run, read_qrels
 
 RUN = Run(
     {
@@ -102,3 +104,19 @@ def test_read_trec_rejects_a_truncated_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"run\.trec:9: expected 6 columns, got 5"):
         Run.read_trec(path)
+
+
+def test_qrels_with_header_bom_and_blank_lines_also_gz(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbfquery-id\tcorpus-id\tscore\r\nq1\ta\t1\r\n\r\nq1\tb\t0\nq2\ta\t-1\n"
+    expected = {"q1": {"a": 1, "b": 0}, "q2": {"a": -1}}
+    (tmp_path / "test.tsv").write_bytes(content)
+    (tmp_path / "test.tsv.gz").write_bytes(gzip.compress(content))
+    assert read_qrels(tmp_path / "test.tsv") == expected
+    assert read_qrels(tmp_path / "test.tsv.gz") == expected
+
+
+def test_header_of_qrels_is_the_first_line_alone(tmp_path: Path) -> None:
+    path = tmp_path / "test.tsv"
+    path.write_text("q1\ta\t1\nquery-id\tcorpus-id\tscore\n")
+    with pytest.raises(CorpusError, match=r"test\.tsv:2: score must be an integer, got 'score'"):
+        read_qrels(path)

@@ -120,6 +120,51 @@ def test_inference_free_router_equals_sentence_transformers(tmp_path, tokenizer)
     assert_equal_except_special(ours.encode_queries(TEXTS), stock.encode_query(TEXTS), tokenizer)
 
 
+def test_separate_query_encoder_and_lengths_by_task_equal_sentence_transformers(
+    tmp_path, tokenizer
+):
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Router, Transformer
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    def modules(kind, **lengths):
+        plain = save_masked_lm(tmp_path / kind, tokenizer, kind)
+        return [
+            Transformer(plain, transformer_task="fill-mask", max_seq_length=20, **lengths),
+            SpladePooling(),
+        ]
+
+    siamese = SparseEncoder(
+        modules=modules("bert", query_length=6, document_length=12), device="cpu"
+    )
+    router = Router.for_query_document(
+        query_modules=modules("distilbert", query_length=7), document_modules=modules("bert")
+    )
+    for name, stock in (
+        ("siamese", siamese),
+        ("asymmetric", SparseEncoder(modules=[router], device="cpu")),
+    ):
+        stock.save(str(tmp_path / name))
+        ours = load_encoder(str(tmp_path / name), torch.float32)
+        documents, queries = stock.encode_document(TEXTS), stock.encode_query(TEXTS)
+        assert not torch.equal(documents.to_dense()[3], queries.to_dense()[3])
+        assert_equal_except_special(ours.encode_documents(TEXTS), documents, tokenizer)
+        assert_equal_except_special(ours.encode_queries(TEXTS), queries, tokenizer)
+    same_documents = load_encoder(str(tmp_path / "asymmetric"))
+    assert same_documents.fingerprint != load_encoder(str(tmp_path / "siamese")).fingerprint
+
+
+def test_other_modules_are_refused_by_name(tmp_path, tokenizer):
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+
+    SparseEncoder(modules=[SparseStaticEmbedding(tokenizer)], device="cpu").save(
+        str(tmp_path / "static")
+    )
+    with pytest.raises(ValueError, match=r"expected a masked LM .*\['SparseStaticEmbedding'\]"):
+        load_encoder(str(tmp_path / "static"))
+
+
 def test_plain_checkpoint_with_idf(tmp_path, tokenizer):
     path = save_masked_lm(tmp_path / "plain", tokenizer)
     siamese = load_encoder(path)

@@ -1,0 +1,249 @@
+"""Trainable SPLADE models of every masked-LM kind, in the stock sentence-transformers layout."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from lsr.encoders.load import resolve, trunk_path
+from lsr.encoders.tokens import special_ids
+from lsr.kernels.reference import Activation, Pooling
+
+Queries = Literal["same", "separate", "binary", "idf", "learned-idf"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What `build_model` makes.
+
+    Attributes:
+        base: "default" (the trunk all-MiniLM-L6-v2 that ships), a directory, or a hub name: a
+            masked LM, or a trunk without an LM head, which gets one grafted.
+        queries: how queries become vectors: by the "same" masked LM as documents; by a "separate"
+            one, which starts as a copy; as a weight per own token: 1 ("binary"), its IDF ("idf"),
+            or a weight learned from there ("learned-idf").
+        expansion: whether a text's vector has terms that the text does not hold; False:
+            SPLADE-lexical.
+        activation: see `lsr.kernels.reference.activate`.
+        pooling: "max" or "sum" over tokens.
+        max_length: tokens of a document that are read, special ones included.
+        query_max_length: tokens of a query that are read.
+        calibrate_terms: mean active terms of a document before the first step (fewer where
+            `top_k_per_token` cuts them, or where without expansion texts hold fewer); None leaves
+            the head as it is: a grafted one then has most of the vocabulary active.
+        transform: whether the dense layer of the head is trained; frozen, a grafted one stays the
+            identity.
+        top_k_per_token: largest logits of a token that count; None: all. Not in the stock layout,
+            see `lsr.encoders.top_k`.
+    """
+
+    base: str = "default"
+    queries: Queries = "same"
+    expansion: bool = True
+    activation: Activation = "relu"
+    pooling: Pooling = "max"
+    max_length: int = 256
+    query_max_length: int = 64
+    calibrate_terms: int | None = 120
+    transform: bool = True
+    top_k_per_token: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            ValueError: naming the field, what it may be and what it is.
+        """
+        for field, kind in (("queries", Queries), ("activation", Activation), ("pooling", Pooling)):
+            allowed, value = get_args(kind), getattr(self, field)
+            if value not in allowed:
+                raise ValueError(f"`{field}` must be one of {', '.join(allowed)}, got {value!r}")
+        for field, least in (("max_length", 3), ("query_max_length", 3)):
+            if getattr(self, field) < least:
+                raise ValueError(f"`{field}` must be at least {least}, got {getattr(self, field)}")
+        for field in ("calibrate_terms", "top_k_per_token"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"`{field}` must be at least 1 or None, got {value}")
+
+
+def build_model(config: ModelConfig, texts: Sequence[str], idf: np.ndarray | None = None) -> Any:
+    """A SparseEncoder ready for SparseEncoderTrainer, its head fused.
+
+    With queries other than "same" it is a Router: give the training arguments a `router_mapping` of
+    the columns to "query" and "document" (and also with "same", for `query_max_length` to hold).
+    Learned query weights want `learning_rate_mapping` with QUERY_WEIGHTS and the callback
+    NonNegativeQueryWeights, both from `lsr.encoders.query_weights`. `save` writes the stock layout,
+    which sentence-transformers and `lsr.encoders.load.load_encoder` open with equal vectors.
+
+    Special tokens are terms of no vector.
+
+    Args:
+        config: what is built.
+        texts: of the collection, for the calibration (a sample of 256) and for the IDF.
+        idf: query weights for "idf" and "learned-idf", shape (V,); None computes them from `texts`.
+
+    Raises:
+        FileNotFoundError: there is no such base.
+        ValueError: the base cannot be used, or an argument does not fit, with the reason.
+    """
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Router
+
+    from lsr.encoders.fuse import fuse
+    from lsr.encoders.query_weights import corpus_idf, static_queries
+
+    weighted = config.queries in ("idf", "learned-idf")
+    if idf is not None and not weighted:
+        raise ValueError(f"`idf` is of no use to `queries` {config.queries!r}: leave it out")
+    transformer = _masked_lm(config, texts)
+    tokenizer = transformer.tokenizer
+    modules = [transformer, *_pooling(config, tokenizer)]
+    if config.queries == "same":
+        transformer.query_length = config.query_max_length
+    else:
+        if config.queries == "separate":
+            query = copy.deepcopy(modules)
+            query[0].max_seq_length = config.query_max_length
+        else:
+            weights = np.ones(len(tokenizer)) if idf is None else idf
+            if weighted and idf is None:
+                weights = corpus_idf(tokenizer, [texts])
+            learned = config.queries == "learned-idf"
+            query = [static_queries(tokenizer, weights, config.query_max_length, learned=learned)]
+        modules = [Router.for_query_document(query_modules=query, document_modules=modules)]
+    return fuse(SparseEncoder(modules=modules, similarity_fn_name="dot"))
+
+
+def _pooling(config: ModelConfig, tokenizer: Any) -> list[Any]:
+    """What follows the masked LM."""
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    from lsr.encoders.query_weights import static_queries
+
+    settings = {
+        "pooling_strategy": config.pooling,
+        "activation_function": config.activation,
+        "embedding_dimension": len(tokenizer),
+    }
+    if config.top_k_per_token is None:
+        modules = [SpladePooling(**settings)]
+    else:
+        from lsr.encoders.top_k import TopKPooling
+
+        modules = [TopKPooling(config.top_k_per_token, **settings)]
+    if not config.expansion:
+        # After another module, the stock module for weights of own tokens multiplies by them.
+        modules.append(static_queries(tokenizer, np.ones(len(tokenizer)), config.max_length))
+    return modules
+
+
+def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
+    """The module of the masked LM, its head grafted, fitted to the tokenizer and calibrated."""
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.util import get_device_name
+
+    from lsr.encoders.calibrate import calibrate
+    from lsr.encoders.lm_head import (
+        graft_head,
+        keep_offset_exact,
+        silence,
+        transform_of,
+        trim_head,
+    )
+
+    directory = trunk_path() if config.base == "default" else resolve(config.base)
+    if not (directory / "config.json").exists():
+        raise ValueError(
+            f"{directory}: holds no config.json; `base` must be the checkpoint of a masked LM or "
+            "of its trunk"
+        )
+    with _quiet():
+        has_head = _has_head(directory)
+        transformer = Transformer(
+            str(directory),
+            transformer_task="fill-mask",
+            max_seq_length=config.max_length,
+            # Flattened inputs (flash attention) have no mask, which these modules need.
+            unpad_inputs=None if config.expansion and not config.top_k_per_token else False,
+        )
+    model, tokenizer = transformer.model, transformer.tokenizer
+    limit = _positions(model)
+    if max(config.max_length, config.query_max_length) > limit:
+        raise ValueError(
+            f"`max_length` and `query_max_length` must be at most the {limit} positions of "
+            f"{type(model).__name__}, got {config.max_length} and {config.query_max_length}"
+        )
+    if not has_head:
+        graft_head(model)
+    keep_offset_exact(model)
+    trim_head(model, len(tokenizer))
+    transformer.to(get_device_name())
+    if config.calibrate_terms is not None:
+        calibrate(
+            model,
+            tokenizer,
+            texts,
+            config.calibrate_terms,
+            config.max_length,
+            expansion=config.expansion,
+        )
+    silence(model, special_ids(tokenizer))
+    if not config.transform:
+        transform_of(model)[0].requires_grad_(False)
+    return transformer
+
+
+def _has_head(directory: Any) -> bool:
+    """Whether a checkpoint holds an LM head along with its trunk.
+
+    Raises:
+        ValueError: the architecture has no masked LM, or weights of the trunk are missing.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    kind = AutoConfig.from_pretrained(directory)
+    if type(kind) not in AutoModelForMaskedLM._model_mapping:
+        raise ValueError(
+            f"{directory}: the architecture {kind.model_type!r} has no masked LM in transformers"
+        )
+    model, report = AutoModelForMaskedLM.from_pretrained(directory, output_loading_info=True)
+    missing = sorted(report["missing_keys"])
+    trunk = [name for name in missing if name.startswith(model.base_model_prefix + ".")]
+    if trunk:
+        raise ValueError(
+            f"{directory}: {len(trunk)} weights of the trunk are missing, such as {trunk[0]!r}"
+        )
+    return not missing
+
+
+def _positions(model: Any) -> int:
+    """How many tokens a text of the model may have."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
+            # RoBERTa counts positions from behind the padding's.
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    return int(getattr(model.config, "max_position_embeddings", 1 << 30))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the reports of transformers on missing weights: a head is grafted for them."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,235 @@
+"""The modules of a decoder LLM as a sparse encoder, for sentence-transformers: states, pooling.
+
+`Decoder` saves as a stock Transformer does (the model, or its adapter, and the tokenizer) and
+`DecoderPooling` beside it, so that sentence-transformers opens them with `trust_remote_code=True`
+where lsr can be imported. Between them logits are never made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from sentence_transformers.base.modules import Module, Transformer
+
+from lsr.encoders.lora import restore_precision
+from lsr.kernels.head import splade_head
+from lsr.kernels.reference import Activation, Pooling
+
+Attention = Literal["causal", "bidirectional", "echo"]
+
+
+class Decoder(Transformer):  # type: ignore[misc]
+    """States of a causal LM's tokens, before its head, and which of them are pooled.
+
+    Pooled are the text's own tokens: neither padding nor special tokens (the state of a beginning-
+    of-text token under causal attention is the same for all texts). "echo" reads the text twice and
+    pools the second copy, whose tokens have all seen the whole text under causal attention
+    (Springer et al. 2024, arXiv:2402.15449; Doshi et al. 2024, arXiv:2408.11119).
+    """
+
+    config_keys = [*Transformer.config_keys, "attention"]
+
+    def __init__(
+        self, model_name_or_path: str, *, attention: Attention = "causal", **kwargs: Any
+    ) -> None:
+        """A decoder.
+
+        Args:
+            model_name_or_path: of a causal LM, or of an adapter of one.
+            attention: "causal", "bidirectional" (every token sees all) or "echo".
+            **kwargs: as Transformer takes them.
+        """
+        # Without these, a tokenizer with a chat template would wrap texts in messages.
+        kwargs |= {
+            "transformer_task": "text-generation",
+            "modality_config": {
+                "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+            },
+            "module_output_name": "token_embeddings",
+        }
+        super().__init__(model_name_or_path, **kwargs)
+        self.attention: Attention = attention
+        if (Path(model_name_or_path) / "adapter_config.json").exists():
+            restore_precision(self.model, Path(model_name_or_path))
+        self.model.config.is_causal = attention != "bidirectional"
+        # No padding token before a text: under causal attention it would see nothing at all.
+        self.tokenizer.padding_side = "right"
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        trust_remote_code: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """As Transformer.load; the trust that opening this class takes is not handed on."""
+        if (Path(model_name_or_path) / subfolder).is_dir():
+            # An adapter's base would be looked for in the same subfolder of its own directory.
+            model_name_or_path, subfolder = str(Path(model_name_or_path) / subfolder), ""
+        loaded: Self = super().load(model_name_or_path, subfolder, **kwargs)
+        return loaded
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and after a text."""
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        framed = self.tokenizer("a")["input_ids"]
+        start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+        return framed[:start], framed[start + len(bare) :]
+
+    def preprocess(
+        self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Token ids, attention_mask (1 where there is a token) and pooling_mask, shapes (B, T).
+
+        Args:
+            inputs: texts.
+            prompt: put before each, and pooled with it.
+            **kwargs: `task` ("query" or "document") chooses the length, `max_length` sets it: in
+                tokens of one copy, special ones included.
+        """
+        if not len(inputs):
+            return {}
+        before, after = self.frame()
+        limit = kwargs.get("max_length") or self._length(kwargs.get("task"))
+        texts = self.tokenizer(
+            [(prompt or "") + text for text in inputs],
+            add_special_tokens=False,
+            truncation=True,
+            max_length=max(1, limit - len(before) - len(after)),
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        first = 2 if self.attention == "echo" else 1
+        rows = [
+            [(id_, 0) for id_ in before]
+            + [(id_, 0) for id_ in text] * (first - 1)
+            + [(id_, 1) for id_ in text]
+            + [(id_, 0) for id_ in after]
+            for text in texts
+        ]
+        return self._padded(rows)
+
+    def _length(self, task: str | None) -> int:
+        length = {"query": self.query_length, "document": self.document_length}.get(task or "")
+        return int(length or self.max_seq_length)
+
+    def _padded(self, rows: list[list[tuple[int, int]]]) -> dict[str, Any]:
+        filler = self.tokenizer.pad_token_id or 0
+        # A row that attends to nothing would have states, and so gradients, that are no numbers.
+        rows = [row or [(filler, 0)] for row in rows]
+        ids = torch.full((len(rows), max(map(len, rows))), filler)
+        attention_mask, pooling_mask = torch.zeros_like(ids), torch.zeros_like(ids)
+        for row, tokens in enumerate(rows):
+            left = ids.shape[1] - len(tokens) if self.tokenizer.padding_side == "left" else 0
+            columns = slice(left, left + len(tokens))
+            ids[row, columns], pooling_mask[row, columns] = torch.tensor(tokens).T
+            attention_mask[row, columns] = 1
+        return {
+            "input_ids": ids,
+            "attention_mask": attention_mask,
+            "pooling_mask": pooling_mask,
+            "modality": "text",
+        }
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Adds token_embeddings, shape (B, T, D), and output_embeddings, the head's (V, D)."""
+        mask = features["attention_mask"]
+        features["token_embeddings"] = self.model.base_model(
+            input_ids=features["input_ids"],
+            attention_mask=mask,
+            # A text's first token is at 0, however much padding is before it.
+            position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+            use_cache=False,
+        ).last_hidden_state
+        features["output_embeddings"] = self.model.get_output_embeddings().weight
+        return features
+
+
+class DecoderPooling(Module):  # type: ignore[misc]
+    """y[b, v] = max over pooled tokens t of f(scale · h[b, t] · W[v] + bias[v]), by the fused head.
+
+    W are the decoder's output embeddings. The bias, mostly a shift below 0, is learned: an LLM's
+    head has none, and its logits would be positive for thousands of terms.
+    """
+
+    config_keys = ["n_terms", "activation", "pooling", "scale", "silent"]
+
+    def __init__(
+        self,
+        n_terms: int,
+        *,
+        activation: Activation = "relu",
+        pooling: Pooling = "max",
+        scale: float = 1.0,
+        silent: Sequence[int] = (),
+    ) -> None:
+        """A pooling without shift.
+
+        Args:
+            n_terms: V; the head's rows from there on, which many models have for alignment, are
+                no terms.
+            activation: see `lsr.kernels.reference.activate`.
+            pooling: "max" or "sum" over tokens.
+            scale: of the logits before the shift, > 0.
+            silent: terms that are never active.
+        """
+        super().__init__()
+        self.n_terms = n_terms
+        self.activation: Activation = activation
+        self.pooling: Pooling = pooling
+        self.scale = scale
+        self.silent = list(silent)
+        # By this name, trainers do not decay it.
+        self.bias = torch.nn.Parameter(torch.zeros(n_terms))
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Adds sentence_embedding, shape (B, V), to what `Decoder` gives."""
+        weight = features.pop("output_embeddings")[: self.n_terms]
+        hidden = features["token_embeddings"]
+        pooled = splade_head(
+            hidden if self.scale == 1 else hidden * self.scale,
+            weight,
+            self.bias,
+            mask=features["pooling_mask"],
+            activation=self.activation,
+            pooling=self.pooling,
+        )
+        silent = torch.tensor(self.silent, dtype=torch.long, device=pooled.device)
+        features["sentence_embedding"] = pooled.index_fill(1, silent, 0.0)
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """V."""
+        return self.n_terms
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True) -> None:
+        """Write config.json and the bias to a folder."""
+        self.save_config(output_path)
+        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """The module that `save` wrote."""
+        where = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_folder": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        module = cls(**cls.load_config(model_name_or_path, **where))
+        loaded: Self = cls.load_torch_weights(model_name_or_path, model=module, **where)
+        return loaded

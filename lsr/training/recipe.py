@@ -1,0 +1,235 @@
+"""Recipes: one small TOML file for each way to train, read into typed settings and checked.
+
+A recipe names its paper, how it departs from it, and what to expect. `[tiny]` holds the settings
+that change under `--tiny`, in tables of the same names; everything not said has a default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from lsr.encoders.autoencoder import AutoencoderConfig
+from lsr.encoders.build import ModelConfig
+from lsr.encoders.decoder_lm import DecoderConfig
+from lsr.training.pretraining import PretrainConfig
+
+# pydantic reads these, in this file and for the settings of models.
+_STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on.
+
+    `source` is a BEIR folder, a JSONL or TSV file of pairs or triples, an ir_datasets id, `pydoc`,
+    or "generated" (the collection of `lsr.training.tiny`). With `pseudo_queries` it is a corpus,
+    of whose documents so many queries each are made.
+    """
+
+    __pydantic_config__ = _STRICT
+    source: str = ""
+    split: str = "train"
+    dev_split: str = ""  # "": a share of the training queries, `held_out`
+    held_out: float = 0.05  # in [0, 1)
+    pseudo_queries: int = 0  # a document
+    limit: int | None = None  # examples, or documents of a corpus
+    negatives: int = 0  # mined for each query
+    miners: tuple[Literal["bm25", "dense"], ...] = ("bm25",)
+    mining_depth: int = 100  # candidates of a miner
+    margin: float = 0.05  # a negative scores at most (1 − margin) of its positive
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Who scores the documents of each query, for "kl" and "margin_mse".
+
+    `names` holds "dense" (the packaged trunk) or "dense:MODEL", "bm25", "sparse:CHECKPOINT",
+    "cross-encoder:MODEL" and "scores:FILE" (query id, document id, score).
+    """
+
+    __pydantic_config__ = _STRICT
+    names: tuple[str, ...] = ()
+    combine: Literal["minmax", "affine"] = "minmax"
+    scale: float = 30.0  # of the mean of normalised scores
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What is minimised.
+
+    For each side either a number of terms to hold (`document_terms`) or λ (`document_weight`);
+    neither: no regulariser.
+    """
+
+    __pydantic_config__ = _STRICT
+    infonce: float = 0.0
+    kl: float = 0.0
+    margin_mse: float = 0.0
+    temperature: float = 1.0
+    teacher_temperature: float = 1.0
+    regulariser: Literal["flops", "idf-flops", "df-flops", "l1"] = "flops"
+    query_regulariser: Literal["flops", "l1"] = "flops"
+    alpha: float = 2.0  # of idf-flops
+    threshold: int | None = None  # ℓ0 mask: only documents of more terms
+    document_terms: float | None = None
+    document_weight: float | None = None
+    query_terms: float | None = None
+    query_weight: float | None = None
+    ramp_steps: int = 1000  # optimiser steps until a weight is whole
+    mini_batch_size: int | None = None  # GradCache: texts in one pass
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How it is minimised; names as in transformers' TrainingArguments."""
+
+    __pydantic_config__ = _STRICT
+    max_steps: int = -1
+    epochs: float = 1.0
+    batch_size: int = 32  # queries, on each device
+    accumulation: int = 1
+    learning_rate: float = 2e-5
+    query_learning_rate: float | None = None  # of learned query weights
+    warmup: float = 0.1  # share of the steps
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    bf16: bool = False
+    seed: int = 0
+    save_steps: int = 500
+    logging_steps: int = 10
+    soup: int = 0  # last checkpoints averaged at the end
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train; just one of `model`, `decoder` and `autoencoder` is given."""
+
+    __pydantic_config__ = _STRICT
+    name: str
+    paper: str
+    deviations: str
+    expected: str
+    data: Data = field(default_factory=Data)
+    teachers: Teachers = field(default_factory=Teachers)
+    objective: Objectives = field(default_factory=Objectives)
+    training: Steps = field(default_factory=Steps)
+    pretraining: PretrainConfig | None = None
+    model: ModelConfig | None = None
+    decoder: DecoderConfig | None = None
+    autoencoder: AutoencoderConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        given = [n for n in ("model", "decoder", "autoencoder") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"a recipe must have just one of [model], [decoder] and [autoencoder], got {given}"
+            )
+        objective = self.objective
+        for side in ("document", "query"):
+            if getattr(objective, f"{side}_terms") and getattr(objective, f"{side}_weight"):
+                raise ValueError(
+                    f"objective.{side}_terms and objective.{side}_weight exclude each other"
+                )
+        if (objective.kl or objective.margin_mse) and not self.teachers.names:
+            raise ValueError("objective.kl and objective.margin_mse need teachers.names, got none")
+        if not 0 <= self.data.held_out < 1:
+            raise ValueError(f"data.held_out must be in [0, 1), got {self.data.held_out}")
+
+
+def names() -> list[str]:
+    """The recipes that ship."""
+    folder = files("lsr.training") / "recipes"
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir())
+
+
+def load_recipe(
+    name: str, *, tiny: bool = False, settings: Mapping[str, str] | None = None
+) -> Recipe:
+    """The recipe that ships under `name`, or in a TOML file of that path.
+
+    Args:
+        name: see `names`.
+        tiny: apply its `[tiny]` settings.
+        settings: over it, such as {"training.batch_size": "8"}; values as in TOML, or bare words.
+
+    Raises:
+        FileNotFoundError: no such recipe.
+        ValueError: a setting is unknown or has a bad value, all of them named.
+    """
+    if name in names():
+        text = (files("lsr.training") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        raise FileNotFoundError(
+            f"no recipe {name!r}: it is no file, and those that ship are {', '.join(names())}"
+        )
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name}: not valid TOML: {error}") from error
+    changes = values.pop("tiny", None)
+    if tiny:
+        if changes is None:
+            raise ValueError(f"{name}: the recipe has no [tiny] settings")
+        _merge(values, changes)
+    for key, text in (settings or {}).items():
+        _set(values, key, _parse(text))
+    values.setdefault("name", Path(name).stem)
+    return _checked(name, values)
+
+
+def _checked(name: str, values: dict[str, Any]) -> Recipe:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        recipe: Recipe = TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}, "
+            f"got {problem['input']!r}"
+            if problem["loc"]
+            else problem["msg"].removeprefix("Value error, ")
+            for problem in error.errors()
+        ]
+        raise ValueError("\n  ".join([f"{name}: the recipe cannot be used:", *problems])) from error
+    return recipe
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, change in changes.items():
+        if isinstance(change, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], change)
+        else:
+            values[key] = change
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *tables, last = key.split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"setting {key!r}: {table!r} is no table")
+    values[last] = value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def describe(recipe: Recipe) -> Sequence[tuple[str, str]]:
+    """What a recipe says of itself, by field."""
+    return [
+        (field.name, str(getattr(recipe, field.name)))
+        for field in fields(recipe)
+        if field.name in ("name", "paper", "deviations", "expected")
+    ]

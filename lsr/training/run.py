@@ -1,0 +1,396 @@
+"""Training by a recipe, in a run directory that can go on after a kill.
+
+run/
+  recipe.json, environment.json   what is trained, and by which software
+  rows.jsonl, scores/, …          the data, see `lsr.training.prepare`
+  base/, pretrained/              what the model starts from, where the recipe makes it
+  checkpoints/                    the trainer's, in sentence-transformers' layout
+  metrics.jsonl, tensorboard/     losses, terms, λ, learning rate, gradient norm by step
+  curves.svg                      the same as a picture
+  model/                          the result, in sentence-transformers' layout
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from lsr.training import tiny
+from lsr.training.guard import Guard, check_temperature
+from lsr.training.loss_trainer import Metrics
+from lsr.training.losses import Objective
+from lsr.training.prepare import BATCH, Prepared, is_main_process
+from lsr.training.recipe import Recipe
+from lsr.training.regularisers import L1, DFFlops, Flops, Regulariser
+from lsr.training.run_files import last_whole, write_folder, write_whole
+from lsr.training.sparsity import Fixed, Strength, StrengthCallback, Target
+
+TINY = "tiny-"
+SOFTWARE = ("torch", "transformers", "sentence-transformers", "datasets", "accelerate", "peft")
+
+
+def open_run(recipe: Recipe, out: Path) -> None:
+    """Make the run directory, or check that it is this recipe's.
+
+    Raises:
+        ValueError: it holds a run of other settings; the first that differs is named.
+    """
+    path = out / "recipe.json"
+    about = json.loads(json.dumps(asdict(recipe)))
+    if path.exists():
+        was = json.loads(path.read_text(encoding="utf-8"))
+        for key, before, now in _differences(was, about):
+            raise ValueError(
+                f"{out}: holds a run with {key} = {before!r}, not {now!r}: take another directory, "
+                "or remove this one"
+            )
+        return
+    write_whole(path, json.dumps(about, indent=2))
+    versions = {name: importlib.metadata.version(name) for name in SOFTWARE if _installed(name)}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    environment = {"python": platform.python_version(), "device": device, **versions}
+    write_whole(out / "environment.json", json.dumps(environment, indent=2))
+
+
+def build(recipe: Recipe, prepared: Prepared, out: Path) -> Any:
+    """The SparseEncoder that training starts from, the same at every call.
+
+    Raises:
+        FileNotFoundError: there is no such base.
+        ValueError: it cannot be used, with the reason.
+    """
+    from transformers import set_seed
+
+    set_seed(recipe.training.seed)
+    documents = prepared.train.documents
+    if recipe.autoencoder is not None:
+        from lsr.encoders.autoencoder import build_autoencoder
+
+        return build_autoencoder(recipe.autoencoder)
+    pretrained = None
+    if recipe.pretraining is not None:
+        from lsr.training.pretraining import pretrain
+
+        config = recipe.pretraining
+        pretrained = str(
+            pretrain(
+                replace(config, base=_base(config.base, out, recipe.training.seed)),
+                documents.values,
+                out / "pretrained",
+            )
+        )
+    if recipe.model is not None:
+        from lsr.encoders.build import build_model
+
+        model = recipe.model
+        base = pretrained or _base(model.base, out, recipe.training.seed)
+        weights = _idf(base, documents.values()) if model.queries.endswith("idf") else None
+        return build_model(replace(model, base=base), prepared.sample(), weights)
+    from lsr.encoders.decoder_lm import build_decoder
+
+    assert recipe.decoder is not None
+    decoder = recipe.decoder
+    base = pretrained or _base(decoder.base, out, recipe.training.seed)
+    return build_decoder(replace(decoder, base=base), prepared.sample())
+
+
+def train(
+    recipe: Recipe,
+    prepared: Prepared,
+    model: Any,
+    out: Path,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
+    """Train a model that `build` gave, or go on after the last checkpoint; returns out/model.
+
+    Args:
+        recipe: what is minimised, and how.
+        prepared: what on.
+        model: is trained in place.
+        out: the run directory.
+        callbacks: for the trainer, besides ours.
+
+    Raises:
+        TrainingStopped: by the guard, with the reason and the remedy; checkpoints stay.
+        ValueError: data or settings cannot be used.
+    """
+    from sentence_transformers import SparseEncoderTrainer
+    from transformers import PrinterCallback, ProgressCallback
+
+    from lsr.encoders.lora import merge_lora
+    from lsr.encoders.query_weights import NonNegativeQueryWeights
+
+    scores = [row.scores for row in prepared.train.rows if row.scores is not None]
+    if recipe.objective.kl and scores:
+        check_temperature(torch.tensor(scores), recipe.objective.teacher_temperature)
+    ours: list[TrainerCallback] = []
+    guard = None
+    if recipe.autoencoder is not None:
+        from lsr.encoders.autoencoder import csr_loss
+
+        loss = csr_loss(model, recipe.autoencoder)
+    else:
+        loss = objective_of(recipe, model)
+        guard = Guard(
+            loss,
+            document_terms=recipe.objective.document_terms,
+            query_terms=recipe.objective.query_terms,
+            ramp_steps=recipe.objective.ramp_steps,
+        )
+        ours = [StrengthCallback(loss), guard, NonNegativeQueryWeights()]
+    trainer = SparseEncoderTrainer(
+        model=model,
+        args=_arguments(recipe, model, out),
+        train_dataset=prepared.train.dataset(),
+        loss=loss,
+        callbacks=[*ours, Metrics(out / "metrics.jsonl"), *_tensorboard(out), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if not sys.stderr.isatty():
+        trainer.remove_callback(ProgressCallback)
+    trainer.train(resume_from_checkpoint=last_whole(out / "checkpoints"))
+    if guard is not None:
+        guard.raise_if_stopped()
+    if recipe.training.soup:
+        _average(trainer, out / "checkpoints", recipe.training.soup)
+    if trainer.is_world_process_zero():
+        write_curves(trainer.state.log_history, out / "curves.svg")
+        if not (out / "model").exists():
+            write_folder(out / "model", lambda folder: merge_lora(model).save(str(folder)))
+    trainer.accelerator.wait_for_everyone()
+    return out / "model"
+
+
+def objective_of(recipe: Recipe, model: Any) -> Objective:
+    """The loss of a recipe.
+
+    Raises:
+        ValueError: its settings do not fit the model.
+    """
+    settings = recipe.objective
+    rankings = {
+        name: weight
+        for name in ("infonce", "kl", "margin_mse")
+        if (weight := getattr(settings, name))
+    }
+    document_strength = _strength(recipe, "document")
+    query_strength = _strength(recipe, "query")
+    return Objective(
+        model,
+        rankings=rankings,
+        temperature=settings.temperature,
+        teacher_temperature=settings.teacher_temperature,
+        document_regulariser=_regulariser(recipe, model) if document_strength else None,
+        document_strength=document_strength,
+        query_regulariser=(L1() if settings.query_regulariser == "l1" else Flops())
+        if query_strength
+        else None,
+        query_strength=query_strength,
+        mini_batch_size=settings.mini_batch_size,
+    )
+
+
+def _strength(recipe: Recipe, side: str) -> Strength | None:
+    settings = recipe.objective
+    terms: float | None = getattr(settings, f"{side}_terms")
+    weight: float | None = getattr(settings, f"{side}_weight")
+    if terms:
+        # The ramp is the time that the way to the target should take.
+        return Target(terms, settle_steps=max(1, settings.ramp_steps // 5))
+    return Fixed(weight, settings.ramp_steps) if weight else None
+
+
+def _regulariser(recipe: Recipe, model: Any) -> Regulariser:
+    settings = recipe.objective
+    if settings.regulariser == "l1":
+        return L1(settings.threshold)
+    if settings.regulariser == "df-flops":
+        return DFFlops(model.get_embedding_dimension())
+    if settings.regulariser == "flops":
+        return Flops(threshold=settings.threshold)
+    weights = query_weights(model)
+    if weights is None:
+        raise ValueError(
+            "objective.regulariser 'idf-flops' needs queries of weights: model.queries 'idf' or "
+            "'learned-idf'"
+        )
+    # Special tokens weigh 0, and are active in no document.
+    return Flops(weights.clamp_min(1e-3), settings.alpha, settings.threshold)
+
+
+def query_weights(model: Any) -> torch.Tensor | None:
+    """The weight of each term in inference-free queries, (V,), a copy; None for others."""
+    from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+
+    for module in model.modules():
+        if isinstance(module, SparseStaticEmbedding):
+            weights: torch.Tensor = module.weight.detach().clone()
+            return weights
+    return None
+
+
+def _arguments(recipe: Recipe, model: Any, out: Path) -> Any:
+    from sentence_transformers import SparseEncoderTrainingArguments
+    from sentence_transformers.base.modules import Router
+
+    from lsr.encoders.query_weights import QUERY_WEIGHTS
+
+    settings = recipe.training
+    routed = any(isinstance(module, Router) for module in model.modules())
+    n = recipe.data.negatives
+    columns = ["document", *(f"negative_{i + 1}" for i in range(n))]
+    mapping = {"query": "query", **dict.fromkeys(columns, "document")}
+    own_rate = settings.query_learning_rate
+    if settings.save_steps % settings.logging_steps:
+        # A log is a mean over the steps since the one before, which a checkpoint does not keep.
+        raise ValueError(
+            "training.save_steps must be a multiple of training.logging_steps, for a run that goes "
+            f"on to log as one that never stopped, got {settings.save_steps} and "
+            f"{settings.logging_steps}"
+        )
+    return SparseEncoderTrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        max_steps=settings.max_steps,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        learning_rate_mapping={QUERY_WEIGHTS: own_rate} if own_rate else {},
+        router_mapping=mapping if routed else {},
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.bf16,
+        seed=settings.seed,
+        save_steps=settings.save_steps,
+        save_total_limit=max(2, settings.soup),
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        # Too small a last batch has no other documents to choose from.
+        dataloader_drop_last=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        ddp_backend="nccl" if torch.cuda.is_available() else "gloo",
+        # All parameters take part, some outside of the model's forward.
+        ddp_find_unused_parameters=False,
+        report_to="none",
+    )
+
+
+def _tensorboard(out: Path) -> list[TrainerCallback]:
+    """The callback that writes out/tensorboard, where TensorBoard is installed."""
+    if not (_installed("tensorboard") and is_main_process()):
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    writer = SummaryWriter(str(out / "tensorboard"))
+    return [TensorBoardCallback(writer)]
+
+
+def _average(trainer: Any, checkpoints: Path, count: int) -> None:
+    """Put the mean of the last checkpoints' weights into the model (arXiv:2203.05482)."""
+    paths = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    totals: dict[str, torch.Tensor] = {}
+    for path in paths[-count:]:
+        trainer._load_from_checkpoint(str(path))
+        for name, weights in trainer.model.state_dict().items():
+            if weights.is_floating_point():
+                totals[name] = totals.get(name, 0) + weights.double()
+    mean = {name: total / len(paths[-count:]) for name, total in totals.items()}
+    state = trainer.model.state_dict()
+    trainer.model.load_state_dict(
+        {name: mean.get(name, state[name]).to(state[name]) for name in state}
+    )
+
+
+def write_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw what was logged by step, a panel for each quantity; nothing without matplotlib."""
+    logged = [entry for entry in history if "loss" in entry]
+    if not logged or not importlib.util.find_spec("matplotlib"):
+        return
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    names = [
+        name
+        for name, value in logged[-1].items()
+        if isinstance(value, float) and name not in ("epoch", "step")
+    ]
+    figure, grid = plt.subplots(
+        (len(names) + 1) // 2,
+        2,
+        figsize=(10, 2.4 * ((len(names) + 1) // 2)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        points = [(entry["step"], entry[name]) for entry in logged if name in entry]
+        axes.plot(*zip(*points, strict=True))
+        axes.set(title=name.replace("_", " "), xlabel="optimiser step")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _base(base: str, out: Path, seed: int) -> str:
+    """The base's name, or the small random model that `tiny-…` stands for."""
+    if not base.startswith(TINY):
+        return base
+    folder = out / "base"
+    if not folder.exists():
+        write_folder(
+            folder,
+            lambda partial: tiny.write_model(partial, base.removeprefix(TINY), seed),  # type: ignore[arg-type]
+        )
+    return str(folder)
+
+
+def _idf(base: str, texts: Any) -> np.ndarray:
+    from transformers import AutoTokenizer
+
+    from lsr.encoders.load import default_tokenizer, resolve
+    from lsr.encoders.query_weights import corpus_idf
+
+    tokenizer = (
+        default_tokenizer() if base == "default" else AutoTokenizer.from_pretrained(resolve(base))
+    )
+
+    def batches() -> Iterator[list[str]]:
+        batch = []
+        for text in texts:
+            batch.append(text)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    return corpus_idf(tokenizer, batches())
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name.replace("-", "_")) is not None
+
+
+def _differences(was: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in sorted(was.keys() | now.keys()):
+            yield from _differences(was.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    elif was != now:
+        yield key, was, now

@@ -1,0 +1,114 @@
+"""Teachers' scores of all examples, computed once and cached on disk."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from lsr.training.examples import Examples
+from lsr.training.teachers import Combine, Teacher, ensemble
+
+# Rows scored at once; what a kill can lose.
+SHARD = 512
+Progress = Callable[[str, int, int | None], None]
+
+
+def score_examples(
+    examples: Examples,
+    teachers: Sequence[Teacher],
+    cache: Path,
+    *,
+    combine: Combine = ensemble,
+    progress: Progress = lambda step, done, total: None,
+) -> Examples:
+    """The examples with the teachers' scores, which the data set shows as its labels.
+
+    Scores are written as they are computed, in shards of SHARD rows, to a folder of `cache` for
+    each teacher and set of examples: a run that was killed goes on after its last shard, another
+    run of the same finds all of them. Several processes may ask at once; one computes.
+
+    Args:
+        examples: n negatives in every row.
+        teachers: at least one.
+        cache: a folder, made if absent; it can be deleted at any time.
+        combine: `ensemble`, `align` or another of (rows, n + 1) scores of each teacher.
+        progress: told what is being done, how many rows of it are done, and of how many.
+
+    Raises:
+        ValueError: no teachers, a teacher's scores are not finite, or rows differ in the number
+            of their negatives.
+    """
+    if not teachers:
+        raise ValueError("`teachers` must hold at least one, got none")
+    scores = [_cached(examples, teacher, cache, progress) for teacher in teachers]
+    combined = combine(scores).tolist()
+    rows = [
+        row._replace(scores=tuple(of_row))
+        for row, of_row in zip(examples.rows, combined, strict=True)
+    ]
+    return replace(examples, rows=rows)
+
+
+def _cached(examples: Examples, teacher: Teacher, cache: Path, progress: Progress) -> np.ndarray:
+    """One teacher's scores, float32, shape (rows, n + 1)."""
+    name = type(teacher).__name__
+    width = 1 + examples.n_negatives
+    folder = cache / f"{name}-{teacher.fingerprint[:16]}-{examples.digest[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    with FileLock(folder / "lock"):
+        for start in range(0, len(examples), SHARD):
+            n_rows = min(SHARD, len(examples) - start)
+            path = folder / f"{start // SHARD:06d}.npz"
+            scores = _read(path, (n_rows, width))
+            if scores is None:
+                scores = _score(examples, teacher, slice(start, start + n_rows))
+                _write(path, scores)
+            shards.append(scores)
+            progress(f"scoring by {name}", start + n_rows, len(examples))
+    return np.concatenate(shards)
+
+
+def _score(examples: Examples, teacher: Teacher, part: slice) -> np.ndarray:
+    rows = examples.rows[part]
+    texts = [examples.texts(row) for row in rows]
+    queries = [row.query for row, of_row in zip(rows, texts, strict=True) for _ in of_row]
+    scores = teacher.score(queries, [text for of_row in texts for text in of_row])
+    if not np.isfinite(scores).all():
+        query = queries[int(np.argmin(np.isfinite(scores)))]
+        raise ValueError(f"{type(teacher).__name__}: a score of query {query!r} is not finite")
+    return np.asarray(scores, np.float32).reshape(len(rows), -1)
+
+
+def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The scores in a shard; None, with a warning if it is damaged, where they must be computed."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            scores = np.asarray(saved["scores"])
+        if scores.shape != shape or scores.dtype != np.float32:
+            raise ValueError(
+                f"expected float32 of shape {shape}, got {scores.dtype} {scores.shape}"
+            )
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+        warnings.warn(f"{path} is damaged and scored again: {error}", stacklevel=2)
+        return None
+    return scores
+
+
+def _write(path: Path, scores: np.ndarray) -> None:
+    """Make the shard durable, and at no moment half-written."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, scores=scores)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,275 @@
+"""λ, the strength of a penalty: ramped up to a given weight, or moved to hold a number of terms."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+if TYPE_CHECKING:
+    from lsr.training.losses import Objective
+
+
+class Strength:
+    """λ of one penalty, a number that changes from one optimiser step to the next."""
+
+    def value(self) -> float:
+        """λ for the coming step."""
+        raise NotImplementedError
+
+    def observe(self, mean_terms: float, penalty: float, ranking_loss: float) -> None:
+        """Note what the last step saw.
+
+        Args:
+            mean_terms: active terms of a vector.
+            penalty: before λ.
+            ranking_loss: weighted, without penalties.
+        """
+
+    def step(self, pace: float = 1.0) -> None:
+        """Go on by one optimiser step.
+
+        Args:
+            pace: its learning rate, as a share of the largest in the run.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, fit for JSON."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        raise NotImplementedError
+
+
+class Fixed(Strength):
+    """λ · min(1, t/T)² after t optimiser steps, as SPLADE ramps it (arXiv 2107.05720)."""
+
+    def __init__(self, weight: float, ramp_steps: int = 0) -> None:
+        """A strength by hand.
+
+        Args:
+            weight: λ, not negative.
+            ramp_steps: T, optimiser steps; 0 for λ at once.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"`weight` must be finite and not negative, got {weight}")
+        if ramp_steps < 0:
+            raise ValueError(f"`ramp_steps` must be at least 0, got {ramp_steps}")
+        self.weight = weight
+        self.ramp_steps = ramp_steps
+        self.steps = 0
+
+    def value(self) -> float:
+        """λ for the coming step."""
+        share = min(1.0, self.steps / self.ramp_steps) if self.ramp_steps else 1.0
+        return self.weight * share**2
+
+    def step(self, pace: float = 1.0) -> None:
+        """Go on by one optimiser step, whatever its `pace`."""
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.steps = int(state["steps"])
+
+
+class Target(Strength):
+    """λ that is moved until vectors have a given number of terms, and that holds them there.
+
+    With n the measured terms of a vector (smoothed), n* their target and x = log(n/n*), each step
+    changes
+
+        log λ  by  GAIN · (Δx + √pace · clip(x, ±FAR) / settle_steps).
+
+    That is a PI controller in its incremental form, on logarithms, as both n and λ run over orders
+    of magnitude. Read as a rate: λ rises while n falls more slowly than by x/settle_steps e-folds a
+    step, and falls while n falls faster. So λ does not wind up on the long way down from 30,000
+    terms, when a plain integral of the error would grow with each step: as soon as n moves as
+    fast as it should, λ stays. The clip bounds the speed asked for, since terms that die in a rush
+    do not come back; n is averaged over few enough steps to lag little behind at that speed. With
+    `pace`, the learning rate over its maximum, the controller slows as the model does in warm-up
+    and decay; by its root only, so that the last distances are not left as they are.
+
+    - Noise: Δx telescopes, so noise in n moves λ to and fro but does not add up.
+    - Scale: λ starts where the penalty is START of the ranking loss (LOW where there are too few
+      terms), hence needs no guess. The first step has λ = 0, since nothing has been measured.
+    - Saturation: beyond HIGH times the ranking loss (or below LOW) a stronger (or weaker) penalty
+      changes little. There the second term is divided by the square root of how far beyond, so
+      that λ grows as the square of time and no longer exponentially: the way back is short if the
+      model did not follow, and yet no λ is out of reach.
+    """
+
+    GAIN = 3.0
+    FAR = 1.0
+    SMOOTHING = 0.2  # of the steps to settle in: so many are averaged
+    START, LOW, HIGH = 0.1, 1e-3, 1.0
+    FLOOR = 1e-3  # of the target: n counts as this much where there are fewer terms
+
+    def __init__(self, terms: float, settle_steps: int = 50) -> None:
+        """A controller.
+
+        Args:
+            terms: active terms of a vector on average, positive.
+            settle_steps: optimiser steps in which the distance to the target should shrink by
+                a factor e, at the largest learning rate. The target is reached after about 10 times
+                as many. Too few for the model to follow, and terms die in a rush.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if not 0 < terms < math.inf:
+            raise ValueError(f"`terms` must be positive and finite, got {terms}")
+        if settle_steps < 1:
+            raise ValueError(f"`settle_steps` must be at least 1, got {settle_steps}")
+        self.terms = terms
+        self.settle_steps = settle_steps
+        self._log_weight: float | None = None
+        self._observations = 0
+        self._mean_terms = 0.0
+        self._log_ratio: float | None = None  # of penalty and ranking loss
+        self._distance: float | None = None  # x of the last step
+
+    def value(self) -> float:
+        """λ for the coming step."""
+        return 0.0 if self._log_weight is None else math.exp(self._log_weight)
+
+    def observe(self, mean_terms: float, penalty: float, ranking_loss: float) -> None:
+        """Note what the last step saw; numbers that are not finite are passed over."""
+        if not all(math.isfinite(number) for number in (mean_terms, penalty, ranking_loss)):
+            return
+        self._observations += 1
+        share = 1 / min(self._observations, max(1.0, self.SMOOTHING * self.settle_steps))
+        self._mean_terms += share * (mean_terms - self._mean_terms)
+        if penalty > 0 and ranking_loss > 0:
+            ratio = math.log(penalty / ranking_loss)
+            old = ratio if self._log_ratio is None else self._log_ratio
+            self._log_ratio = old + share * (ratio - old)
+
+    def step(self, pace: float = 1.0) -> None:
+        """Move λ."""
+        if self._log_ratio is None:
+            return
+        before = self._distance
+        self._distance = math.log(max(self._mean_terms / self.terms, self.FLOOR))
+        if self._log_weight is None or before is None:
+            start = self.START if self._distance > 0 else self.LOW
+            self._log_weight = math.log(start) - self._log_ratio
+            return
+        wanted = math.sqrt(pace) * max(-self.FAR, min(self.FAR, self._distance)) / self.settle_steps
+        pull = self._log_weight + self._log_ratio
+        beyond = pull - math.log(self.HIGH) if wanted > 0 else math.log(self.LOW) - pull
+        # Only what is wanted is damped: noise in the other term must cancel out.
+        wanted *= math.exp(-max(0.0, beyond) / 2)
+        self._log_weight += self.GAIN * (self._distance - before + wanted)
+
+    def state_dict(self) -> dict[str, Any]:
+        """λ and the running means."""
+        return {
+            "log_weight": self._log_weight,
+            "observations": self._observations,
+            "mean_terms": self._mean_terms,
+            "log_ratio": self._log_ratio,
+            "distance": self._distance,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._log_weight = state["log_weight"]
+        self._observations = state["observations"]
+        self._mean_terms = state["mean_terms"]
+        self._log_ratio = state["log_ratio"]
+        self._distance = state["distance"]
+
+
+class StrengthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Moves an objective's strengths, and its regularisers, by one step after each optimiser step.
+
+    Their state is in each checkpoint's `trainer_state.json`, and is restored when training resumes
+    from it, whether `restore_callback_states_from_checkpoint` is set or not. Terms, share of zero
+    vectors and λ are added to the trainer's logs and its `log_history`.
+    """
+
+    objective: Objective
+
+    def __init__(self, objective: Objective | None = None) -> None:
+        """A callback for one objective; only the trainer itself may leave it out."""
+        if objective is not None:
+            # With the option above, the trainer replaces a callback by type(callback)() when it
+            # resumes: this one has a type of its own, which knows the objective.
+            name, bases = type(self).__name__, (type(self),)
+            self.__class__ = type(name, bases, {"objective": objective})
+
+    def state(self) -> dict[str, Any]:
+        """What the trainer writes into a checkpoint."""
+        strengths = self.objective.strengths
+        sides = {
+            side: {
+                "strength": strength.state_dict(),
+                "regulariser": self.objective.regulariser(side).state(),
+            }
+            for side, strength in strengths.items()
+        }
+        return {"args": {}, "attributes": {"sides": sides}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Restore the strengths when training resumes.
+
+        Raises:
+            ValueError: the checkpoint has no strengths, or those of other sides.
+        """
+        if state.global_step == 0:
+            return
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        sides = {} if saved is None else saved["attributes"]["sides"]
+        if sides.keys() != self.objective.strengths.keys():
+            raise ValueError(
+                f"the checkpoint has strengths of {sorted(sides)}, but the objective regularises "
+                f"{sorted(self.objective.strengths)}: resume with the settings of the first run"
+            )
+        for side, strength in self.objective.strengths.items():
+            strength.load_state_dict(sides[side]["strength"])
+            self.objective.regulariser(side).restore(sides[side]["regulariser"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the strengths what the step saw."""
+        self.objective.take_statistics()
+        pace = _pace(kwargs.get("optimizer"))
+        for side, strength in self.objective.strengths.items():
+            seen = self.objective.statistics[side]
+            strength.observe(seen.mean_terms, seen.penalty, self.objective.ranking_loss)
+            strength.step(pace)
+            self.objective.regulariser(side).step(seen.term_shares)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Add terms, share of zero vectors and λ to what is logged in training."""
+        if not logs or "loss" not in logs:
+            return
+        added = {}
+        for side, seen in self.objective.statistics.items():
+            added[f"{side}_terms"] = seen.mean_terms
+            added[f"{side}_zero_share"] = seen.zero_share
+            if side in self.objective.strengths:
+                added[f"{side}_weight"] = self.objective.strengths[side].value()
+        logs.update(added)
+        if state.log_history:
+            state.log_history[-1].update(added)
+
+
+def _pace(optimizer: Any) -> float:
+    """Its learning rate over the largest, which a scheduler notes as the initial one."""
+    groups = [] if optimizer is None else optimizer.param_groups
+    for group in groups:
+        if group.get("initial_lr"):
+            return float(group["lr"] / group["initial_lr"])
+    return 1.0

@@ -1,0 +1,144 @@
+"""Regularisers, losses and statistics in four processes against one with all rows."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lsr.training.losses import Objective
+from lsr.training.processes import gather_rows, process_count, process_rank, sum_over_processes
+from lsr.training.regularisers import L1, DFFlops, Flops
+from lsr.training.sparsity import Fixed
+
+WORKER = Path(__file__).parent / "distributed_worker.py"
+ROWS, INPUTS, TERMS, PROCESSES = 8, 6, 20, 4
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def numbers(*shape):
+    return torch.randn(shape, generator=GENERATOR, dtype=torch.float64)
+
+
+WEIGHT = numbers(INPUTS, TERMS)
+IDF = numbers(TERMS).abs() + 0.1
+SETTINGS = {
+    "rankings": {"infonce": 1.0, "margin_mse": 0.3, "kl": 2.0},
+    "temperature": 1.5,
+    "document_regulariser": Flops(IDF, 0.0, threshold=3),
+    "document_strength": Fixed(0.4),
+    "query_regulariser": L1(),
+    "query_strength": Fixed(0.2),
+}
+BATCHES = [([numbers(ROWS, INPUTS) for _ in range(3)], numbers(ROWS, 2)) for _ in range(2)]
+
+
+def df_flops():
+    regulariser = DFFlops(TERMS)
+    regulariser.step(torch.linspace(0, 1, TERMS))
+    return regulariser
+
+
+def regularising(regulariser, sizes):
+    case = {"do": "regularise", "regulariser": regulariser, "sizes": sizes}
+    return case | {"weight": WEIGHT, "rows": numbers(sum(sizes), INPUTS)}
+
+
+CASES = {
+    "flops": regularising(Flops(), [2, 2, 2, 2]),
+    "idf": regularising(Flops(IDF, 0.5), [2, 2, 2, 2]),
+    "mask": regularising(Flops(threshold=9), [2, 2, 2, 2]),
+    "df": regularising(df_flops(), [2, 2, 2, 2]),
+    "l1": regularising(L1(threshold=9), [2, 2, 2, 2]),
+    "one row each": regularising(Flops(), [1, 1, 1, 1]),
+    "unequal": regularising(Flops(), [1, 4, 2, 3]),
+    "unequal l1": regularising(L1(), [1, 4, 2, 3]),
+    "objective": {"do": "train", "weight": WEIGHT, "settings": SETTINGS, "batches": BATCHES},
+    "cached": {
+        "do": "train",
+        "weight": WEIGHT,
+        "settings": SETTINGS | {"mini_batch_size": 1},
+        "batches": BATCHES,
+    },
+    "gather": {"do": "gather", "rows": numbers(ROWS, 3), "factors": numbers(4, ROWS, 3)},
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each process found, by case."""
+    folder = tmp_path_factory.mktemp("processes")
+    torch.save(CASES, folder / "cases.pt")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER), str(folder)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr
+    ranks = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(PROCESSES)]
+    return {name: [rank[name] for rank in ranks] for name in CASES}
+
+
+def vectors_of(rows, weight):
+    return (rows @ weight).relu()
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case["do"] == "regularise"])
+def test_regularisers_do_not_depend_on_the_number_of_processes(found, name):
+    case = CASES[name]
+    weight = WEIGHT.clone().requires_grad_()
+    value = case["regulariser"](vectors_of(case["rows"], weight))
+    value.backward()
+    assert value > 0 and weight.grad.any()
+    for rank in found[name]:
+        torch.testing.assert_close(rank["value"], value.detach())
+        torch.testing.assert_close(rank["gradient"], weight.grad)
+
+
+class Toy(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(WEIGHT.clone())
+
+    def forward(self, features):
+        return {"sentence_embedding": vectors_of(features["input_ids"], self.weight)}
+
+
+@pytest.mark.parametrize("name", ["objective", "cached"])
+def test_objective_does_not_depend_on_the_number_of_processes(found, name):
+    model = Toy()
+    objective = Objective(model, **SETTINGS)
+    for columns, labels in BATCHES:
+        components = objective([{"input_ids": column} for column in columns], labels)
+        torch.stack(list(components.values())).sum().backward()
+    objective.take_statistics()
+    ranks = found[name]
+    for rank in ranks:
+        # DistributedDataParallel has averaged it over processes.
+        torch.testing.assert_close(rank["gradient"], model.weight.grad)
+        assert rank["ranking_loss"] == pytest.approx(objective.ranking_loss)
+        for side, statistics in objective.statistics.items():
+            for own, expected in zip(rank["statistics"][side], statistics, strict=True):
+                torch.testing.assert_close(own, expected)
+    # Ranking losses are of a process's own queries, penalties of all rows.
+    for component, value in components.items():
+        values = torch.stack([rank["components"][component] for rank in ranks])
+        torch.testing.assert_close(values.mean(), value.detach())
+        if component.endswith("penalty"):
+            torch.testing.assert_close(values, value.detach().expand(PROCESSES))
+
+
+def test_gathered_rows_and_their_gradient(found):
+    case = CASES["gather"]
+    gradient = case["factors"].sum(0).chunk(PROCESSES)
+    for rank, own in enumerate(found["gather"]):
+        assert own["count"] == PROCESSES
+        assert torch.equal(own["gathered"], case["rows"])
+        torch.testing.assert_close(own["gradient"], gradient[rank])
+
+
+def test_one_process_alone():
+    rows = torch.ones(2, 3)
+    assert (process_count(), process_rank()) == (1, 0)
+    assert gather_rows(rows) is rows
+    assert sum_over_processes(rows) is rows and torch.equal(rows, torch.ones(2, 3))
