@@ -11,6 +11,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -150,10 +151,18 @@ def _reduce(logits: Tensor, bounds: list[int], pooling: Pooling, out: Tensor) ->
         offsets = torch.tensor(bounds, device=logits.device)
         out.copy_(torch.segment_reduce(logits, pooling, offsets=offsets))
         return
-    for row, (start, end) in enumerate(pairwise(bounds)):
-        if start < end:
-            tokens = logits[start:end]
-            out[row].copy_(tokens.amax(0) if pooling == "max" else tokens.sum(0))
+    texts = [(row, bounds) for row, bounds in enumerate(pairwise(bounds)) if bounds[0] < bounds[1]]
+    if pooling == "max" and logits.dtype == out.dtype:
+        # On one core as fast as PyTorch's amax on two, and without its many short parallel parts,
+        # which cost ten times their work where another program has one of the cores.
+        values, maxima = logits.numpy(), out.numpy()
+        with np.errstate(invalid="ignore"):
+            for row, (start, end) in texts:
+                np.maximum.reduce(values[start:end], axis=0, out=maxima[row])
+        return
+    for row, (start, end) in texts:
+        tokens = logits[start:end]
+        out[row].copy_(tokens.amax(0) if pooling == "max" else tokens.sum(0))
 
 
 def slope(activated: Tensor, activation: Activation) -> Tensor:

@@ -93,7 +93,12 @@ class Guard(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Look at loss and gradient norm, which the trainer has computed."""
         for finding in numbers(logs or {}):
-            self._stop(finding, state, control)
+            if finding.stops:
+                self._stop(finding, state, control)
+            else:
+                logger.warning(
+                    "step %d: %s; %s", state.global_step, finding.reason, finding.remedy
+                )
 
     def _note(self, found: Sequence[Finding], state: Any, control: Any) -> None:
         self._lasted = {f.name: self._lasted.get(f.name, 0) + 1 for f in found}
@@ -188,6 +193,7 @@ def numbers(logs: dict[str, Any]) -> list[Finding]:
                 f"the gradient norm is {float(norm):.3g}, above {GRADIENT_NORM:.0g}",
                 "calibrate the head (model.calibrate_terms), or divide the scores by a larger "
                 "objective.temperature",
+                stops=False,  # it is clipped, and may pass
             )
         )
     return found

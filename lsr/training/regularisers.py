@@ -24,12 +24,17 @@ from torch.autograd.function import once_differentiable
 
 from lsr.training.processes import process_count, sum_over_processes
 
+# Rows that are squared or counted at once: temporaries are no larger.
+ROWS = 32
+
 
 def active_terms(vectors: Tensor, dim: int) -> Tensor:
     """How many weights are not zero, float32: of each text (dim 1) or each term (dim 0)."""
-    dtype = torch.promote_types(vectors.dtype, torch.float32)
-    counts: Tensor = torch.linalg.vector_norm(vectors.detach(), ord=0, dim=dim, dtype=dtype)
-    return counts.float()
+    parts = [
+        part.sign().abs_().sum(dim, dtype=torch.float32)
+        for part in torch.split(vectors.detach(), ROWS)
+    ]
+    return torch.cat(parts) if dim == 1 else torch.stack(parts).sum(0)
 
 
 class Regulariser(nn.Module):
@@ -266,7 +271,9 @@ class _SquaredMeans(torch.autograd.Function):
         dtype = torch.promote_types(vectors.dtype, torch.float32)
         rows = vectors if kept is None else vectors * kept[:, None]
         sums = rows.sum(0, dtype=dtype)
-        squares = torch.linalg.vector_norm(rows, dim=0, dtype=dtype).square()
+        squares = torch.stack(
+            [part.to(dtype).square().sum(0) for part in torch.split(rows, ROWS)]
+        ).sum(0)
         processes = process_count()
         if len(vectors) * processes < 2:
             raise ValueError(

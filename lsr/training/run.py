@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -207,8 +208,8 @@ def _strength(recipe: Recipe, side: str) -> Strength | None:
     terms: float | None = getattr(settings, f"{side}_terms")
     weight: float | None = getattr(settings, f"{side}_weight")
     if terms:
-        # The ramp is the time that the way to the target should take.
-        return Target(terms, settle_steps=max(1, settings.ramp_steps // 5))
+        # The target is reached after about ten times as many steps: at the end of the ramp.
+        return Target(terms, settle_steps=max(1, settings.ramp_steps // 10))
     return Fixed(weight, settings.ramp_steps) if weight else None
 
 
@@ -217,7 +218,7 @@ def _regulariser(recipe: Recipe, model: Any) -> Regulariser:
     if settings.regulariser == "l1":
         return L1(settings.threshold)
     if settings.regulariser == "df-flops":
-        return DFFlops(model.get_embedding_dimension())
+        return DFFlops(model.get_embedding_dimension(), threshold=settings.threshold)
     if settings.regulariser == "flops":
         return Flops(threshold=settings.threshold)
     weights = query_weights(model)
@@ -282,11 +283,16 @@ def _arguments(recipe: Recipe, model: Any, out: Path) -> Any:
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
-        ddp_backend="nccl" if torch.cuda.is_available() else "gloo",
+        # Where torchrun started one process, this would claim that there are others.
+        ddp_backend=_backend() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         # All parameters take part, some outside of the model's forward.
         ddp_find_unused_parameters=False,
         report_to="none",
     )
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def _tensorboard(out: Path) -> list[TrainerCallback]:

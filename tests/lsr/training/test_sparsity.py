@@ -307,7 +307,8 @@ def objective_of(model):
     return Objective(
         model,
         rankings={"infonce": 1.0},
-        document_regulariser=DFFlops(VOCABULARY, refresh_steps=5),
+        # At first nearly all terms are active: an α at which that makes a difference.
+        document_regulariser=DFFlops(VOCABULARY, alpha=0.95, beta=1.0, refresh_steps=5),
         document_strength=Target(40, settle_steps=5),
         query_regulariser=Flops(),
         query_strength=Fixed(0.01, ramp_steps=9),
@@ -349,6 +350,32 @@ def test_a_resumed_run_goes_on_with_the_same_strengths(checkpoint, tmp_path, opt
 
     assert len(logged(state.log_history)) == 12
     assert logged(again.log_history) == logged(state.log_history)
+
+
+def test_strengths_see_each_optimiser_step_and_its_learning_rate(checkpoint, tmp_path):
+    class Watching(Fixed):
+        seen, paces = [], []
+
+        def observe(self, *numbers):
+            self.seen.append(numbers)
+
+        def step(self, pace=1.0):
+            self.paces.append(pace)
+
+    model = load(checkpoint)
+    objective = Objective(
+        model,
+        rankings={"infonce": 1.0},
+        document_regulariser=Flops(),
+        document_strength=Watching(0.1),
+    )
+    settings = {"max_steps": 4, "warmup_steps": 2, "gradient_accumulation_steps": 3}
+    train(model, objective, topics(200), tmp_path, **settings)
+    assert Watching.paces == pytest.approx([0.5, 1.0, 0.5, 0.0])
+    last = objective.statistics["document"]
+    assert len(Watching.seen) == 4
+    assert Watching.seen[-1] == (last.mean_terms, last.penalty, objective.ranking_loss)
+    assert 200 < last.mean_terms < VOCABULARY and last.penalty > 1
 
 
 def test_resuming_with_other_regularisers_is_refused(checkpoint, tmp_path):
