@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
 from rich.table import Table
 from scipy.sparse import csr_array, vstack
 
@@ -115,8 +116,11 @@ def learn(
         TrainingStopped: by the guard.
         FileNotFoundError, ValueError: data, base or settings cannot be used.
     """
-    open_run(recipe, out)
-    prepared = prepare(recipe, out, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    # Of processes that train together one prepares; the others read.
+    with FileLock(out / "lock"):
+        open_run(recipe, out)
+        prepared = prepare(recipe, out, progress)
     model = build(recipe, prepared, out)
     held_out = prepared.held_out
     started = out / "start.json"

@@ -96,9 +96,7 @@ class Guard(TrainerCallback):  # type: ignore[misc]
             if finding.stops:
                 self._stop(finding, state, control)
             else:
-                logger.warning(
-                    "step %d: %s; %s", state.global_step, finding.reason, finding.remedy
-                )
+                logger.warning("step %d: %s; %s", state.global_step, finding.reason, finding.remedy)
 
     def _note(self, found: Sequence[Finding], state: Any, control: Any) -> None:
         self._lasted = {f.name: self._lasted.get(f.name, 0) + 1 for f in found}

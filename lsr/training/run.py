@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from transformers import TrainerCallback
 
 from lsr.training import tiny
@@ -359,11 +360,10 @@ def _base(base: str, out: Path, seed: int) -> str:
     if not base.startswith(TINY):
         return base
     folder = out / "base"
-    if not folder.exists():
-        write_folder(
-            folder,
-            lambda partial: tiny.write_model(partial, base.removeprefix(TINY), seed),  # type: ignore[arg-type]
-        )
+    architecture = base.removeprefix(TINY)
+    with FileLock(out / "lock"):
+        if not folder.exists():
+            write_folder(folder, lambda partial: tiny.write_model(partial, architecture, seed))
     return str(folder)
 
 

@@ -10,13 +10,11 @@ import json
 import random
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 CONCEPTS, SYNONYMS, FILLERS = 24, 3, 20
 DOCUMENTS, TRAIN_QUERIES, DEV_QUERIES = 300, 1500, 100
 CONSONANTS, VOWELS = "bdfgklmnprst", "aeiou"
-
-Architecture = Literal["bert", "llama", "mistral", "qwen"]
 
 
 def words() -> tuple[list[list[str]], list[str]]:
@@ -77,10 +75,16 @@ def write_collection(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_model(folder: Path, architecture: Architecture, seed: int = 0) -> Path:
+def write_model(folder: Path, architecture: str, seed: int = 0) -> Path:
     """Write a small random language model over the collection's words, with its tokenizer.
 
-    A masked LM for "bert", else a causal one.
+    Args:
+        folder: is made.
+        architecture: "bert", a masked LM; "llama", "mistral" or "qwen", causal ones.
+        seed: of its weights.
+
+    Raises:
+        ValueError: for any other architecture.
     """
     import torch
 
@@ -116,7 +120,7 @@ def _tokenizer() -> Any:
     )
 
 
-def _model(architecture: Architecture, n_terms: int) -> Any:
+def _model(architecture: str, n_terms: int) -> Any:
     import transformers
 
     shared = {

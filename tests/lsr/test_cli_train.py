@@ -1,0 +1,81 @@
+"""Training through the command line, and an index by what it writes."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lsr.cli import app
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+STEPS = ("--set", "training.max_steps=20", "--set", "training.save_steps=20")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def lsr(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("recipe", ["splade-doc", "echo-mistral"])
+def test_a_trained_encoder_indexes_searches_and_explains(tmp_path, recipe):
+    out = tmp_path / "run"
+    result = lsr("train", recipe, "--tiny", "--out", out, *STEPS, "--json")
+    assert result.exit_code == 0, result.output
+    learned = json.loads(result.stdout.splitlines()[-1])
+    assert learned["held_out_queries"] == 100
+    assert learned["model"] == str(out / "model")
+    assert set(learned["before"]) == set(learned["after"]) >= {"nDCG@10", "document terms"}
+    # Given again, the command finds the run finished.
+    again = lsr("train", recipe, "--tiny", "--out", out, *STEPS)
+    assert again.exit_code == 0, again.output
+    assert "100 held-out queries" in again.stdout and "terms kept" in again.stdout
+    index = tmp_path / "index"
+    result = lsr("index", out / "collection", "--out", index, "--encoder", out / "model")
+    assert result.exit_code == 0, result.output
+    document = json.loads((out / "collection" / "corpus.jsonl").read_text().splitlines()[0])
+    result = lsr("search", index, document["text"], "--json", "-k", "3")
+    assert result.exit_code == 0, result.output
+    hits = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(hits) == 3
+    own = set(document["text"].split())
+    for hit in hits:
+        assert sum(term["contribution"] for term in hit["terms"]) == pytest.approx(hit["score"])
+        for term in hit["terms"]:
+            assert term["literal_in_query"] == (term["term"] in own)
+    result = lsr("eval", out / "collection", "--split", "dev", "--index", index, "--json")
+    assert result.exit_code == 0, result.output
+    assert 0 <= json.loads(result.stdout)["means"]["nDCG@10"] <= 1
+
+
+def test_recipes_are_listed():
+    result = lsr("recipes")
+    assert result.exit_code == 0
+    assert "inference-free\n" in result.stdout and "arXiv:2411.04403" in result.stdout
+    whole = json.loads(lsr("recipes", "adapt").stdout)
+    assert whole["model"]["queries"] == "idf"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("train", "none", "--out", "x"), 1, "no recipe 'none'"),
+        (("train", "splade-doc", "--out", "x", "--set", "seed"), 2, "--set wants KEY=VALUE"),
+        (("train", "splade-doc", "--out", "x", "--set", "a.b=1"), 1, "Unexpected keyword"),
+        (("train", "csr", "--out", "x"), 1, "data.source is not set: give --data"),
+        (("adapt", "nowhere.jsonl", "--out", "x"), 1, "nowhere.jsonl"),
+        (("recipes", "none"), 1, "no recipe 'none'"),
+    ],
+)
+def test_errors(arguments, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = lsr(*arguments)
+    assert result.exit_code == code
+    assert message in result.output
