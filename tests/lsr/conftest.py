@@ -1,4 +1,4 @@
-"""Small random decoder LLMs with a cased byte-level tokenizer, as functions that save them."""
+"""What several folders' tests share: small random decoder LLMs, and training on one thread."""
 
 import pytest
 
@@ -18,6 +18,17 @@ SIZES = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small tensors gain nothing by two, and lose much where tests run side by side."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -3,21 +3,15 @@
 import json
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from lsr.cli import app
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 STEPS = ("--set", "training.max_steps=20", "--set", "training.save_steps=20")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def lsr(*arguments):

@@ -231,6 +231,7 @@ def run_beside(rank, processes, port, config, texts, out):
     """What torchrun would start."""
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ["OMP_NUM_THREADS"] = "1"
     warnings.simplefilter("error", UserWarning)
     pretrain(config, texts, out)
 

@@ -20,20 +20,12 @@ from lsr.training.prepare import prepare
 from lsr.training.recipe import load_recipe
 from lsr.training.run import build, objective_of, open_run, train, write_curves
 
-pytestmark = pytest.mark.filterwarnings(
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     # peft with transformers 5, and torch's TensorBoard writer.
-    "ignore::FutureWarning",
-    "ignore::DeprecationWarning",
-)
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 SHORT = {"training.max_steps": "12", "training.save_steps": "4", "training.logging_steps": "2"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def start(name, out, **settings):
@@ -241,8 +233,8 @@ def test_tiny_runs_learn_and_what_they_write_opens_everywhere(tmp_path, name, ri
 def test_two_processes_train_the_same_objective(tmp_path):
     """By torchrun on gloo: batches of 8 on two processes learn like batches of 16 on one."""
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--master-port", "29641", "-m", "lsr.cli", "train", "splade-doc", "--tiny"),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "lsr.cli", "train", "splade-doc", "--tiny"),
         *("--out", str(tmp_path / "two"), "--set", "training.batch_size=8", "--json"),
         *("--set", "training.max_steps=20", "--set", "training.save_steps=20"),
     ]
