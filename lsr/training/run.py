@@ -29,6 +29,7 @@ from filelock import FileLock
 from transformers import TrainerCallback
 
 from lsr.training import tiny
+from lsr.training.curves import write_curves
 from lsr.training.guard import Guard, check_temperature
 from lsr.training.loss_trainer import Metrics
 from lsr.training.losses import Objective
@@ -321,38 +322,6 @@ def _average(trainer: Any, checkpoints: Path, count: int) -> None:
     trainer.model.load_state_dict(
         {name: mean.get(name, state[name]).to(state[name]) for name in state}
     )
-
-
-def write_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw what was logged by step, a panel for each quantity; nothing without matplotlib."""
-    logged = [entry for entry in history if "loss" in entry]
-    if not logged or not importlib.util.find_spec("matplotlib"):
-        return
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    names = [
-        name
-        for name, value in logged[-1].items()
-        if isinstance(value, float) and name not in ("epoch", "step")
-    ]
-    figure, grid = plt.subplots(
-        (len(names) + 1) // 2,
-        2,
-        figsize=(10, 2.4 * ((len(names) + 1) // 2)),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axes in grid.flat[len(names) :]:
-        axes.set_visible(False)
-    for axes, name in zip(grid.flat, names, strict=False):
-        points = [(entry["step"], entry[name]) for entry in logged if name in entry]
-        axes.plot(*zip(*points, strict=True))
-        axes.set(title=name.replace("_", " "), xlabel="optimiser step")
-    figure.savefig(path)
-    plt.close(figure)
 
 
 def _base(base: str, out: Path, seed: int) -> str:

@@ -15,10 +15,11 @@ from transformers import TrainerCallback
 from lsr.encoders.load import load_encoder
 from lsr.eval.learning import encode, learn, measure
 from lsr.training import tiny
+from lsr.training.curves import write_curves
 from lsr.training.guard import TrainingStopped
 from lsr.training.prepare import prepare
 from lsr.training.recipe import load_recipe
-from lsr.training.run import build, objective_of, open_run, train, write_curves
+from lsr.training.run import build, objective_of, open_run, train
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
