@@ -78,6 +78,8 @@ class Learned:
 
     model: Path
     n_queries: int
+    n_documents: int  # that were searched
+    n_collection: int  # that there are
     before: dict[str, float]
     after: dict[str, float]
     curve: list[Point]
@@ -87,6 +89,8 @@ class Learned:
         return {
             "model": str(self.model),
             "held_out_queries": self.n_queries,
+            "documents": self.n_documents,
+            "documents_of_collection": self.n_collection,
             "before": self.before,
             "after": self.after,
             "curve": [
@@ -97,7 +101,10 @@ class Learned:
 
     def table(self) -> Table:
         """Before and after, for a terminal."""
-        shown = Table(f"{self.n_queries} held-out queries", "before", "after", box=None)
+        title = f"{self.n_queries} held-out queries, {self.n_documents:,} documents"
+        if self.n_documents < self.n_collection:
+            title += f" of {self.n_collection:,}"
+        shown = Table(title, "before", "after", box=None)
         for name, value in self.before.items():
             shown.add_row(name, f"{value:.4f}", f"{self.after[name]:.4f}")
         return shown
@@ -133,12 +140,13 @@ def learn(
             write_whole(started, json.dumps(before))
     path = train(recipe, prepared, model, out)
     if held_out is None or not is_main_process():
-        return Learned(path, 0, {}, {}, [])
+        return Learned(path, 0, 0, 0, {}, {}, [])
     vectors = encode(model, held_out)
     after = measure(vectors, held_out)
     points = pruning_curve(
         vectors.documents, vectors.ids, vectors.queries, vectors.query_ids, held_out.qrels
     )
-    learned = Learned(path, len(held_out.queries), before, after, points)
+    sizes = (len(held_out.queries), len(vectors.ids), len(held_out.documents))
+    learned = Learned(path, *sizes, before, after, points)
     write_whole(out / "evaluation.json", json.dumps(learned.record(), indent=2))
     return learned

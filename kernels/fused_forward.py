@@ -11,6 +11,7 @@ that nothing is compiled again for another batch; D, V and the tile are compile-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -80,7 +81,7 @@ def forward(
         tma: None for Hopper and newer where the rows are aligned to 16 bytes.
     """
     n_texts, n_terms = len(bounds) - 1, len(weight)
-    longest = max((end - start for start, end in zip(bounds, bounds[1:], strict=False)), default=0)
+    longest = max((end - start for start, end in pairwise(bounds)), default=0)
     index = torch.int16 if longest <= torch.iinfo(torch.int16).max else torch.int32
     if n_texts == 0 or n_terms == 0 or len(hidden) == 0:
         pooled = hidden.new_zeros((n_texts, n_terms), dtype=torch.float32)

@@ -62,7 +62,7 @@ def _errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         typer.echo("lsr: interrupted; a build goes on when it is run again", err=True)
         raise typer.Exit(130) from error
-    except (ValueError, KeyError, OSError, ImportError, LuceneError, JavaError) as error:
+    except (ValueError, KeyError, OSError, LuceneError, JavaError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         typer.echo(f"lsr: {message}", err=True)
         raise typer.Exit(1) from error
@@ -426,6 +426,9 @@ def _train(recipe: str, out: Path, settings: dict[str, str], *, tiny: bool, as_j
                 learned = learn(loaded, out, progress)
         except TrainingStopped as error:
             typer.echo(f"lsr: training was stopped: {error}", err=True)
+            raise typer.Exit(1) from error
+        except ImportError as error:
+            typer.echo(f'lsr: {error}; training needs `pip install "lsr-search[train]"`', err=True)
             raise typer.Exit(1) from error
     if as_json:
         typer.echo(json.dumps(learned.record()))

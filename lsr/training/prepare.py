@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -84,7 +84,7 @@ class _Changed(Mapping[str, str]):
     def __getitem__(self, key: str) -> str:
         return self._changed[key] if key in self._changed else self._texts[key]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         return iter(self._texts)
 
     def __len__(self) -> int:
@@ -152,10 +152,11 @@ def _examples(source: str, data: Data, seed: int) -> Examples:
     if not data.pseudo_queries:
         return load_examples(ExampleSource(source, data.split, limit=data.limit))
 
-    def documents() -> list[Document] | islice[Document]:
+    def documents() -> Iterator[Document]:
         return islice(open_corpus(source), data.limit)
 
-    lexical = LexicalEncoder.fit(default_tokenizer(), ([d.content] for d in documents()))
+    texts = (document.content for document in documents())
+    lexical = LexicalEncoder.fit(default_tokenizer(), batches(texts))
     return pseudo_queries(documents(), lexical, per_document=data.pseudo_queries, seed=seed)
 
 
@@ -172,7 +173,8 @@ def _with_negatives(
     if had >= data.negatives:
         return draw_negatives(examples, data.negatives, seed=seed)
     judge = dense if data.margin > 0 else None
-    wanted = data.negatives
+    examples = draw_negatives(examples, had, seed=seed)
+    wanted = data.negatives - had
     shares = [wanted // len(data.miners)] * len(data.miners)
     for number in range(wanted % len(data.miners)):
         shares[number] += 1
@@ -200,7 +202,7 @@ def _with_negatives(
 
 
 def _bm25(examples: Examples) -> LexicalEncoder:
-    return LexicalEncoder.fit(default_tokenizer(), ([text] for text in examples.documents.values()))
+    return LexicalEncoder.fit(default_tokenizer(), batches(examples.documents.values()))
 
 
 def _teacher(name: str, examples: Examples, trunk: DenseTeacher | None) -> Teacher:
@@ -245,6 +247,13 @@ def _read_rows(path: Path) -> list[Example]:
                 )
             )
     return rows
+
+
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts, BATCH at a time."""
+    iterator = iter(texts)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
 
 
 def is_main_process() -> bool:

@@ -33,7 +33,7 @@ from lsr.training.curves import write_curves
 from lsr.training.guard import Guard, check_temperature
 from lsr.training.loss_trainer import Metrics
 from lsr.training.losses import Objective
-from lsr.training.prepare import BATCH, Prepared, is_main_process
+from lsr.training.prepare import Prepared, batches, is_main_process
 from lsr.training.recipe import Recipe
 from lsr.training.regularisers import L1, DFFlops, Flops, Regulariser
 from lsr.training.run_files import last_whole, write_folder, write_whole
@@ -155,7 +155,7 @@ def train(
         ours = [StrengthCallback(loss), guard, NonNegativeQueryWeights()]
     trainer = SparseEncoderTrainer(
         model=model,
-        args=_arguments(recipe, model, out),
+        args=_arguments(recipe, model, prepared.train.n_negatives, out),
         train_dataset=prepared.train.dataset(),
         loss=loss,
         callbacks=[*ours, Metrics(out / "metrics.jsonl"), *_tensorboard(out), *callbacks],
@@ -244,7 +244,7 @@ def query_weights(model: Any) -> torch.Tensor | None:
     return None
 
 
-def _arguments(recipe: Recipe, model: Any, out: Path) -> Any:
+def _arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
     from sentence_transformers import SparseEncoderTrainingArguments
     from sentence_transformers.base.modules import Router
 
@@ -252,8 +252,7 @@ def _arguments(recipe: Recipe, model: Any, out: Path) -> Any:
 
     settings = recipe.training
     routed = any(isinstance(module, Router) for module in model.modules())
-    n = recipe.data.negatives
-    columns = ["document", *(f"negative_{i + 1}" for i in range(n))]
+    columns = ["document", *(f"negative_{i + 1}" for i in range(n_negatives))]
     mapping = {"query": "query", **dict.fromkeys(columns, "document")}
     own_rate = settings.query_learning_rate
     if settings.save_steps % settings.logging_steps:
@@ -345,18 +344,7 @@ def _idf(base: str, texts: Any) -> np.ndarray:
     tokenizer = (
         default_tokenizer() if base == "default" else AutoTokenizer.from_pretrained(resolve(base))
     )
-
-    def batches() -> Iterator[list[str]]:
-        batch = []
-        for text in texts:
-            batch.append(text)
-            if len(batch) == BATCH:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-    return corpus_idf(tokenizer, batches())
+    return corpus_idf(tokenizer, batches(texts))
 
 
 def _installed(name: str) -> bool:

@@ -73,3 +73,13 @@ def test_errors(arguments, code, message, tmp_path, monkeypatch):
     result = lsr(*arguments)
     assert result.exit_code == code
     assert message in result.output
+
+
+def test_what_training_lacks_is_said(tmp_path, monkeypatch):
+    def learn(*arguments):
+        raise ImportError("no module named 'datasets'")
+
+    monkeypatch.setattr("lsr.eval.learning.learn", learn)
+    result = lsr("train", "splade-doc", "--tiny", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "'datasets'; training needs `pip install \"lsr-search[train]\"`" in result.output

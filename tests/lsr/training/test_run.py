@@ -19,7 +19,7 @@ from lsr.training.curves import write_curves
 from lsr.training.guard import TrainingStopped
 from lsr.training.prepare import prepare
 from lsr.training.recipe import load_recipe
-from lsr.training.run import build, objective_of, open_run, train
+from lsr.training.run import _arguments, build, objective_of, open_run, train
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -155,6 +155,35 @@ def test_rows_with_negatives_and_scores_are_computed_once(tmp_path, monkeypatch)
         file.truncate(200)
     with pytest.raises(ValueError, match="rows.jsonl:2: not a training row"):
         prepare(recipe, tmp_path)
+
+
+def test_negatives_of_the_source_count_and_the_rest_is_mined(tmp_path):
+    lines = [
+        f"question {n} on heat\tanswer {n} on heat and flow\tnothing of {n}\n" for n in range(40)
+    ]
+    (tmp_path / "triples.tsv").write_text("".join(lines), encoding="utf-8")
+    for wanted, found in (("0", 1), ("1", 1), ("3", 3)):
+        settings = {"data.source": str(tmp_path / "triples.tsv"), "data.dev_split": ""}
+        settings |= {"data.held_out": "0.2", "data.negatives": wanted}
+        recipe = load_recipe("splade-doc", tiny=True, settings=SHORT | settings)
+        out = tmp_path / f"run{wanted}"
+        open_run(recipe, out)
+        prepared = prepare(recipe, out)
+        assert prepared.train.n_negatives == found
+        for row in prepared.train.rows:
+            assert prepared.train.documents[row.negatives[0]].startswith("nothing")
+    # Each column goes to its route, whoever the negatives are from.
+    arguments = _arguments(recipe, build(recipe, prepared, out), 3, out)
+    assert arguments.router_mapping["negative_3"] == "document"
+    assert "negative_4" not in arguments.router_mapping
+
+
+def test_a_large_collection_is_cut_to_the_judged_and_others(tmp_path):
+    _, prepared, model = start("splade-doc", tmp_path)
+    judged = {doc_id for qrel in prepared.held_out.qrels.values() for doc_id in qrel}
+    few = encode(model, prepared.held_out, most_documents=len(judged) + 5)
+    assert len(few.ids) == len(judged) + 5 and judged <= set(few.ids)
+    assert len(encode(model, prepared.held_out, most_documents=3).ids) == len(judged)
 
 
 def test_held_out_pseudo_queries_are_not_word_for_word_in_their_documents(tmp_path):
