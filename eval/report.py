@@ -55,6 +55,24 @@ class Report:
         return comparison([self])
 
 
+def rank_queries(
+    searcher: Searcher,
+    dataset: Dataset,
+    *,
+    max_terms: int | None = None,
+    threads: int = 1,
+    progress: Progress = lambda step, done, total: None,
+) -> Run:
+    """The DEPTH best documents of an index for a dataset's queries, a query's own id dropped."""
+    texts = [query.text for query in dataset.queries]
+    # One more than is kept: a query's own document is dropped.
+    ranked = searcher.rank(
+        texts, DEPTH + 1, max_terms=max_terms, threads=threads, progress=progress
+    )
+    ids = [query.id for query in dataset.queries]
+    return Run(dict(zip(ids, ranked, strict=True))).without_self().truncate(DEPTH)
+
+
 def measure_index(
     searcher: Searcher,
     dataset: Dataset,
@@ -73,16 +91,10 @@ def measure_index(
     """
     # A misspelt measure is told before the work, not after it.
     parse_measures(measures)
-    texts = [query.text for query in dataset.queries]
-    # One more than is kept: a query's own document is dropped.
-    ranked = searcher.rank(
-        texts, DEPTH + 1, max_terms=max_terms, threads=threads, progress=progress
-    )
-    ids = [query.id for query in dataset.queries]
-    run = Run(dict(zip(ids, ranked, strict=True))).without_self().truncate(DEPTH)
+    run = rank_queries(searcher, dataset, max_terms=max_terms, threads=threads, progress=progress)
     evaluation = evaluate(run, dataset.qrels, measures)
     milliseconds = []
-    timed = texts[:LATENCY_QUERIES]
+    timed = [query.text for query in dataset.queries[:LATENCY_QUERIES]]
     for number, text in enumerate(timed, 1):
         start = time.perf_counter()
         searcher.rank([text], LATENCY_K, max_terms=max_terms)

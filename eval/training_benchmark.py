@@ -1,10 +1,16 @@
-"""An epoch of stock sentence-transformers training with and without the fused head.
+"""Training by stock sentence-transformers, and by the same with `lsr.fuse`.
 
-    python -m lsr.eval.training_benchmark [--pairs N] [--batch-size N] [--json]
+    python -m lsr.eval.training_benchmark [--pairs N] [--batch-size N] [--rounds N] [--json]
 
-Both sides train the same untrained SPLADE over the packaged trunk, on titles and texts of pydoc,
-with SparseEncoderTrainer, SpladeLoss and in-batch negatives, each in a process of its own. Their
-losses are compared: curves that part make the measurement void, and the exit code 1.
+All sides train the same untrained SPLADE over the packaged trunk, on titles and texts of pydoc,
+with SparseEncoderTrainer and in-batch negatives, each in a process of its own, in turns:
+
+    stock          SpladeLoss, the baseline
+    stock, cached  CachedSpladeLoss: GradCache, in parts of MINI_BATCH texts
+    lsr            lsr.fuse and SpladeLoss
+    lsr, cached    lsr.fuse and CachedSpladeLoss
+
+Their losses are compared: curves that part make the measurement void, and the exit code 1.
 """
 
 from __future__ import annotations
@@ -15,6 +21,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
+from statistics import median
 from typing import Any, NamedTuple
 
 from lsr.eval.encoding_benchmark import (
@@ -26,8 +34,19 @@ from lsr.eval.encoding_benchmark import (
 from lsr.pydoc import read_pydoc
 
 MAX_LENGTH = 128
+# Texts that GradCache passes at once.
+MINI_BATCH = 8
 # Losses of a few units, float32, a hundred steps apart.
 TOLERANCE = 0.01
+
+
+# Name: whether the model is fused, and whether the loss is cached. The baseline comes first.
+SIDES = {
+    "stock": (False, False),
+    "stock, cached": (False, True),
+    "lsr": (True, False),
+    "lsr, cached": (True, True),
+}
 
 
 class Epoch(NamedTuple):
@@ -38,7 +57,7 @@ class Epoch(NamedTuple):
     peak_mib: float
 
 
-def train(fused: bool, checkpoint: str, pairs: list[tuple[str, str]], batch_size: int) -> Epoch:
+def train(side: str, checkpoint: str, pairs: list[tuple[str, str]], batch_size: int) -> Epoch:
     """Train one epoch; to be called in a fresh process."""
     from datasets import Dataset
     from sentence_transformers import (
@@ -47,6 +66,7 @@ def train(fused: bool, checkpoint: str, pairs: list[tuple[str, str]], batch_size
         SparseEncoderTrainingArguments,
     )
     from sentence_transformers.sparse_encoder.losses import (
+        CachedSpladeLoss,
         SparseMultipleNegativesRankingLoss,
         SpladeLoss,
     )
@@ -61,12 +81,14 @@ def train(fused: bool, checkpoint: str, pairs: list[tuple[str, str]], batch_size
     for module in model.modules():
         if type(module).__name__ == "Dropout":
             module.p = 0.0
+    fused, cached = SIDES[side]
     if fused:
         import lsr
 
         lsr.fuse(model)
     queries, documents = zip(*pairs, strict=True)
-    loss = SpladeLoss(
+    loss: Any = partial(CachedSpladeLoss, mini_batch_size=MINI_BATCH) if cached else SpladeLoss
+    loss = loss(
         model,
         SparseMultipleNegativesRankingLoss(model),
         document_regularizer_weight=3e-5,
@@ -100,31 +122,49 @@ def train(fused: bool, checkpoint: str, pairs: list[tuple[str, str]], batch_size
     return Epoch(losses, seconds, peak_bytes() / 2**20)
 
 
-def compare(checkpoint: str, pairs: list[tuple[str, str]], batch_size: int) -> dict[str, Any]:
-    """Both sides, and ours over the stock one."""
-    stock, fused = (
-        in_fresh_process(train, side, checkpoint, pairs, batch_size) for side in (False, True)
-    )
-    return {
+def compare(
+    checkpoint: str, pairs: list[tuple[str, str]], batch_size: int, rounds: int
+) -> dict[str, Any]:
+    """All sides: medians over rounds, and what they are of the first."""
+    epochs: dict[str, list[Epoch]] = {side: [] for side in SIDES}
+    for _ in range(rounds):
+        for side, of_side in epochs.items():
+            of_side.append(in_fresh_process(train, side, checkpoint, pairs, batch_size))
+    baseline, *_ = epochs.values()
+    losses = baseline[0].losses
+    report: dict[str, Any] = {
         "pairs": len(pairs),
         "batch_size": batch_size,
-        "steps": len(stock.losses),
-        "first_and_last_loss": [stock.losses[0], stock.losses[-1]],
+        "steps": len(losses),
+        "rounds": rounds,
+        "first_and_last_loss": [losses[0], losses[-1]],
         "largest_difference_of_losses": max(
-            abs(ours - theirs) for ours, theirs in zip(fused.losses, stock.losses, strict=True)
+            abs(own - other)
+            for of_side in epochs.values()
+            for epoch in of_side
+            for own, other in zip(epoch.losses, losses, strict=True)
         ),
-        "stock": {"seconds": stock.seconds, "peak_mib": stock.peak_mib},
-        "fused": {"seconds": fused.seconds, "peak_mib": fused.peak_mib},
-        "times_faster": stock.seconds / fused.seconds,
-        "share_of_peak": fused.peak_mib / stock.peak_mib,
     }
+    for side, of_side in epochs.items():
+        report[side] = {
+            "seconds": median(epoch.seconds for epoch in of_side),
+            "peak_mib": median(epoch.peak_mib for epoch in of_side),
+            "times_faster": median(
+                other.seconds / own.seconds for own, other in zip(of_side, baseline, strict=True)
+            ),
+            "share_of_peak": median(
+                own.peak_mib / other.peak_mib for own, other in zip(of_side, baseline, strict=True)
+            ),
+        }
+    return report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark, print its report, and return the exit code."""
-    parser = argparse.ArgumentParser(description="Training with and without the fused head.")
-    parser.add_argument("--pairs", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser = argparse.ArgumentParser(description="Training, stock and by lsr.fuse.")
+    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
     documents = [document for document in read_pydoc() if document.text != document.title]
@@ -133,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         calibrated_on = [text for _, text in pairs[::8]]
         in_fresh_process(write_checkpoint, folder, calibrated_on, MAX_LENGTH)
-        report = compare(folder, pairs, options.batch_size)
+        report = compare(folder, pairs, options.batch_size, options.rounds)
     if options.json:
         print(json.dumps(report))
     else:

@@ -15,8 +15,8 @@ from lsr.eval.report import measure_index
 from lsr.indexes import exact
 from lsr.indexing import build_index
 from lsr.run import Run
-from lsr.search import QUERY_SCALE, Searcher
-from lsr.vectors import quantise
+from lsr.search import Searcher
+from lsr.vectors import QUERY_SCALE, quantise
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 # nDCG@10 of BM25 over stemmed words without stop words, as the collections' own table has it.

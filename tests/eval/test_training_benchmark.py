@@ -1,4 +1,4 @@
-"""eval/training_benchmark.py: an epoch of SparseEncoderTrainer, stock and fused, small."""
+"""eval/training_benchmark.py: an epoch of SparseEncoderTrainer, all sides, small."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import BertConfig, BertForMaskedLM
 
 from lsr.encoders.load import default_tokenizer
-from lsr.eval.training_benchmark import train
+from lsr.eval.training_benchmark import SIDES, train
 
 WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
 
@@ -16,7 +16,7 @@ WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary t
 # datasets and torch warn of what the trainer does with them.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
-def test_the_fused_head_trains_with_the_same_losses(tmp_path, capsys):
+def test_all_sides_train_with_the_same_losses(tmp_path, capsys):
     tokenizer = default_tokenizer()
     torch.manual_seed(0)
     config = BertConfig(
@@ -33,8 +33,9 @@ def test_the_fused_head_trains_with_the_same_losses(tmp_path, capsys):
     SparseEncoder(modules=[transformer, SpladePooling()]).save(str(tmp_path / "stock"))
     pairs = [(word, f"{word} {other}") for word in WORDS for other in WORDS[:2]]
     capsys.readouterr()
-    stock, fused = (train(side, str(tmp_path / "stock"), pairs, 6) for side in (False, True))
+    stock, *others = (train(side, str(tmp_path / "stock"), pairs, 6) for side in SIDES)
     assert capsys.readouterr().out == ""
     assert len(stock.losses) == 4
     assert len(set(stock.losses)) == 4
-    assert fused.losses == pytest.approx(stock.losses, rel=1e-4)
+    for side in others:
+        assert side.losses == pytest.approx(stock.losses, rel=1e-4)

@@ -1,11 +1,13 @@
 """From a corpus to answers with reasons, through the command line, on a small real text."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
 
-from lsr.cli import _parse_filters, app
+from lsr.cli import app
+from lsr.cli.searching import parse_filters
 from lsr.search import Searcher
 
 DOCUMENTS = {
@@ -143,6 +145,85 @@ def test_eval_builds_the_index_that_is_not_there(built, tmp_path):
     assert (tmp_path / "new" / "manifest.json").read_text() == created
 
 
+def test_commands_are_listed_in_order():
+    text = lsr("--help").stdout
+    names = ("index", "add", "delete", "merge", "search", "explain", "eval", "compare", "train")
+    names += ("adapt", "recipes", "demo", "doctor")
+    found = re.findall(r"^│ (\w+) ", text.partition("Commands")[2], re.MULTILINE)
+    assert tuple(found) == names
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A BEIR folder of four queries and two runs, the second of which answers all at once."""
+    (tmp_path / "queries.jsonl").write_text(
+        "".join(f'{{"_id": "q{n}", "text": "x"}}\n' for n in range(4))
+    )
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("".join(f"q{n}\ta\t1\n" for n in range(4)))
+    own = "q0 Q0 q0 1 9 x\n"  # a query's own document, which is dropped
+    for name, order in (("base", "ba"), ("better", "ab")):
+        lines = "q{0} Q0 {1} 1 2 x\nq{0} Q0 {2} 2 1 x\n"
+        text = own + "".join(lines.format(n, *order) for n in range(4))
+        (tmp_path / f"{name}.trec").write_text(text)
+    return tmp_path
+
+
+def test_compare_run_files(runs):
+    base, better = runs / "base.trec", runs / "better.trec"
+    arguments = ("compare", runs, base, better, "--measures", "RR@10 R@1")
+    result = lsr(*arguments)
+    assert result.exit_code == 0, result.output
+    for part in (
+        "RR@10",
+        "R@1",
+        "0.5000",
+        "+1.0000",
+        "4/0/0",
+        "4 queries; p values corrected by Holm",
+    ):
+        assert part in result.stdout
+    record = json.loads(lsr(*arguments, "--json").stdout)
+    assert record["measures"]["RR@10"]["baseline_mean"] == 0.5
+    (system,) = record["measures"]["RR@10"]["systems"]
+    assert (system["mean"], system["difference"], system["wins"]) == (1.0, 0.5, 4)
+    assert system["p_randomisation"] == system["p_randomisation_holm"] == 2 / 2**4
+
+
+def test_compare_an_index(built, tmp_path):
+    """The fixture has one query: what is indexed is enough for a second."""
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (tmp_path / name).write_text((built / name).read_text())
+    with (tmp_path / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q2", "text": "wing"}\n')
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("q1\td2\t1\nq2\td3\t1\n")
+    run = tmp_path / "run.trec"
+    run.write_text("q1 Q0 d1 1 2 x\nq1 Q0 d2 2 1 x\n")
+    result = lsr("compare", tmp_path, run, built / "index", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert list(record["measures"]) == ["nDCG@10", "RR@10", "R@100"]
+    (system,) = record["measures"]["RR@10"]["systems"]
+    assert (system["mean"], system["difference"], system["wins"]) == (1.0, 0.75, 2)
+
+
+@pytest.mark.parametrize(
+    ("systems", "options", "code", "message"),
+    [
+        (["base.trec"], [], 2, "a baseline and at least one system"),
+        (["base.trec", "gone.trec"], [], 1, "no run file or index directory: gone.trec"),
+        (["base.trec", "better.trec"], ["--split", "dev"], 1, "no split 'dev'; available: test"),
+        (["base.trec", "better.trec"], ["--measures", "mrr"], 1, "'mrr' is not a measure"),
+    ],
+)
+def test_compare_errors(runs, monkeypatch, systems, options, code, message):
+    monkeypatch.chdir(runs)
+    result = lsr("compare", ".", *systems, *options)
+    assert result.exit_code == code
+    assert message in result.output
+
+
 @pytest.mark.parametrize(
     ("given", "parsed"),
     [
@@ -157,7 +238,7 @@ def test_eval_builds_the_index_that_is_not_there(built, tmp_path):
     ],
 )
 def test_filters_are_values_or_ranges(given, parsed):
-    assert _parse_filters([given]) == {given.partition("=")[0]: parsed}
+    assert parse_filters([given]) == {given.partition("=")[0]: parsed}
 
 
 @pytest.mark.parametrize(

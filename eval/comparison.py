@@ -1,0 +1,175 @@
+"""Systems beside a baseline on a dataset: run files and indexes, with tests of the differences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from lsr.eval.datasets import Dataset
+from lsr.eval.measures import evaluate, parse_measures
+from lsr.eval.report import DEPTH, rank_queries
+from lsr.eval.significance import Paired, compare, holm
+from lsr.indexing import Progress
+from lsr.run import Run
+from lsr.search import Searcher
+
+
+class Row(NamedTuple):
+    """One system beside the baseline by one measure."""
+
+    system: str
+    paired: Paired
+    # The p values of `paired`, corrected over the systems of the same measure.
+    p_ttest_holm: float
+    p_randomisation_holm: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Systems beside a baseline on one dataset."""
+
+    dataset: str
+    split: str
+    n_queries: int
+    baseline: str
+    rows: dict[str, list[Row]]  # by measure, a row for each system in the order given
+
+    def record(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "n_queries": self.n_queries,
+            "baseline": self.baseline,
+            "measures": {
+                measure: {
+                    "baseline_mean": rows[0].paired.baseline,
+                    "systems": [_record(row) for row in rows],
+                }
+                for measure, rows in self.rows.items()
+            },
+        }
+
+    def tables(self) -> list[Table]:
+        """One for each measure, for a terminal; p values are those corrected by Holm."""
+        return [_table(measure, self.baseline, rows) for measure, rows in self.rows.items()]
+
+
+def compare_systems(
+    systems: Sequence[str],
+    dataset: Dataset,
+    measures: Sequence[str],
+    *,
+    progress: Progress = lambda step, done, total: None,
+) -> Comparison:
+    """Each system beside the first by each measure: `significance.compare`, corrected by `holm`.
+
+    A system is the path of a TREC run file or of an index directory. Of both the DEPTH best
+    documents of a query are measured, its own id dropped (BEIR). A query that a run lacks counts
+    as 0. The correction is over the systems; there is none over the measures.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: fewer than 2 systems or queries, an unknown measure, a run file that cannot be
+            used or has no query of the dataset.
+    """
+    if len(systems) < 2:
+        raise ValueError(f"a comparison needs at least 2 systems, got {len(systems)}")
+    # What is wrong with the arguments is told before the work, not after it.
+    parse_measures(measures)
+    if missing := [system for system in systems if not Path(system).exists()]:
+        raise FileNotFoundError(f"no run file or index directory: {', '.join(missing)}")
+    values = [
+        evaluate(read_system(system, dataset, progress=progress), dataset.qrels, measures).per_query
+        for system in systems
+    ]
+    rows = {}
+    for measure in measures:
+        pairs = [compare(values[0][measure], others[measure]) for others in values[1:]]
+        ttest = holm([pair.p_ttest for pair in pairs])
+        randomisation = holm([pair.p_randomisation for pair in pairs])
+        rows[measure] = [
+            Row(*row) for row in zip(systems[1:], pairs, ttest, randomisation, strict=True)
+        ]
+    return Comparison(dataset.name, dataset.split, len(dataset.queries), systems[0], rows)
+
+
+def read_system(
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    *,
+    progress: Progress = lambda step, done, total: None,
+) -> Run:
+    """The run of a TREC run file, or of a dataset's queries through an index directory.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the directory holds no index.
+        ValueError: the run file cannot be used, or has no query of the dataset.
+    """
+    if Path(path).is_dir():
+        with Searcher(Path(path)) as searcher:
+            return rank_queries(searcher, dataset, progress=progress)
+    run = Run.read_trec(path)
+    if run.keys().isdisjoint(dataset.qrels):
+        raise ValueError(
+            f"{path}: none of its {len(run)} queries is among the {len(dataset.qrels)} of "
+            f"{dataset.name}, split {dataset.split!r}"
+        )
+    return run.without_self().truncate(DEPTH)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    pair = row.paired
+    return {
+        "system": row.system,
+        "mean": pair.system,
+        "difference": pair.difference,
+        "low": pair.low,
+        "high": pair.high,
+        "p_ttest": pair.p_ttest,
+        "p_ttest_holm": row.p_ttest_holm,
+        "p_randomisation": pair.p_randomisation,
+        "p_randomisation_holm": row.p_randomisation_holm,
+        "wins": pair.wins,
+        "losses": pair.losses,
+        "ties": pair.ties,
+    }
+
+
+def _table(measure: str, baseline: str, rows: Sequence[Row]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    # A narrow terminal folds the names, never the numbers.
+    table.add_column(measure, overflow="fold")
+    for header in (
+        "mean",
+        "difference",
+        "95 % interval",
+        "p\n(t test)",
+        "p (random-\nisation)",
+        "wins/\nlosses/\nties",
+    ):
+        table.add_column(header, no_wrap=True)
+    # As Text: brackets in a path are no markup.
+    table.add_row(Text(baseline), f"{rows[0].paired.baseline:.4f}")
+    for row in rows:
+        pair = row.paired
+        table.add_row(
+            Text(row.system),
+            f"{pair.system:.4f}",
+            f"{pair.difference:+.4f}",
+            f"{pair.low:+.4f} {pair.high:+.4f}",
+            _shown(row.p_ttest_holm),
+            _shown(row.p_randomisation_holm),
+            f"{pair.wins}/{pair.losses}/{pair.ties}",
+        )
+    return table
+
+
+def _shown(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"

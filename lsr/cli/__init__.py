@@ -1,0 +1,35 @@
+"""The command line.
+
+Data on stdout, messages on stderr; exit code 0, 1 (failed) or 2 (bad usage). Everything heavy is
+imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from lsr.cli.evaluation import compare, demo, evaluate
+from lsr.cli.indexing import add, delete, doctor, index, merge
+from lsr.cli.searching import explain, search
+from lsr.cli.training import adapt, recipes, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Learned sparse retrieval: index a corpus, search it, see why a document matched.",
+)
+# In the order of --help.
+app.command()(index)
+app.command()(add)
+app.command()(delete)
+app.command()(merge)
+app.command()(search)
+app.command()(explain)
+app.command("eval")(evaluate)
+app.command()(compare)
+app.command()(train)
+app.command()(adapt)
+app.command()(recipes)
+app.command()(demo)
+app.command()(doctor)

@@ -1,0 +1,124 @@
+"""Commands that make, change and check an index."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsr.cli.arguments import CorpusArgument, IndexArgument, SkipBadOption
+from lsr.cli.errors import user_errors
+
+if TYPE_CHECKING:
+    from lsr.corpus import Corpus
+    from lsr.indexing import Build
+
+
+def index(
+    corpus: CorpusArgument,
+    out: Annotated[Path, typer.Option(help="The index directory.")],
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="grafted (the default: BM25 plus an untrained expansion head), lexical (BM25), "
+            "a checkpoint directory, or a hub name."
+        ),
+    ] = "grafted",
+    top_k: Annotated[int, typer.Option(min=1, help="Expansion terms kept per document.")] = 256,
+    skip_bad: SkipBadOption = False,
+) -> None:
+    """Build an index; a build that was killed goes on where it was."""
+    from lsr.corpus import open_corpus
+    from lsr.display import progress_bar
+    from lsr.indexing import build_index
+
+    with user_errors():
+        documents = open_corpus(corpus, skip_bad=skip_bad)
+        with progress_bar() as progress:
+            build = build_index(documents, out, encoder, top_k=top_k, progress=progress)
+    _report(build, documents, f"indexed into {out}")
+
+
+def add(directory: IndexArgument, corpus: CorpusArgument, skip_bad: SkipBadOption = False) -> None:
+    """Add documents to an index, or replace those of the same id, while searches go on."""
+    from lsr.corpus import open_corpus
+    from lsr.display import progress_bar
+    from lsr.indexing import add_documents
+
+    with user_errors():
+        documents = open_corpus(corpus, skip_bad=skip_bad)
+        with progress_bar() as progress:
+            build = add_documents(documents, directory, progress=progress)
+    _report(build, documents, f"added to {directory}")
+
+
+def delete(
+    directory: IndexArgument,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Document ids.")],
+) -> None:
+    """Delete documents by id, all or none, while searches go on."""
+    from lsr.indexing import delete_documents
+
+    with user_errors():
+        delete_documents(directory, ids)
+    typer.echo(f"deleted {len(ids)} documents from {directory}", err=True)
+
+
+def merge(directory: IndexArgument) -> None:
+    """Merge an index into one segment, which searches fastest; worth it when it is complete."""
+    from lsr.indexing import merge_index
+
+    with user_errors():
+        merge_index(directory)
+
+
+def doctor(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="An index to check.")
+    ] = None,
+) -> None:
+    """Show which Java is used and why, and check an index."""
+    from lsr.indexes.jvm import anserini_jar, find_runtime, find_runtimes
+
+    with user_errors():
+        chosen = find_runtime()
+        for runtime in find_runtimes():
+            state = f"rejected: {runtime.rejected}" if runtime.rejected else "suitable"
+            mark = "→" if runtime.home == chosen.home else " "
+            typer.echo(
+                f"{mark} Java {runtime.version} at {runtime.home} ({runtime.source}; "
+                f"vector module: {'yes' if runtime.has_vector else 'no'}; {state})"
+            )
+        typer.echo(f"  Lucene from {anserini_jar()}")
+        if directory is None:
+            return
+        from dataclasses import asdict
+
+        from lsr.search import Searcher
+
+        with Searcher(directory) as searcher:
+            clean, report = searcher.index.check()
+            typer.echo(f"{directory}: {searcher.index.n_docs:,} documents")
+            for key, value in asdict(searcher.manifest).items():
+                typer.echo(f"  {key}: {value}")
+    typer.echo(report if not clean else "  CheckIndex: clean")
+    if not clean:
+        sys.exit(1)
+
+
+def _report(build: Build, corpus: Corpus, what: str) -> None:
+    # A corpus is read more than once: a bad line is told once.
+    bad_lines = sorted(set(corpus.bad_lines))
+    for bad in bad_lines:
+        typer.echo(f"skipped {bad.path}:{bad.line}: {bad.reason}", err=True)
+    parts = [f"{build.n_documents:,} documents {what}"]
+    if build.encode_seconds:
+        parts.append(f"encoded at {build.n_documents / build.encode_seconds:,.0f} documents/s")
+    parts.append(f"quantisation loss {build.quantisation_loss:.2%}")
+    if build.n_empty:
+        parts.append(f"{build.n_empty} without a term (no query finds them)")
+    if bad_lines:
+        parts.append(f"{len(bad_lines)} bad lines were skipped")
+    typer.echo("; ".join(parts), err=True)

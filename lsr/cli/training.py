@@ -1,0 +1,108 @@
+"""Commands that train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lsr.cli.arguments import CorpusArgument, JsonOption
+from lsr.cli.errors import user_errors
+
+RunOption = Annotated[Path, typer.Option(help="The run directory; a killed run in it goes on.")]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE over the recipe, as training.seed=1; repeat."),
+]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe that ships (lsr recipes), or a file.")],
+    out: RunOption,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="What to train on: a BEIR folder, a JSONL or TSV file, an ir_datasets id; for "
+            "recipes of pseudo-queries a corpus."
+        ),
+    ] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Its small form: minutes on a laptop, no downloads.")
+    ] = False,
+    settings: SettingsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an encoder by a recipe, and measure it on held-out queries before and after."""
+    pairs = dict(_setting(text) for text in settings or [])
+    if data is not None:
+        pairs["data.source"] = json.dumps(data)
+    _train(recipe, out, pairs, tiny=tiny, as_json=as_json)
+
+
+def adapt(
+    corpus: CorpusArgument,
+    out: RunOption,
+    settings: SettingsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an inference-free encoder for a corpus from nothing but the corpus."""
+    pairs = dict(_setting(text) for text in settings or [])
+    _train("adapt", out, pairs | {"data.source": json.dumps(corpus)}, tiny=False, as_json=as_json)
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
+) -> None:
+    """List the recipes that ship: papers, deviations, expected results."""
+    from dataclasses import asdict
+
+    from lsr.training.recipe import load_recipe, names
+
+    with user_errors():
+        if name is not None:
+            typer.echo(json.dumps(asdict(load_recipe(name)), indent=2))
+            return
+        for each in names():
+            found = load_recipe(each)
+            typer.echo(f"{each}\n  {found.paper}\n  Deviates: {found.deviations}")
+            typer.echo(f"  Expected: {found.expected}\n")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not (key and found):
+        raise typer.BadParameter(f"--set wants KEY=VALUE, got {text!r}")
+    return key, value
+
+
+def _train(recipe: str, out: Path, settings: dict[str, str], *, tiny: bool, as_json: bool) -> None:
+    from lsr.display import progress_bar
+    from lsr.eval.learning import learn
+    from lsr.training.guard import TrainingStopped
+    from lsr.training.recipe import load_recipe
+
+    with user_errors():
+        loaded = load_recipe(recipe, tiny=tiny, settings=settings)
+        try:
+            with progress_bar() as progress:
+                learned = learn(loaded, out, progress)
+        except TrainingStopped as error:
+            typer.echo(f"lsr: training was stopped: {error}", err=True)
+            raise typer.Exit(1) from error
+        except ImportError as error:
+            typer.echo(f'lsr: {error}; training needs `pip install "lsr-search[train]"`', err=True)
+            raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(learned.record()))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(learned.table())
+    if learned.curve:
+        console.print("", learned.curve_table())
+    console.print(
+        f"\nmodel: {learned.model}\nnext:  lsr index CORPUS --encoder {learned.model} --out DIR"
+    )
