@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lsr.encoders.packing import pack
 from lsr.kernels.head import splade_head
 
 
@@ -36,8 +37,9 @@ def fuse(model: Any) -> Any:
         for decoder in decoders:
             put_decoder_back(decoder)
         raise
-    for (_, pooling), decoder in zip(pairs, decoders, strict=True):
+    for (transformer, pooling), decoder in zip(pairs, decoders, strict=True):
         pooling.forward = partial(_pool, pooling, decoder)
+        pack(transformer)
     return model
 
 

@@ -1,0 +1,143 @@
+"""Texts without padding through a trunk: all tokens of a batch in a row, attention text by text.
+
+On a CPU nearly all of a trunk's work is its linear layers, which do as much for padding as for
+tokens. sentence-transformers packs for FlashAttention only, this for PyTorch's own attention.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+ATTENTION = "lsr_packed"
+# Of the largest difference to the padded states that is arithmetic, of states of size 1.
+TOLERANCE = 1e-3
+
+
+def pack(transformer: Any) -> bool:
+    """Make a sentence-transformers Transformer pass its model tokens without padding, in place.
+
+    What it returns is then flat, as with FlashAttention: `token_embeddings` of shape (1, N, D) for
+    the N tokens of all texts, and `cu_seq_lens_q`, int32, shape (B + 1,). Weights and configuration
+    stay as they are. It is done where the model takes positions, attends in both directions by
+    PyTorch's attention, and gives the same states either way; others are left alone.
+
+    Returns:
+        Whether it was done.
+    """
+    model = transformer.model
+    if model.config._attn_implementation != "sdpa" or getattr(model.config, "is_decoder", False):
+        return False
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    model.set_attn_implementation(ATTENTION)
+    if not _same_states(model):
+        model.set_attn_implementation("sdpa")
+        return False
+    transformer.forward = partial(_forward, transformer)
+    return True
+
+
+@torch.no_grad()
+def _same_states(model: Any) -> bool:
+    """Whether two texts, one twice as long as the other, get the same states packed and padded."""
+    training = model.training
+    model.eval()
+    device = model.get_input_embeddings().weight.device
+    # Longer than the window of local attention, where there is one.
+    window = getattr(model.config, "sliding_window", None) or 8
+    length = min(2 * window, model.config.max_position_embeddings // 2)
+    pad = model.config.pad_token_id or 0
+    ids = torch.arange(2 * length, device=device).remainder(7).add(pad + 1).repeat(2, 1)
+    mask = torch.ones_like(ids)
+    ids[1, length:], mask[1, length:] = pad, 0
+    features = {"input_ids": ids, "attention_mask": mask}
+    try:
+        padded = model(**features).logits[mask.bool()]
+        packed = model(**_packed(model, features)).logits[0]
+        largest = (packed - padded).abs().max() / padded.abs().max().clamp_min(1e-9)
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        # It does not take one of the arguments; nobody has asked for packing.
+        return False
+    finally:
+        model.train(training)
+    return bool(largest < TOLERANCE)
+
+
+def _forward(transformer: Any, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """Transformer.forward of a masked LM, packed."""
+    arguments = _packed(transformer.model, features)
+    features["token_embeddings"] = transformer.model(**arguments, **kwargs).logits
+    features["cu_seq_lens_q"] = arguments["cu_seq_lens_q"]
+    return features
+
+
+def _packed(model: Any, features: dict[str, Tensor]) -> dict[str, Any]:
+    """Arguments of the model for the tokens under the mask."""
+    mask = features["attention_mask"].bool()
+    lengths = mask.sum(dim=1)
+    counted = lengths.new_zeros(len(lengths) + 1, dtype=torch.int32)
+    counted[1:] = lengths.cumsum(0)
+    positions = (mask.cumsum(1) - 1)[mask][None] + _first_position(model)
+    arguments: dict[str, Any] = {
+        name: features[name][mask][None]
+        for name in ("input_ids", "token_type_ids")
+        if name in features
+    }
+    return {**arguments, "position_ids": positions, "cu_seq_lens_q": counted}
+
+
+def _first_position(model: Any) -> int:
+    """Of RoBERTa and its kin, whose positions begin after the padding's."""
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        padding = getattr(module, "padding_idx", None)
+        if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
+            return padding + 1
+    return 0
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Attention within each of the packed texts, or as usual where none are packed.
+
+    Args:
+        module: the layer.
+        query: shape (1, heads, N, D / heads).
+        key: the same shape.
+        value: the same shape.
+        attention_mask: of padded texts.
+        **kwargs: `cu_seq_lens_q` of packed ones; `sliding_window`, the distance from which on
+            tokens do not attend to each other.
+    """
+    counted = kwargs.pop("cu_seq_lens_q", None)
+    if counted is None:
+        states, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return states, None
+    lengths = counted.diff()
+    sizes: list[int] = lengths.tolist()
+    # Attention costs little beside the linear layers: it alone is padded.
+    parts = (
+        pad_sequence([*torch.split(part[0].transpose(0, 1), sizes)], batch_first=True).transpose(1, 2)
+        for part in (query, key, value)
+    )
+    places = torch.arange(max(sizes), device=lengths.device)
+    mask = (places < lengths[:, None])[:, None, None]
+    if kwargs.get("sliding_window") is not None:
+        mask = mask & ((places[:, None] - places).abs() < kwargs["sliding_window"])
+    states, _ = sdpa_attention_forward(module, *parts, mask, **kwargs)
+    real = [row[:size] for row, size in zip(states, sizes, strict=True)]
+    return torch.cat(real)[None], None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
