@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from filelock import FileLock
 from rich.table import Table
 from scipy.sparse import csr_array, vstack
 
 from lsr.eval.measures import evaluate
 from lsr.eval.pruning import Point, pruning_curve, rank_vectors, table
+from lsr.training.arguments import in_bfloat16
 from lsr.training.prepare import HeldOut, is_main_process, prepare
 from lsr.training.recipe import Recipe
 from lsr.training.run import build, open_run, train
@@ -49,6 +51,12 @@ def encode(model: Any, held_out: HeldOut, most_documents: int = MOST_DOCUMENTS) 
     queries = _encode(model.encode_query, list(held_out.queries.values()))
     model.train(training)
     return Vectors(ids, documents, list(held_out.queries), queries)
+
+
+def _encode_as_trained(recipe: Recipe, model: Any, held_out: HeldOut) -> Vectors:
+    """`encode`, in the precision of training."""
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bfloat16(recipe)):
+        return encode(model, held_out)
 
 
 def _encode(encoder: Any, texts: list[str]) -> csr_array:
@@ -136,12 +144,12 @@ def learn(
         if started.exists():
             before = json.loads(started.read_text(encoding="utf-8"))
         else:
-            before = measure(encode(model, held_out), held_out)
+            before = measure(_encode_as_trained(recipe, model, held_out), held_out)
             write_whole(started, json.dumps(before))
     path = train(recipe, prepared, model, out)
     if held_out is None or not is_main_process():
         return Learned(path, 0, 0, 0, {}, {}, [])
-    vectors = encode(model, held_out)
+    vectors = _encode_as_trained(recipe, model, held_out)
     after = measure(vectors, held_out)
     points = pruning_curve(
         vectors.documents, vectors.ids, vectors.queries, vectors.query_ids, held_out.qrels

@@ -10,17 +10,14 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array
 
 from lsr.corpus import Document
 from lsr.indexes.lucene import Filter
 from lsr.indexing import Progress
 from lsr.live import open_live
-from lsr.vectors import concatenate, prune, quantise
+from lsr.vectors import EXACT, concatenate, prune, quantise_queries
 
-# Lucene's scores are float32, which holds every integer up to here.
-EXACT = 2**24
-QUERY_SCALE = 64.0
 # Queries that go to Lucene in one call.
 BATCH = 256
 
@@ -189,23 +186,12 @@ class Searcher:
         )
 
     def _impacts(self, vectors: csr_array, max_terms: int | None) -> tuple[csr_array, list[float]]:
-        """Integer query weights, shape (n, V), and what to divide each query's scores by.
-
-        A query's scale is a power of two: QUERY_SCALE, or less where its weights times the
-        largest impact of the index could otherwise reach 2^24.
-        """
+        """Integer query weights, shape (n, V), and what to divide each query's scores by."""
         if max_terms is not None:
             if max_terms < 1:
                 raise ValueError(f"`max_terms` must be at least 1, got {max_terms}")
             vectors = prune(vectors, max_terms)
-        room = EXACT / self._max_impact
-        scales = np.full(vectors.shape[0], QUERY_SCALE)
-        for row in range(len(scales)):
-            weights = vectors.data[vectors.indptr[row] : vectors.indptr[row + 1]]
-            while np.rint(weights.astype(np.float64) * scales[row]).sum() >= room:
-                scales[row] /= 2
-        scaled = csr_array(diags_array(scales) @ vectors.astype(np.float64))
-        impacts = quantise(scaled, 1.0, EXACT)
+        impacts, scales = quantise_queries(vectors, self._max_impact)
         return impacts, (scales * self.manifest.impact_scale).tolist()
 
     def _weights_to_vector(self, weights: Mapping[str, float]) -> csr_array:

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array, diags_array, vstack
+
+# Lucene's scores are float32, which holds every integer up to here.
+EXACT = 2**24
+QUERY_SCALE = 64.0
 
 
 def prune(vectors: csr_array, top_k: int) -> csr_array:
@@ -62,6 +66,29 @@ def quantise(vectors: csr_array, scale: float, max_impact: int = 65535) -> csr_a
     )
     impacts.eliminate_zeros()
     return impacts
+
+
+def quantise_queries(vectors: csr_array, largest: int) -> tuple[csr_array, np.ndarray]:
+    """Return the impacts of queries, int32, shape (n, V), and each query's scale, float64, (n,).
+
+    A query's scale is a power of two: QUERY_SCALE, or less where its weights times the largest
+    impact of a document could otherwise reach EXACT.
+
+    Args:
+        vectors: of the queries.
+        largest: impact of all documents; 0 where they have none.
+
+    Raises:
+        ValueError: a weight is negative or not finite.
+    """
+    room = EXACT / max(largest, 1)
+    scales = np.full(vectors.shape[0], QUERY_SCALE)
+    for row in range(len(scales)):
+        weights = vectors.data[vectors.indptr[row] : vectors.indptr[row + 1]].astype(np.float64)
+        while np.rint(weights * scales[row]).sum() >= room:
+            scales[row] /= 2
+    scaled = csr_array(diags_array(scales) @ vectors.astype(np.float64))
+    return quantise(scaled, 1.0, EXACT), scales
 
 
 def concatenate(parts: Sequence[csr_array]) -> csr_array:

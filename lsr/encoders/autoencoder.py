@@ -6,10 +6,16 @@ autoencoder, no words: no term of a hit explains it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lsr.encoders.load import resolve, trunk_path
+
+if TYPE_CHECKING:
+    from lsr.encoders.embeddings import Embeddings, Progress
 
 
 @dataclass(frozen=True)
@@ -116,3 +122,46 @@ def csr_loss(model: Any, config: AutoencoderConfig) -> Any:
     return UnitCSRLoss(
         model, model[-1].input_dim, loss=contrastive, beta=config.beta, gamma=config.gamma
     )
+
+
+def base_embeddings(
+    model: Any,
+    config: AutoencoderConfig,
+    texts: Callable[[], Iterator[str]],
+    folder: Path,
+    progress: Progress = lambda step, done, total: None,
+) -> Embeddings | None:
+    """What the frozen modules before the autoencoder make of texts, see `embed_once`.
+
+    None where they do not stay as they are, or go by routes: then they take part in every step.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    from lsr.encoders.embeddings import embed_once
+
+    if config.train_base or any(isinstance(module, Router) for module in model.modules()):
+        return None
+    dense = SentenceTransformer(modules=list(model)[:-1], device=str(model.device))
+    return embed_once(dense, texts, folder, progress)
+
+
+@contextmanager
+def autoencoder_alone(model: Any) -> Iterator[None]:
+    """Within it the model takes {"sentence_embedding": (N, D)} too, and runs its last module alone.
+
+    The modules, and what is saved, stay those of the whole model.
+    """
+    whole = model.forward
+
+    def forward(features: dict[str, Any], **settings: Any) -> Any:
+        return (
+            model[-1](features) if "sentence_embedding" in features else whole(features, **settings)
+        )
+
+    model.forward = forward
+    try:
+        yield
+    finally:
+        # What is there may be a trainer's wrapper around ours.
+        vars(model).pop("forward", None)

@@ -126,10 +126,8 @@ def _attention(
     lengths = counted.diff()
     sizes: list[int] = lengths.tolist()
     # Attention costs little beside the linear layers: it alone is padded.
-    parts = (
-        pad_sequence([*torch.split(part[0].transpose(0, 1), sizes)], batch_first=True).transpose(1, 2)
-        for part in (query, key, value)
-    )
+    texts = ([*torch.split(part[0].transpose(0, 1), sizes)] for part in (query, key, value))
+    parts = (pad_sequence(of_part, batch_first=True).transpose(1, 2) for of_part in texts)
     places = torch.arange(max(sizes), device=lengths.device)
     mask = (places < lengths[:, None])[:, None, None]
     if kwargs.get("sliding_window") is not None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array
 
 from lsr.corpus import Document
 from lsr.indexes.dense import DenseIndex
@@ -26,14 +25,12 @@ from lsr.run import Run
 from lsr.training.examples import Example, Examples, seeded
 from lsr.training.scoring import Progress
 from lsr.training.teachers import DenseTeacher, Encoder, Teacher
-from lsr.vectors import quantise
+from lsr.vectors import quantise, quantise_queries
 
 # Documents encoded at once, and queries searched at once.
 SHARD = 512
-# Weights of documents are rounded to 1/64; those of queries too, or more coarsely.
+# Weights of documents are rounded to 1/64.
 SCALE = 64.0
-# Lucene's scores are float32, which holds every integer up to here.
-EXACT = 2**24
 # Rows whose candidates are judged at once.
 JUDGED = 128
 
@@ -295,22 +292,12 @@ def _search(
     rankings: dict[str, list[tuple[str, float]]] = {}
     for ids in _shards(queries, SHARD):
         vectors = encoder.encode_queries([queries[query_id] for query_id in ids])
-        impacts, scales = _query_impacts(vectors, largest)
+        impacts, scales = quantise_queries(vectors, largest)
         found = index.search(impacts, k, threads=os.cpu_count() or 1)
         for query_id, hits, scale in zip(ids, found, scales.tolist(), strict=True):
             rankings[query_id] = [(doc_id, score / scale / SCALE) for doc_id, score in hits]
         progress("searching", len(rankings), len(queries))
     return Run(rankings)
-
-
-def _query_impacts(vectors: csr_array, largest: int) -> tuple[csr_array, np.ndarray]:
-    """Integer query weights, (n, V), and each query's scale, so that no score reaches EXACT."""
-    total = np.asarray(vectors.sum(axis=1), np.float64).ravel()
-    # Rounding may add half to each weight.
-    room = EXACT / max(largest, 1) - np.diff(vectors.indptr)
-    finest = np.log2(np.maximum(room, 1) / np.maximum(total, 1e-30))
-    scales = np.exp2(np.minimum(np.floor(finest), np.log2(SCALE)))
-    return quantise(csr_array(diags_array(scales) @ vectors.astype(np.float64)), 1.0, EXACT), scales
 
 
 def _shards(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -4,14 +4,14 @@ run/
   collection/   what "generated" makes
   rows.jsonl    the training rows with negatives and scores, so that a resumed run and other
                 processes read what the first has computed
-  scores/       the teachers' scores, by teacher
+  scores/       the teachers' scores, by teacher; absent where these score live
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -26,7 +26,7 @@ from lsr.training.mining import dense_candidates, mine, sparse_candidates
 from lsr.training.pseudo import pseudo_queries
 from lsr.training.recipe import Data, Recipe, Teachers
 from lsr.training.run_files import write_whole
-from lsr.training.scoring import Progress, score_examples
+from lsr.training.scoring import Label, Progress, label_batch, score_examples
 from lsr.training.sources import ExampleSource, load_examples
 from lsr.training.teachers import (
     Combine,
@@ -42,6 +42,8 @@ from lsr.training.teachers import (
 GENERATED = "generated"
 # Texts of the collection that heads are calibrated on, and that IDF is counted over at once.
 SAMPLE, BATCH = 1000, 512
+# Rows that live teachers score to show what their scores are like.
+SCORED = 256
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,19 @@ class Prepared:
 
     train: Examples
     held_out: HeldOut | None
+    label: Label | None = None  # by teachers that score live
+
+    def scores(self) -> list[Sequence[float]]:
+        """What the teachers say of each row's documents, n + 1 floats a row.
+
+        Of all rows where they were scored; of up to SCORED, spread evenly, where that is done
+        live; of none where there are no teachers.
+        """
+        if self.label is None:
+            return [row.scores for row in self.train.rows if row.scores is not None]
+        step = max(1, len(self.train) // SCORED)
+        some = replace(self.train, rows=self.train.rows[: step * SCORED : step])
+        return [row["label"] for row in self.label(list(some.dataset()))]
 
     def sample(self) -> list[str]:
         """Up to SAMPLE texts of the collection, spread evenly over it."""
@@ -109,6 +124,8 @@ def prepare(
     recipe: Recipe, out: Path, progress: Progress = lambda step, done, total: None
 ) -> Prepared:
     """The data of a recipe; what was computed before is read.
+
+    Teachers that score live are made at every call, in each process.
 
     Raises:
         FileNotFoundError: a source, scores file or checkpoint is missing.
@@ -130,22 +147,30 @@ def prepare(
         examples, held = hold_out(examples, data.held_out, seed=recipe.training.seed)
         held_out = HeldOut.of(held)
     cached = out / "rows.jsonl"
-    if cached.exists():
-        return Prepared(replace(examples, rows=_read_rows(cached)), held_out)
+    known = cached.exists()
+    if known:
+        examples = replace(examples, rows=_read_rows(cached))
+        if not recipe.teachers.live:
+            return Prepared(examples, held_out)
     # One for mining and scoring: it remembers the vectors of documents.
     dense = DenseTeacher() if _needs_trunk(recipe) else None
-    if data.negatives:
+    if data.negatives and not known:
         examples = _with_negatives(examples, data, recipe.training.seed, dense, progress)
+    label = None
     if recipe.teachers.names:
         made = {f"scores:{GENERATED}": f"scores:{out / 'collection' / 'scores.tsv'}"}
         names = [made.get(name, name) for name in recipe.teachers.names]
         teachers = [_teacher(name, examples, dense) for name in names]
         combine = _combine(recipe.teachers)
-        examples = score_examples(
-            examples, teachers, out / "scores", combine=combine, progress=progress
-        )
-    write_whole(cached, "".join(json.dumps(row) + "\n" for row in examples.rows))
-    return Prepared(examples, held_out)
+        if recipe.teachers.live:
+            label = partial(label_batch, teachers=teachers, combine=combine)
+        else:
+            examples = score_examples(
+                examples, teachers, out / "scores", combine=combine, progress=progress
+            )
+    if not known:
+        write_whole(cached, "".join(json.dumps(row) + "\n" for row in examples.rows))
+    return Prepared(examples, held_out, label)
 
 
 def _examples(source: str, data: Data, seed: int) -> Examples:
@@ -157,7 +182,13 @@ def _examples(source: str, data: Data, seed: int) -> Examples:
 
     texts = (document.content for document in documents())
     lexical = LexicalEncoder.fit(default_tokenizer(), batches(texts))
-    return pseudo_queries(documents(), lexical, per_document=data.pseudo_queries, seed=seed)
+    return pseudo_queries(
+        documents(),
+        lexical,
+        per_document=data.pseudo_queries,
+        removed=data.removed,
+        seed=seed,
+    )
 
 
 def _needs_trunk(recipe: Recipe) -> bool:

@@ -37,6 +37,7 @@ class Data:
     dev_split: str = ""  # "": a share of the training queries, `held_out`
     held_out: float = 0.05  # in [0, 1)
     pseudo_queries: int = 0  # a document
+    removed: float = 0.5  # share of them whose passage is taken out of the document, in [0, 1]
     limit: int | None = None  # examples, or documents of a corpus
     negatives: int = 0  # mined for each query
     miners: tuple[Literal["bm25", "dense"], ...] = ("bm25",)
@@ -49,13 +50,17 @@ class Teachers:
     """Who scores the documents of each query, for "kl" and "margin_mse".
 
     `names` holds "dense" (the packaged trunk) or "dense:MODEL", "bm25", "sparse:CHECKPOINT",
-    "cross-encoder:MODEL" and "scores:FILE" (query id, document id, score).
+    "cross-encoder:MODEL" and "scores:FILE" (query id, document id, score). All rows are scored
+    before training, and the scores kept; with `live` each process scores the rows of its batches
+    as they come, and keeps nothing. "affine" takes means and deviations over all rows, so that it
+    cannot be live.
     """
 
     __pydantic_config__ = _STRICT
     names: tuple[str, ...] = ()
     combine: Literal["minmax", "affine"] = "minmax"
     scale: float = 30.0  # of the mean of normalised scores
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Steps:
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    bf16: bool = False
+    bf16: bool = False  # matrix products, where the device has hardware for it
     seed: int = 0
     save_steps: int = 500
     logging_steps: int = 10
@@ -138,6 +143,13 @@ class Recipe:
                 )
         if (objective.kl or objective.margin_mse) and not self.teachers.names:
             raise ValueError("objective.kl and objective.margin_mse need teachers.names, got none")
+        if self.teachers.live and not self.teachers.names:
+            raise ValueError("teachers.live needs teachers.names, got none")
+        if self.teachers.live and self.teachers.combine == "affine":
+            raise ValueError(
+                "teachers.live excludes teachers.combine 'affine', whose statistics are of all "
+                "rows: take 'minmax', or let scores be computed before"
+            )
         if not 0 <= self.data.held_out < 1:
             raise ValueError(f"data.held_out must be in [0, 1), got {self.data.held_out}")
 

@@ -4,6 +4,7 @@ run/
   recipe.json, environment.json   what is trained, and by which software
   rows.jsonl, scores/, …          the data, see `lsr.training.prepare`
   base/, pretrained/              what the model starts from, where the recipe makes it
+  embeddings/                     by a frozen base, of all texts
   checkpoints/                    the trainer's, in sentence-transformers' layout
   metrics.jsonl, tensorboard/     losses, terms, λ, learning rate, gradient norm by step
   curves.svg                      the same as a picture
@@ -15,11 +16,12 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,18 @@ from filelock import FileLock
 from transformers import TrainerCallback
 
 from lsr.training import tiny
+from lsr.training.arguments import arguments
 from lsr.training.curves import write_curves
+from lsr.training.examples import Examples
 from lsr.training.guard import Guard, check_temperature
 from lsr.training.loss_trainer import Metrics
 from lsr.training.losses import Objective
+from lsr.training.memory import ReturnFreed
 from lsr.training.prepare import Prepared, batches, is_main_process
 from lsr.training.recipe import Recipe
 from lsr.training.regularisers import L1, DFFlops, Flops, Regulariser
 from lsr.training.run_files import last_whole, write_folder, write_whole
+from lsr.training.scoring import Labelled, Progress
 from lsr.training.sparsity import Fixed, Strength, StrengthCallback, Target
 
 TINY = "tiny-"
@@ -115,6 +121,7 @@ def train(
     out: Path,
     *,
     callbacks: Sequence[TrainerCallback] = (),
+    progress: Progress = lambda step, done, total: None,
 ) -> Path:
     """Train a model that `build` gave, or go on after the last checkpoint; returns out/model.
 
@@ -124,6 +131,7 @@ def train(
         model: is trained in place.
         out: the run directory.
         callbacks: for the trainer, besides ours.
+        progress: told how far the embeddings of a frozen base are, see `embed_once`.
 
     Raises:
         TrainingStopped: by the guard, with the reason and the remedy; checkpoints stay.
@@ -135,10 +143,9 @@ def train(
     from lsr.encoders.lora import merge_lora
     from lsr.encoders.query_weights import NonNegativeQueryWeights
 
-    scores = [row.scores for row in prepared.train.rows if row.scores is not None]
-    if recipe.objective.kl and scores:
+    if recipe.objective.kl and (scores := prepared.scores()):
         check_temperature(torch.tensor(scores), recipe.objective.teacher_temperature)
-    ours: list[TrainerCallback] = []
+    ours: list[TrainerCallback] = [ReturnFreed()]
     guard = None
     if recipe.autoencoder is not None:
         from lsr.encoders.autoencoder import csr_loss
@@ -152,18 +159,23 @@ def train(
             query_terms=recipe.objective.query_terms,
             ramp_steps=recipe.objective.ramp_steps,
         )
-        ours = [StrengthCallback(loss), guard, NonNegativeQueryWeights()]
+        ours += [StrengthCallback(loss), guard, NonNegativeQueryWeights()]
+    collator, modules = _modules_in_training(recipe, prepared.train, model, out, progress)
     trainer = SparseEncoderTrainer(
         model=model,
-        args=_arguments(recipe, model, prepared.train.n_negatives, out),
+        args=arguments(recipe, model, prepared.train.n_negatives, out),
         train_dataset=prepared.train.dataset(),
+        data_collator=collator,
         loss=loss,
         callbacks=[*ours, Metrics(out / "metrics.jsonl"), *_tensorboard(out), *callbacks],
     )
+    if prepared.label is not None:
+        trainer.data_collator = Labelled(trainer.data_collator, prepared.label)
     trainer.remove_callback(PrinterCallback)
     if not sys.stderr.isatty():
         trainer.remove_callback(ProgressCallback)
-    trainer.train(resume_from_checkpoint=last_whole(out / "checkpoints"))
+    with modules:
+        trainer.train(resume_from_checkpoint=last_whole(out / "checkpoints"))
     if guard is not None:
         guard.raise_if_stopped()
     if recipe.training.soup:
@@ -244,58 +256,6 @@ def query_weights(model: Any) -> torch.Tensor | None:
     return None
 
 
-def _arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
-    from sentence_transformers import SparseEncoderTrainingArguments
-    from sentence_transformers.base.modules import Router
-
-    from lsr.encoders.query_weights import QUERY_WEIGHTS
-
-    settings = recipe.training
-    routed = any(isinstance(module, Router) for module in model.modules())
-    columns = ["document", *(f"negative_{i + 1}" for i in range(n_negatives))]
-    mapping = {"query": "query", **dict.fromkeys(columns, "document")}
-    own_rate = settings.query_learning_rate
-    if settings.save_steps % settings.logging_steps:
-        # A log is a mean over the steps since the one before, which a checkpoint does not keep.
-        raise ValueError(
-            "training.save_steps must be a multiple of training.logging_steps, for a run that goes "
-            f"on to log as one that never stopped, got {settings.save_steps} and "
-            f"{settings.logging_steps}"
-        )
-    return SparseEncoderTrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        max_steps=settings.max_steps,
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
-        learning_rate_mapping={QUERY_WEIGHTS: own_rate} if own_rate else {},
-        router_mapping=mapping if routed else {},
-        warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.bf16,
-        seed=settings.seed,
-        save_steps=settings.save_steps,
-        save_total_limit=max(2, settings.soup),
-        logging_steps=settings.logging_steps,
-        logging_nan_inf_filter=False,
-        # Too small a last batch has no other documents to choose from.
-        dataloader_drop_last=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.cuda.is_available(),
-        # Where torchrun started one process, this would claim that there are others.
-        ddp_backend=_backend() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
-        # All parameters take part, some outside of the model's forward.
-        ddp_find_unused_parameters=False,
-        report_to="none",
-    )
-
-
-def _backend() -> str:
-    return "nccl" if torch.cuda.is_available() else "gloo"
-
-
 def _tensorboard(out: Path) -> list[TrainerCallback]:
     """The callback that writes out/tensorboard, where TensorBoard is installed."""
     if not (_installed("tensorboard") and is_main_process()):
@@ -321,6 +281,33 @@ def _average(trainer: Any, checkpoints: Path, count: int) -> None:
     trainer.model.load_state_dict(
         {name: mean.get(name, state[name]).to(state[name]) for name in state}
     )
+
+
+def _modules_in_training(
+    recipe: Recipe, examples: Examples, model: Any, out: Path, progress: Progress
+) -> tuple[Any, AbstractContextManager[None]]:
+    """The trainer's collator, None for the stock one, and the context in which it trains.
+
+    Over a frozen base these are of embeddings that were computed before.
+    """
+    if recipe.autoencoder is None:
+        return None, nullcontext()
+    from sentence_transformers.sparse_encoder.data_collator import SparseEncoderDataCollator
+
+    from lsr.encoders.autoencoder import autoencoder_alone, base_embeddings
+
+    texts = partial(_texts, examples)
+    embeddings = base_embeddings(model, recipe.autoencoder, texts, out / "embeddings", progress)
+    if embeddings is None:
+        return None, nullcontext()
+    return SparseEncoderDataCollator(embeddings.features), autoencoder_alone(model)
+
+
+def _texts(examples: Examples) -> Iterator[str]:
+    """All texts of the rows, in the order of these."""
+    for row in examples.rows:
+        yield row.query
+        yield from examples.texts(row)
 
 
 def _base(base: str, out: Path, seed: int) -> str:

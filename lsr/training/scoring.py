@@ -1,4 +1,8 @@
-"""Teachers' scores of all examples, computed once and cached on disk."""
+"""Teachers' scores of examples: of all, once and cached on disk, or live, of a batch as it comes.
+
+train = score_examples(train, teachers, Path("run/scores"))
+trainer.data_collator = Labelled(trainer.data_collator, partial(label_batch, teachers=teachers))
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -18,6 +23,8 @@ from lsr.training.teachers import Combine, Teacher, ensemble
 # Rows scored at once; what a kill can lose.
 SHARD = 512
 Progress = Callable[[str, int, int | None], None]
+# Sets the "label" of the rows of a batch, see `label_batch`.
+Label = Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]
 
 
 def score_examples(
@@ -56,6 +63,64 @@ def score_examples(
     return replace(examples, rows=rows)
 
 
+def label_batch(
+    rows: Sequence[dict[str, Any]], teachers: Sequence[Teacher], combine: Combine = ensemble
+) -> list[dict[str, Any]]:
+    """The rows of a batch with "label" set to what the teachers say of their documents, in order.
+
+    Args:
+        rows: at least one, of "query" and the columns of its documents (whatever is not "label"),
+            as texts.
+        teachers: at least one.
+        combine: `ensemble` or another whose result for a row does not depend on the other rows:
+            labels are then those of `score_examples`.
+
+    Raises:
+        ValueError: a score is not finite.
+    """
+    columns = [column for column in rows[0] if column not in ("query", "label")]
+    queries = [row["query"] for row in rows]
+    documents = [[row[column] for column in columns] for row in rows]
+    labels = combine([_score(teacher, queries, documents) for teacher in teachers]).tolist()
+    return [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
+
+
+class Labelled:
+    """A data collator for rows that teachers score first."""
+
+    def __init__(self, collator: Any, label: Label) -> None:
+        """A collator before which the rows of each batch are labelled.
+
+        Args:
+            collator: of sentence-transformers, for rows with a column "label".
+            label: `label_batch` by some teachers.
+        """
+        self.valid_label_columns = collator.valid_label_columns  # which the trainer reads
+        self._collator = collator
+        self._label = label
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """See `collator`."""
+        collated: dict[str, Any] = self._collator(self._label(rows))
+        return collated
+
+
+def _score(
+    teacher: Teacher, queries: Sequence[str], documents: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """One teacher's scores of m documents for each of B queries, float32, shape (B, m).
+
+    Raises:
+        ValueError: a score is not finite.
+    """
+    pairs = [(query, text) for query, of in zip(queries, documents, strict=True) for text in of]
+    scores = teacher.score([query for query, _ in pairs], [text for _, text in pairs])
+    if not np.isfinite(scores).all():
+        query, _ = pairs[int(np.argmin(np.isfinite(scores)))]
+        raise ValueError(f"{type(teacher).__name__}: a score of query {query!r} is not finite")
+    return np.asarray(scores, np.float32).reshape(len(queries), -1)
+
+
 def _cached(examples: Examples, teacher: Teacher, cache: Path, progress: Progress) -> np.ndarray:
     """One teacher's scores, float32, shape (rows, n + 1)."""
     name = type(teacher).__name__
@@ -69,22 +134,13 @@ def _cached(examples: Examples, teacher: Teacher, cache: Path, progress: Progres
             path = folder / f"{start // SHARD:06d}.npz"
             scores = _read(path, (n_rows, width))
             if scores is None:
-                scores = _score(examples, teacher, slice(start, start + n_rows))
+                rows = examples.rows[start : start + n_rows]
+                texts = [examples.texts(row) for row in rows]
+                scores = _score(teacher, [row.query for row in rows], texts)
                 _write(path, scores)
             shards.append(scores)
             progress(f"scoring by {name}", start + n_rows, len(examples))
     return np.concatenate(shards)
-
-
-def _score(examples: Examples, teacher: Teacher, part: slice) -> np.ndarray:
-    rows = examples.rows[part]
-    texts = [examples.texts(row) for row in rows]
-    queries = [row.query for row, of_row in zip(rows, texts, strict=True) for _ in of_row]
-    scores = teacher.score(queries, [text for of_row in texts for text in of_row])
-    if not np.isfinite(scores).all():
-        query = queries[int(np.argmin(np.isfinite(scores)))]
-        raise ValueError(f"{type(teacher).__name__}: a score of query {query!r} is not finite")
-    return np.asarray(scores, np.float32).reshape(len(rows), -1)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:

@@ -1,8 +1,7 @@
 """Teachers score (query, document) pairs; their scores, made comparable, are what a model learns.
 
 teachers = [DenseTeacher(), SparseTeacher(LexicalEncoder.fit(default_tokenizer(), batches))]
-train = score_examples(train, teachers, Path("run/scores"))  # scoring.py: cached
-rows = label_batch(rows, teachers)  # live: the rows of one batch
+train = score_examples(train, teachers, Path("run/scores"))  # scoring.py
 """
 
 from __future__ import annotations
@@ -284,26 +283,6 @@ def align(scores: Sequence[np.ndarray], *, reference: int = 0) -> np.ndarray:
     target = np.asarray(scores[reference], np.float64)
     slope = target.std() / (mean.std() + EPSILON)
     return np.asarray((mean - mean.mean()) * slope + target.mean(), np.float32)
-
-
-def label_batch(
-    rows: Sequence[dict[str, Any]], teachers: Sequence[Teacher], combine: Combine = ensemble
-) -> list[dict[str, Any]]:
-    """The rows of a batch with "label" set to what the teachers say of their documents, in order.
-
-    For a collator that scores live: `lambda rows: collate(label_batch(rows, teachers))`.
-
-    Args:
-        rows: "query" and the columns of its documents (whatever is not "label"), as texts.
-        teachers: at least one.
-        combine: `ensemble` or another of (B, m) scores of each teacher.
-    """
-    columns = [column for column in rows[0] if column not in ("query", "label")]
-    queries = [row["query"] for row in rows for _ in columns]
-    documents = [row[column] for row in rows for column in columns]
-    shape = len(rows), len(columns)
-    scores = combine([teacher.score(queries, documents).reshape(shape) for teacher in teachers])
-    return [{**row, "label": label} for row, label in zip(rows, scores.tolist(), strict=True)]
 
 
 def _minmax(scores: np.ndarray) -> np.ndarray:

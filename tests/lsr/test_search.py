@@ -11,7 +11,8 @@ import pytest
 from lsr.corpus import open_corpus
 from lsr.indexes import exact
 from lsr.indexing import build_index
-from lsr.search import EXACT, Searcher
+from lsr.search import Searcher
+from lsr.vectors import EXACT
 
 WORDS = (
     "heat flow wing plate layer pressure shock nose cone cylinder boundary theory speed drag lift "

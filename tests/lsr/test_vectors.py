@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from lsr.vectors import concatenate, prune, quantise
+from lsr.vectors import EXACT, QUERY_SCALE, concatenate, prune, quantise, quantise_queries
 
 
 def vectors_of(rows: list[list[float]]) -> csr_array:
@@ -92,6 +92,29 @@ def test_quantise_rejects_parameters() -> None:
         ValueError, match=r"`max_impact` must be in \[1, 2147483647\], got 2147483648"
     ):
         quantise(vectors_of([[1]]), 1, max_impact=2**31)
+
+
+@pytest.mark.parametrize("largest", [0, 1, 64 * 1000, 65535])
+def test_no_score_of_a_query_can_reach_what_float32_holds(largest: int) -> None:
+    rng = np.random.default_rng(largest)
+    room = EXACT / max(largest, 1)
+    for size in (1, 3, 500):
+        dense = 10.0 ** rng.uniform(-2, 3, (50, size)) * (rng.random((50, size)) < 0.7)
+        dense[0] = 0
+        vectors = csr_array(dense.astype(np.float32))
+        impacts, scales = quantise_queries(vectors, largest)
+        assert impacts.dtype == np.int32
+        rounded = np.rint(vectors.toarray().astype(np.float64) * scales[:, None])
+        np.testing.assert_array_equal(impacts.toarray(), rounded)
+        assert (impacts.sum(axis=1) < room).all()
+        assert (scales <= QUERY_SCALE).all() and (np.log2(scales) % 1 == 0).all()
+        finer = np.rint(vectors.toarray().astype(np.float64) * 2 * scales[:, None]).sum(axis=1)
+        assert ((finer >= room) | (scales == QUERY_SCALE)).all()  # as fine as can be
+    # Of 100 weights each is rounded up.
+    impacts, _ = quantise_queries(vectors_of([[2.51] * 100]), largest)
+    assert impacts.sum() < room
+    with pytest.raises(ValueError, match="row 1, term 0, value nan"):
+        quantise_queries(vectors_of([[1.0], [np.nan]]), largest)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -12,11 +12,17 @@ from sentence_transformers import (
     SparseEncoderTrainer,
     SparseEncoderTrainingArguments,
 )
-from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules import Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.losses import CSRLoss
 
-from lsr.encoders.autoencoder import AutoencoderConfig, build_autoencoder, csr_loss
+from lsr.encoders.autoencoder import (
+    AutoencoderConfig,
+    autoencoder_alone,
+    base_embeddings,
+    build_autoencoder,
+    csr_loss,
+)
 from lsr.encoders.load import trunk_path
 from lsr.encoders.model_encoder import open_model
 from lsr.indexes.exact import search
@@ -52,6 +58,11 @@ def train(model, config, texts, folder, steps=200):
     SparseEncoderTrainer(
         model=model, args=arguments, train_dataset=data, loss=csr_loss(model, config)
     ).train()
+
+
+def save(model, folder):
+    model.save(str(folder))
+    return folder
 
 
 def unexplained(model, texts):
@@ -157,6 +168,48 @@ def test_a_frozen_base_embeds_alike_in_training(dense_base, texts):
             found.append(features["sentence_embedding_backbone"].detach())
         assert torch.equal(*found) == (not train_base)
         assert model[0].model.embeddings.word_embeddings.weight.requires_grad == train_base
+
+
+def test_a_frozen_base_is_looked_up_and_the_autoencoder_trains_alone(dense_base, texts, tmp_path):
+    config = AutoencoderConfig(base=dense_base, **SMALL)
+    model = build_autoencoder(config).train()
+    embeddings = base_embeddings(model, config, lambda: iter(texts), tmp_path / "embeddings")
+    loss = csr_loss(model, config)
+    columns = [texts[:16], texts[16:32]]
+    stock = SparseEncoder(str(save(model, tmp_path / "before")), device="cpu").encode(texts)
+    whole = loss([model.preprocess(column) for column in columns], None)
+    model[-1].stats_last_nonzero.zero_()
+    passed = []
+    model[0].register_forward_hook(lambda *_: passed.append(1))
+    with autoencoder_alone(model):
+        alone = loss([embeddings.features(column) for column in columns], None)
+        assert not passed
+        # A model card shows an example, and an evaluator in training encodes texts.
+        torch.testing.assert_close(model.eval().encode(texts).to_dense(), stock.to_dense())
+        assert passed
+        folder = save(model, tmp_path / "within")
+    assert {name: value.item() for name, value in alone.items()} == pytest.approx(
+        {name: value.item() for name, value in whole.items()}, rel=1e-4
+    )
+    assert "forward" not in vars(model)
+    for file in ("modules.json", "config_sentence_transformers.json"):
+        assert (folder / file).read_text() == (tmp_path / "before" / file).read_text()
+    opened = SparseEncoder(str(folder), device="cpu").encode(texts)
+    assert torch.equal(opened.to_dense(), stock.to_dense())
+
+
+def test_a_base_that_trains_or_has_routes_is_not_looked_up(dense_base, texts, tmp_path):
+    config = AutoencoderConfig(base=dense_base, **SMALL, train_base=True)
+    model = build_autoencoder(config)
+    assert base_embeddings(model, config, lambda: iter(texts), tmp_path) is None
+    modules = list(SentenceTransformer(dense_base, device="cpu"))
+    routed = SentenceTransformer(
+        modules=[Router.for_query_document(modules, list(modules)), Normalize()], device="cpu"
+    )
+    config = AutoencoderConfig(base=str(save(routed, tmp_path / "routed")), **SMALL)
+    model = build_autoencoder(config)
+    assert base_embeddings(model, config, lambda: iter(texts), tmp_path / "embeddings") is None
+    assert not (tmp_path / "embeddings").exists()
 
 
 def test_the_default_base_is_the_trunk_that_ships():

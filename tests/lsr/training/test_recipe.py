@@ -32,7 +32,7 @@ def file(tmp_path):
 def test_all_recipes_of_the_papers_ship_in_both_forms():
     assert set(names()) == {
         *("splade-pp", "splade-doc", "inference-free", "echo-mistral", "bidirectional-llm", "csr"),
-        *("pretrain-scratch", "cocondenser", "adapt"),
+        *("pretrain-scratch", "cocondenser", "adapt", "finetune"),
     }
     for name in names():
         whole, small = load_recipe(name), load_recipe(name, tiny=True)
@@ -71,6 +71,15 @@ def test_a_file_and_settings_over_it(file):
         ({"objective.regulariser": "l7"}, "objective.regulariser: .*'flops'.* got 'l7'"),
         ({"model.queries": "none"}, "model.*queries"),
         ({"objective.kl": "1.0"}, "objective.kl and objective.margin_mse need teachers.names"),
+        ({"teachers.live": "true"}, "teachers.live needs teachers.names, got none"),
+        (
+            {
+                "teachers.names": '["bm25"]',
+                "teachers.combine": "affine",
+                "teachers.live": "true",
+            },
+            "teachers.live excludes teachers.combine 'affine'",
+        ),
         (
             {"objective.document_terms": "9", "objective.document_weight": "0.1"},
             "objective.document_terms and objective.document_weight exclude each other",

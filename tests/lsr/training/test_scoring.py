@@ -9,8 +9,8 @@ import pytest
 
 from lsr.training import scoring
 from lsr.training.examples import Example, Examples
-from lsr.training.scoring import score_examples
-from lsr.training.teachers import align, ensemble
+from lsr.training.scoring import Labelled, label_batch, score_examples
+from lsr.training.teachers import FileTeacher, align, ensemble
 
 N = 23
 
@@ -201,6 +201,49 @@ def test_of_two_at_once_one_computes(tmp_path):
     assert sorted(teacher.n_pairs for teacher in teachers) == [0, 3 * N]
 
 
+def test_labels_of_a_batch():
+    rows = [
+        {"query": "q", "document": "aaa", "negative_1": "a", "label": [0.0, 0.0]},
+        {"query": "qq", "document": "a", "negative_1": "aa", "label": [0.0, 0.0]},
+    ]
+    labelled = label_batch(rows, [Lengths()], lambda scores: scores[0])
+    assert labelled == [
+        {"query": "q", "document": "aaa", "negative_1": "a", "label": [13.0, 11.0]},
+        {"query": "qq", "document": "a", "negative_1": "aa", "label": [21.0, 22.0]},
+    ]
+    assert rows[0]["label"] == [0.0, 0.0]
+
+
+def test_labels_of_batches_are_the_scores_of_all_rows(tmp_path):
+    examples = make_examples()
+    # A passage is taken out of some positives.
+    rows = [row._replace(removed="x" * (number % 3)) for number, row in enumerate(examples.rows)]
+    examples = Examples(rows, examples.documents)
+    pairs = {(row.query_id, doc_id) for row in rows for doc_id in (row.positive, *row.negatives)}
+    lines = [f"{query}\t{doc_id}\t{len(query + doc_id)}\n" for query, doc_id in pairs]
+    (tmp_path / "llm.tsv").write_text("".join(lines), encoding="utf-8")
+    teachers = [Lengths(), FileTeacher(tmp_path / "llm.tsv", examples)]
+    scored = score_examples(examples, teachers, tmp_path / "cache")
+    batches = []
+
+    class Collator:
+        valid_label_columns = ("label",)
+
+        def __call__(self, rows):
+            return {"rows": rows}
+
+    collator = Labelled(
+        Collator(), lambda rows: batches.append(rows) or label_batch(rows, teachers)
+    )
+    assert collator.valid_label_columns == ("label",)
+    dataset = examples.dataset()
+    found = []
+    for start in range(0, N, 4):
+        found += collator([dataset[i] for i in range(start, min(N, start + 4))])["rows"]
+    assert [len(batch) for batch in batches] == [4] * 5 + [3]
+    assert found == list(scored.dataset())
+
+
 def test_refuses(tmp_path):
     examples, teacher = make_examples(), Lengths()
     with pytest.raises(ValueError, match="`teachers` must hold at least one, got none"):
@@ -214,3 +257,5 @@ def test_refuses(tmp_path):
     with pytest.raises(ValueError, match="Lengths: a score of query 'qqqqqqq' is not finite"):
         score_examples(examples, [teacher], tmp_path)
     assert len(shards(tmp_path)) == 1  # nothing of the shard with it
+    with pytest.raises(ValueError, match="Lengths: a score of query 'qqqqqqq' is not finite"):
+        label_batch(list(examples.dataset()), [teacher])

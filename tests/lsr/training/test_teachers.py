@@ -14,7 +14,6 @@ from lsr.training.teachers import (
     SparseTeacher,
     align,
     ensemble,
-    label_batch,
 )
 
 QUERIES = ["what is a cat", "heat flow", "what is a cat", "the moon"]
@@ -235,28 +234,3 @@ def test_combining_refuses(combine):
 def test_align_refuses():
     with pytest.raises(ValueError, match=r"`reference` must be in \[0, 0\], got 1"):
         align([np.ones((1, 2))], reference=1)
-
-
-class Lengths:
-    """Scores a document by its length, less the query's."""
-
-    fingerprint = "lengths"
-
-    def score(self, queries, documents):
-        pairs = zip(queries, documents, strict=True)
-        return np.array([len(document) - len(query) for query, document in pairs], np.float32)
-
-
-def test_labels_of_a_batch():
-    rows = [
-        {"query": "q", "document": "aaa", "negative_1": "a", "label": [0.0, 0.0]},
-        {"query": "qq", "document": "a", "negative_1": "aa", "label": [0.0, 0.0]},
-    ]
-    labelled = label_batch(rows, [Lengths()], lambda scores: scores[0])
-    assert labelled == [
-        {"query": "q", "document": "aaa", "negative_1": "a", "label": [2.0, 0.0]},
-        {"query": "qq", "document": "a", "negative_1": "aa", "label": [-1.0, 0.0]},
-    ]
-    labels = [row["label"] for row in label_batch(rows, [Lengths(), Lengths()])]
-    np.testing.assert_allclose(labels, [[30.0, 0.0], [0.0, 30.0]], rtol=1e-5)
-    assert rows[0]["label"] == [0.0, 0.0]

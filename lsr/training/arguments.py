@@ -1,0 +1,76 @@
+"""A recipe's [training] as the arguments of sentence-transformers' trainer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lsr.encoders.masked_lm import bfloat16_is_fast
+from lsr.training.recipe import Recipe
+
+
+def arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
+    """SparseEncoderTrainingArguments for rows of `n_negatives` negatives; checkpoints go to `out`.
+
+    Raises:
+        ValueError: checkpoints and logs do not fit together.
+    """
+    from sentence_transformers import SparseEncoderTrainingArguments
+    from sentence_transformers.base.modules import Router
+
+    from lsr.encoders.query_weights import QUERY_WEIGHTS
+
+    settings = recipe.training
+    routed = any(isinstance(module, Router) for module in model.modules())
+    columns = ["document", *(f"negative_{i + 1}" for i in range(n_negatives))]
+    mapping = {"query": "query", **dict.fromkeys(columns, "document")}
+    own_rate = settings.query_learning_rate
+    if settings.save_steps % settings.logging_steps:
+        # A log is a mean over the steps since the one before, which a checkpoint does not keep.
+        raise ValueError(
+            "training.save_steps must be a multiple of training.logging_steps, for a run that goes "
+            f"on to log as one that never stopped, got {settings.save_steps} and "
+            f"{settings.logging_steps}"
+        )
+    return SparseEncoderTrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        max_steps=settings.max_steps,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        learning_rate_mapping={QUERY_WEIGHTS: own_rate} if own_rate else {},
+        router_mapping=mapping if routed else {},
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=in_bfloat16(recipe),
+        seed=settings.seed,
+        save_steps=settings.save_steps,
+        save_total_limit=max(2, settings.soup),
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        # Too small a last batch has no other documents to choose from.
+        dataloader_drop_last=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        # Where torchrun started one process, this would claim that there are others.
+        ddp_backend=_backend() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        # All parameters take part, some outside of the model's forward.
+        ddp_find_unused_parameters=False,
+        report_to="none",
+    )
+
+
+def in_bfloat16(recipe: Recipe) -> bool:
+    """Whether matrix products are: the recipe wants it, and the device does not just emulate it."""
+    if not recipe.training.bf16:
+        return False
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bfloat16_is_fast()
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
