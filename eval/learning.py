@@ -146,7 +146,7 @@ def learn(
         else:
             before = measure(_encode_as_trained(recipe, model, held_out), held_out)
             write_whole(started, json.dumps(before))
-    path = train(recipe, prepared, model, out)
+    path = train(recipe, prepared, model, out, progress=progress)
     if held_out is None or not is_main_process():
         return Learned(path, 0, 0, 0, {}, {}, [])
     vectors = _encode_as_trained(recipe, model, held_out)
