@@ -12,24 +12,16 @@ from lsr.eval.significance import compare
 from lsr.indexing import build_index
 from lsr.run import Run
 
-CORPUS = {"q1": "heat flow", "a": "heat", "b": "heat wing wing wing", "c": "plate"}
 # Reciprocal ranks: without q1 itself, q1 1/2 and q2 0.
 BASELINE = {"q1": [("q1", 9.0), ("a", 2.0), ("b", 1.0)]}
 BETTER = {"q1": [("b", 2.0)], "q2": [("c", 1.0)], "unjudged": [("a", 1.0)]}
 
 
 @pytest.fixture
-def folder(tmp_path):
-    lines = [json.dumps({"_id": key, "text": text}) for key, text in CORPUS.items()]
-    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
-    (tmp_path / "queries.jsonl").write_text(
-        '{"_id": "q1", "text": "heat flow"}\n{"_id": "q2", "text": "nothing"}\n'
-    )
-    (tmp_path / "qrels").mkdir()
-    (tmp_path / "qrels" / "test.tsv").write_text("q1\tb\t1\nq2\tc\t1\n")
+def folder(beir_folder):
     for name, rankings in (("base", BASELINE), ("better[1]", BETTER)):
-        Run(rankings).write_trec(tmp_path / f"{name}.trec", name)
-    return tmp_path
+        Run(rankings).write_trec(beir_folder / f"{name}.trec", name)
+    return beir_folder
 
 
 def test_run_files_beside_a_baseline(folder):

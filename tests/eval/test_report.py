@@ -12,21 +12,12 @@ from lsr.eval.report import comparison, measure_index
 from lsr.indexing import build_index
 from lsr.search import Searcher
 
-CORPUS = {"q1": "heat flow", "a": "heat", "b": "heat wing wing wing", "c": "plate"}
-
 
 @pytest.fixture
-def report(tmp_path):
-    lines = [json.dumps({"_id": key, "text": text}) for key, text in CORPUS.items()]
-    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
-    (tmp_path / "queries.jsonl").write_text(
-        '{"_id": "q1", "text": "heat flow"}\n{"_id": "q2", "text": "nothing"}\n'
-    )
-    (tmp_path / "qrels").mkdir()
-    (tmp_path / "qrels" / "test.tsv").write_text("q1\tb\t1\nq2\tc\t1\n")
-    build_index(open_corpus(tmp_path), tmp_path / "index", "lexical")
-    with Searcher(tmp_path / "index") as searcher:
-        yield measure_index(searcher, load_dataset(tmp_path), ["nDCG@10", "RR@10"])
+def report(beir_folder):
+    build_index(open_corpus(beir_folder), beir_folder / "index", "lexical")
+    with Searcher(beir_folder / "index") as searcher:
+        yield measure_index(searcher, load_dataset(beir_folder), ["nDCG@10", "RR@10"])
 
 
 def test_own_document_is_dropped_and_queries_without_hits_count_as_zero(report):
