@@ -66,7 +66,10 @@ def arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
 
 
 def in_bfloat16(recipe: Recipe) -> bool:
-    """Whether matrix products are: the recipe wants it, and the device does not just emulate it."""
+    """Whether matrix products are: the recipe wants it, and the device does not just emulate it.
+
+    What came of it is in the run's environment.json.
+    """
     if not recipe.training.bf16:
         return False
     return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bfloat16_is_fast()

@@ -31,7 +31,7 @@ from filelock import FileLock
 from transformers import TrainerCallback
 
 from lsr.training import tiny
-from lsr.training.arguments import arguments
+from lsr.training.arguments import arguments, in_bfloat16
 from lsr.training.curves import write_curves
 from lsr.training.examples import Examples
 from lsr.training.guard import Guard, check_temperature
@@ -68,7 +68,9 @@ def open_run(recipe: Recipe, out: Path) -> None:
     write_whole(path, json.dumps(about, indent=2))
     versions = {name: importlib.metadata.version(name) for name in SOFTWARE if _installed(name)}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    environment = {"python": platform.python_version(), "device": device, **versions}
+    products = "bfloat16" if in_bfloat16(recipe) else "float32"
+    environment = {"python": platform.python_version(), "device": device, "products": products}
+    environment |= versions
     write_whole(out / "environment.json", json.dumps(environment, indent=2))
 
 

@@ -113,7 +113,9 @@ def test_a_resumed_run_logs_and_ends_as_one_that_never_stopped(tmp_path):
     assert weights[0] == weights[1]
     assert (out / "curves.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert any((out / "tensorboard").iterdir())
-    assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["products"] == "float32"
 
 
 def test_a_frozen_base_is_passed_once_and_a_resumed_run_ends_the_same(tmp_path, monkeypatch):
