@@ -37,7 +37,6 @@ from lsr.training.examples import Examples
 from lsr.training.guard import Guard, check_temperature
 from lsr.training.loss_trainer import Metrics
 from lsr.training.losses import Objective
-from lsr.training.memory import ReturnFreed
 from lsr.training.prepare import Prepared, batches, is_main_process
 from lsr.training.recipe import Recipe
 from lsr.training.regularisers import L1, DFFlops, Flops, Regulariser
@@ -147,7 +146,7 @@ def train(
 
     if recipe.objective.kl and (scores := prepared.scores()):
         check_temperature(torch.tensor(scores), recipe.objective.teacher_temperature)
-    ours: list[TrainerCallback] = [ReturnFreed()]
+    ours: list[TrainerCallback] = []
     guard = None
     if recipe.autoencoder is not None:
         from lsr.encoders.autoencoder import csr_loss
@@ -161,7 +160,7 @@ def train(
             query_terms=recipe.objective.query_terms,
             ramp_steps=recipe.objective.ramp_steps,
         )
-        ours += [StrengthCallback(loss), guard, NonNegativeQueryWeights()]
+        ours = [StrengthCallback(loss), guard, NonNegativeQueryWeights()]
     collator, modules = _modules_in_training(recipe, prepared.train, model, out, progress)
     trainer = SparseEncoderTrainer(
         model=model,

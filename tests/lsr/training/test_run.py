@@ -368,7 +368,7 @@ def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
         ("pretrain-scratch", 0.15, 0.3),
         ("cocondenser", 0.15, 0.15),
         ("csr", 0.25, 0.1),
-        ("adapt", 0.6, 0.02),
+        ("adapt", 0.5, 0.05),
     ],
 )
 def test_tiny_runs_learn_and_what_they_write_opens_everywhere(tmp_path, name, start, rise):
