@@ -149,6 +149,9 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         self.statistics: dict[Side, VectorStatistics] = {}
         self.ranking_loss = math.nan  # of the last optimiser step, mean of batches and processes
         self._tallies: dict[Side, _Tally] = {}
+        # Of the last batch, queries and positives: what the model takes, and mean terms of a vector.
+        self._inputs: dict[Side, dict[str, Any]] = {}
+        self._terms: dict[Side, Tensor] = {}
         self._values: dict[str, Tensor] = {}  # components of the last pass of GradCache
 
     def regulariser(self, side: Side) -> Regulariser:
@@ -175,6 +178,8 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
             raise ValueError(
                 f"training needs the columns query and document, got {len(features)} column(s)"
             )
+        # Copies, since modules write into what they are given.
+        self._inputs = {"query": dict(features[0]), "document": dict(features[1])}
         if self.mini_batch_size is None:
             queries = self.model(features[0])["sentence_embedding"]
             return self._components(queries, self._documents(features[1:]), labels)
@@ -208,6 +213,25 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         self.statistics = {side: statistics for side, (statistics, _) in taken.items()}
         self.ranking_loss = taken["document"][1]
         self._tallies = {}
+
+    @torch.no_grad()
+    def terms_without_dropout(self) -> dict[Side, float]:
+        """For each regularised side, terms of a vector when the model is used over those in training.
+
+        Dropout is noise to the largest of many logits, and changes how many are positive by a
+        quarter up or down. Measured on the last batch, queries and positives, which pass the model
+        once more. To be called in all processes.
+        """
+        ratios: dict[Side, float] = {}
+        training = self.model.training
+        self.model.eval()
+        for side in self.strengths:
+            vectors = self.model(dict(self._inputs[side]))["sentence_embedding"]
+            counts = torch.stack([active_terms(vectors, dim=1).mean(), self._terms[side]])
+            used, trained = sum_over_processes(counts.float()).tolist()
+            ratios[side] = used / trained if trained else 1.0
+        self.model.train(training)
+        return ratios
 
     def get_config_dict(self) -> dict[str, Any]:
         """What sentence-transformers writes into the model card."""
@@ -249,6 +273,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
                     components[f"{side}_penalty"] = self.strengths[side].value() * penalty
                 if torch.is_grad_enabled():
                     self._tallies.setdefault(side, _Tally()).add(vectors, penalty, ranking)
+                    self._terms[side] = active_terms(vectors[: len(queries)], dim=1).mean()
         return components
 
     def _ranking(

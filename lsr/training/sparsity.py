@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 if TYPE_CHECKING:
-    from lsr.training.losses import Objective
+    from lsr.training.losses import Objective, Side
 
 
 class Strength:
@@ -90,11 +90,11 @@ class Target(Strength):
     With n the measured terms of a vector (smoothed), n* their target and x = log(n/n*), each step
     changes
 
-        log λ  by  GAIN · (Δx + √pace · clip(x, ±FAR) / settle_steps).
+        log λ  by  GAIN · (Δx + √pace · clip(NEAR · x, ±1) / settle_steps).
 
     That is a PI controller in its incremental form, on logarithms, as both n and λ run over orders
-    of magnitude. Read as a rate: λ rises while n falls more slowly than by x/settle_steps e-folds a
-    step, and falls while n falls faster. So λ does not wind up on the long way down from 30,000
+    of magnitude. Read as a rate: λ rises while n falls more slowly than by NEAR · x / settle_steps
+    e-folds a step, and falls while n falls faster. So λ does not wind up on the long way down from 30,000
     terms, when a plain integral of the error would grow with each step: as soon as n moves as
     fast as it should, λ stays. The clip bounds the speed asked for, since terms that die in a rush
     do not come back; n is averaged over few enough steps to lag little behind at that speed. With
@@ -103,7 +103,11 @@ class Target(Strength):
 
     - Noise: Δx telescopes, so noise in n moves λ to and fro but does not add up.
     - Scale: λ starts where the penalty is START of the ranking loss (LOW where there are too few
-      terms), hence needs no guess. The first step has λ = 0, since nothing has been measured.
+      terms), hence needs no guess. START is small: the ranking loss of a model that has learned
+      nothing has little gradient, against which a penalty of a tenth of it kills most terms in the
+      first steps. The first step has λ = 0, since nothing has been measured.
+    - Limits: λ is not negative. Vectors that have fewer terms than the target without any penalty
+      stay so.
     - Saturation: beyond HIGH times the ranking loss (or below LOW) a stronger (or weaker) penalty
       changes little. There the second term is divided by the square root of how far beyond, so
       that λ grows as the square of time and no longer exponentially: the way back is short if the
@@ -111,9 +115,9 @@ class Target(Strength):
     """
 
     GAIN = 3.0
-    FAR = 1.0
+    NEAR = 2.5
     SMOOTHING = 0.2  # of the steps to settle in: so many are averaged
-    START, LOW, HIGH = 0.1, 1e-3, 1.0
+    START, LOW, HIGH = 3e-3, 1e-3, 1.0
     FLOOR = 1e-3  # of the target: n counts as this much where there are fewer terms
 
     def __init__(self, terms: float, settle_steps: int = 50) -> None:
@@ -166,7 +170,7 @@ class Target(Strength):
             start = self.START if self._distance > 0 else self.LOW
             self._log_weight = math.log(start) - self._log_ratio
             return
-        wanted = math.sqrt(pace) * max(-self.FAR, min(self.FAR, self._distance)) / self.settle_steps
+        wanted = math.sqrt(pace) * max(-1.0, min(1.0, self.NEAR * self._distance)) / self.settle_steps
         pull = self._log_weight + self._log_ratio
         beyond = pull - math.log(self.HIGH) if wanted > 0 else math.log(self.LOW) - pull
         # Only what is wanted is damped: noise in the other term must cancel out.
@@ -201,6 +205,7 @@ class StrengthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     """
 
     objective: Objective
+    EVERY = 10  # steps between two looks at what dropout does; so many of these are averaged
 
     def __init__(self, objective: Objective | None = None) -> None:
         """A callback for one objective; only the trainer itself may leave it out."""
@@ -209,6 +214,8 @@ class StrengthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             # resumes: this one has a type of its own, which knows the objective.
             name, bases = type(self).__name__, (type(self),)
             self.__class__ = type(name, bases, {"objective": objective})
+        # Terms of a vector without dropout over those with it, by side: mean, and of how many.
+        self._ratios: dict[str, tuple[float, int]] = {}
 
     def state(self) -> dict[str, Any]:
         """What the trainer writes into a checkpoint."""
@@ -217,6 +224,7 @@ class StrengthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             side: {
                 "strength": strength.state_dict(),
                 "regulariser": self.objective.regulariser(side).state(),
+                "without_dropout": self._ratios.get(side, (1.0, 0)),
             }
             for side, strength in strengths.items()
         }
@@ -240,14 +248,21 @@ class StrengthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         for side, strength in self.objective.strengths.items():
             strength.load_state_dict(sides[side]["strength"])
             self.objective.regulariser(side).restore(sides[side]["regulariser"])
+            ratio, count = sides[side]["without_dropout"]
+            self._ratios[side] = (ratio, count)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the strengths what the step saw."""
         self.objective.take_statistics()
         pace = _pace(kwargs.get("optimizer"))
+        if state.global_step % self.EVERY == 1:
+            for side, ratio in self.objective.terms_without_dropout().items():
+                mean, count = self._ratios.get(side, (1.0, 0))
+                count = min(count + 1, self.EVERY)
+                self._ratios[side] = (mean + (ratio - mean) / count, count)
         for side, strength in self.objective.strengths.items():
             seen = self.objective.statistics[side]
-            strength.observe(seen.mean_terms, seen.penalty, self.objective.ranking_loss)
+            strength.observe(self._terms(side), seen.penalty, self.objective.ranking_loss)
             strength.step(pace)
             self.objective.regulariser(side).step(seen.term_shares)
 
@@ -257,13 +272,17 @@ class StrengthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             return
         added = {}
         for side, seen in self.objective.statistics.items():
-            added[f"{side}_terms"] = seen.mean_terms
+            added[f"{side}_terms"] = self._terms(side)
             added[f"{side}_zero_share"] = seen.zero_share
             if side in self.objective.strengths:
                 added[f"{side}_weight"] = self.objective.strengths[side].value()
         logs.update(added)
         if state.log_history:
             state.log_history[-1].update(added)
+
+    def _terms(self, side: Side) -> float:
+        """Of a vector, as it will be when the model is used."""
+        return self.objective.statistics[side].mean_terms * self._ratios.get(side, (1.0, 0))[0]
 
 
 def _pace(optimizer: Any) -> float:

@@ -162,6 +162,31 @@ def test_gradcache_equals_the_plain_loss(size):
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("size", [None, 2])
+def test_terms_without_dropout(size):
+    """Over those that the same random numbers leave with it; and the model goes on in training."""
+    columns, labels = batch()
+    model = Toy(0.5)
+    objective = Objective(model, rankings=ALL, **penalties(), mini_batch_size=size)
+    objective(columns, labels)
+    # The last batch counts, and of its documents the positives.
+    columns, labels = batch(seed=2)
+    torch.manual_seed(0)
+    objective(columns, labels)
+    torch.manual_seed(0)
+    parts = [part for column in columns for part in column["input_ids"].split(size or 99)]
+    if size is None:
+        parts = [columns[0]["input_ids"], torch.cat([c["input_ids"] for c in columns[1:]])]
+    dropped = torch.cat([model({"input_ids": part})["sentence_embedding"] for part in parts])
+    ratios = objective.terms_without_dropout()
+    assert model.training
+    for number, side in enumerate(("query", "document")):
+        used = (columns[number]["input_ids"] @ model.weight).relu()
+        trained = dropped[number * BATCH : (number + 1) * BATCH]
+        assert ratios[side] == pytest.approx(float((used > 0).sum() / (trained > 0).sum()))
+        assert ratios[side] != 1
+
+
 def test_gradcache_draws_the_same_dropout_twice():
     """Against the same parts with the same random numbers in one graph."""
     columns, labels = batch()
