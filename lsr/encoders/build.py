@@ -39,6 +39,8 @@ class ModelConfig:
             the head as it is: a grafted one then has most of the vocabulary active.
         transform: whether the dense layer of the head is trained; frozen, a grafted one stays the
             identity.
+        embeddings: whether the word embeddings are trained, and with them the head's matrix where
+            it is tied to them; frozen, what training changes is small to ship.
         top_k_per_token: largest logits of a token that count; None: all. Not in the stock layout,
             see `lsr.encoders.top_k`.
     """
@@ -52,6 +54,7 @@ class ModelConfig:
     query_max_length: int = 64
     calibrate_terms: int | None = 120
     transform: bool = True
+    embeddings: bool = True
     top_k_per_token: int | None = None
 
     def __post_init__(self) -> None:
@@ -197,6 +200,8 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
     silence(model, special_ids(tokenizer))
     if not config.transform:
         transform_of(model)[0].requires_grad_(False)
+    if not config.embeddings:
+        model.get_input_embeddings().requires_grad_(False)
     return transformer
 
 

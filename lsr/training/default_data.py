@@ -117,7 +117,7 @@ def _pairs(collections: Path, random: Random) -> Iterator[_Pair]:
 
 def _labelled(folder: Path) -> Iterator[_Pair]:
     queries = {query.id: query.text for query in read_queries(beir_file(folder, "queries.jsonl"))}
-    documents = {document.id: document for document in open_corpus(beir_file(folder, "corpus.jsonl"))}
+    documents = {document.id: document for document in open_corpus(folder)}
     for query_id, judged in read_qrels(folder / "qrels" / "train.tsv").items():
         source = query_id.split("-")[0] if folder.name == "qa-train" else "medquad"
         if source == "fairytale" and OF_A_STORY.search(queries[query_id]):

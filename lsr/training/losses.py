@@ -149,7 +149,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         self.statistics: dict[Side, VectorStatistics] = {}
         self.ranking_loss = math.nan  # of the last optimiser step, mean of batches and processes
         self._tallies: dict[Side, _Tally] = {}
-        # Of the last batch, queries and positives: what the model takes, and mean terms of a vector.
+        # Of the last batch, queries and positives: what the model takes, mean terms of a vector.
         self._inputs: dict[Side, dict[str, Any]] = {}
         self._terms: dict[Side, Tensor] = {}
         self._values: dict[str, Tensor] = {}  # components of the last pass of GradCache
@@ -216,7 +216,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
 
     @torch.no_grad()
     def terms_without_dropout(self) -> dict[Side, float]:
-        """For each regularised side, terms of a vector when the model is used over those in training.
+        """Of regularised sides, terms of a vector when the model is used over those in training.
 
         Dropout is noise to the largest of many logits, and changes how many are positive by a
         quarter up or down. Measured on the last batch, queries and positives, which pass the model

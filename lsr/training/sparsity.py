@@ -94,12 +94,12 @@ class Target(Strength):
 
     That is a PI controller in its incremental form, on logarithms, as both n and λ run over orders
     of magnitude. Read as a rate: λ rises while n falls more slowly than by NEAR · x / settle_steps
-    e-folds a step, and falls while n falls faster. So λ does not wind up on the long way down from 30,000
-    terms, when a plain integral of the error would grow with each step: as soon as n moves as
-    fast as it should, λ stays. The clip bounds the speed asked for, since terms that die in a rush
-    do not come back; n is averaged over few enough steps to lag little behind at that speed. With
-    `pace`, the learning rate over its maximum, the controller slows as the model does in warm-up
-    and decay; by its root only, so that the last distances are not left as they are.
+    e-folds a step, and falls while n falls faster. So λ does not wind up on the long way down from
+    30,000 terms, when a plain integral of the error would grow with each step: as soon as n moves
+    as fast as it should, λ stays. The clip bounds the speed asked for, since terms that die in a
+    rush do not come back; n is averaged over few enough steps to lag little behind at that speed.
+    With `pace`, the learning rate over its maximum, the controller slows as the model does in
+    warm-up and decay; by its root only, so that the last distances are not left as they are.
 
     - Noise: Δx telescopes, so noise in n moves λ to and fro but does not add up.
     - Scale: λ starts where the penalty is START of the ranking loss (LOW where there are too few
@@ -170,7 +170,8 @@ class Target(Strength):
             start = self.START if self._distance > 0 else self.LOW
             self._log_weight = math.log(start) - self._log_ratio
             return
-        wanted = math.sqrt(pace) * max(-1.0, min(1.0, self.NEAR * self._distance)) / self.settle_steps
+        speed = max(-1.0, min(1.0, self.NEAR * self._distance))
+        wanted = math.sqrt(pace) * speed / self.settle_steps
         pull = self._log_weight + self._log_ratio
         beyond = pull - math.log(self.HIGH) if wanted > 0 else math.log(self.LOW) - pull
         # Only what is wanted is damped: noise in the other term must cancel out.

@@ -273,6 +273,20 @@ def test_a_frozen_transform_stays_the_identity(save_model, texts, tmp_path):
     assert not torch.equal(norm.weight, before)
 
 
+def test_frozen_embeddings_stay_while_the_rest_is_trained(save_model, texts, tmp_path):
+    model = build_model(config(save_model(head=False), embeddings=False), texts)
+    before = copy.deepcopy(model.state_dict())
+    train(model, texts, tmp_path)
+    document = model[0].model
+    decoder, (dense_layer, _) = decoder_of(document), transform_of(document)
+    assert decoder.weight is document.get_input_embeddings().weight
+    names = {id(p): name for name, p in model.named_parameters()}
+    after = model.state_dict()
+    assert torch.equal(before[names[id(decoder.weight)]], decoder.weight)
+    for changed in (decoder.bias, dense_layer.weight):
+        assert not torch.equal(before[names[id(changed)]], after[names[id(changed)]])
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -152,14 +152,15 @@ def test_target_by_hand():
     target.step()
     target.observe(100.0, 1.0, 10.0)
     target.step(pace=0.25)
-    # The mean of two is 150, far enough for full speed; the penalty, 0.1 of the ranking loss at λ = 1, is in bounds.
+    # The mean of two is 150, far enough for full speed; the penalty, 0.1 of the ranking loss at
+    # λ = 1, is in bounds.
     change = math.log(Target.START / 0.1)
     change += 3 * (math.log(1.5) - math.log(2) + 0.5 * 1 / 100)
     assert target.value() == pytest.approx(math.exp(change))
     target.observe(29_700.0, 1.0, 10.0)
     target.step()
-    # The mean of three is 10,000, more than e times the target; what is asked for beyond the ranking
-    # loss is divided by the root of how far beyond.
+    # The mean of three is 10,000, far above the target; what is asked for beyond the ranking loss
+    # is divided by the root of how far beyond.
     beyond = max(1.0, 0.1 * math.exp(change))
     change += 3 * (math.log(100) - math.log(1.5) + 1 / 100 / math.sqrt(beyond))
     assert target.value() == pytest.approx(math.exp(change))
