@@ -1,0 +1,182 @@
+"""The default encoder: all-MiniLM-L6-v2, trained to be sparse, with inference-free queries.
+
+Ships as what training changed: the trunk's layers and the head in bfloat16, and the weight of each
+query term. The word embeddings, which are the head's matrix too, stayed frozen and come with the
+trunk. The folder's README.md is the model card.
+
+    python -m lsr.encoders.default CHECKPOINT
+
+packs a checkpoint of `lsr train default` into the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lsr.encoders.load import default_tokenizer, trunk_path
+from lsr.encoders.tokens import count_terms, own_terms, vocabulary
+
+if TYPE_CHECKING:
+    from lsr.encoders.masked_lm import MaskedLMEncoder
+
+FOLDER = Path(__file__).parent.parent / "data" / "default"
+CHANGED, QUERIES = "changed.safetensors", "query_weights.npy"
+TRUNK_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Tokens of a document that are read; it was trained on 128.
+MAX_LENGTH = 256
+
+
+class DefaultEncoder:
+    """Documents by the trained model, which is made when the first is encoded; queries by lookup."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        """The encoder of a folder that `pack` wrote.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: the query weights are truncated or of another vocabulary.
+        """
+        self.folder = folder
+        self.tokenizer = default_tokenizer()
+        self.vocabulary: list[str] = vocabulary(self.tokenizer)
+        self.query_weights = read_query_weights(folder, len(self.vocabulary))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the trunk's and what changed."""
+        digest = hashlib.sha256(TRUNK_SHA256.encode())
+        for name in (CHANGED, QUERIES):
+            digest.update((self.folder / name).read_bytes())
+        return digest.hexdigest()
+
+    def own_terms(self, text: str) -> set[int]:
+        """The terms that a text itself holds, as numbers in `vocabulary`."""
+        return own_terms(self.tokenizer, text)
+
+    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+        """Term weights of the first 256 tokens, float32, shape (n, V); `top_k` keeps the heaviest.
+
+        Raises:
+            ValueError: the trunk's weights are not those that were trained from.
+        """
+        return self._documents.encode_documents(texts, top_k)
+
+    def encode_queries(self, texts: Sequence[str]) -> csr_array:
+        """The weight of each token that occurs, however often, float32, shape (n, V)."""
+        present = count_terms(self.tokenizer, texts)
+        present.data = self.query_weights[present.indices]
+        present.eliminate_zeros()
+        return present
+
+    @cached_property
+    def _documents(self) -> MaskedLMEncoder:
+        from lsr.encoders.masked_lm import MaskedLMEncoder
+
+        transformer = default_model(self.folder)[0].sub_modules["document"][0]
+        return MaskedLMEncoder(transformer.model, self.tokenizer, max_length=MAX_LENGTH)
+
+
+def default_model(folder: Path = FOLDER) -> Any:
+    """The model as a stock SparseEncoder: trunk and what changed put together, float32.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the trunk's weights are not those that were trained from, or a file is truncated
+            or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / CHANGED
+    try:
+        changed = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not the weights of a model: {error}") from error
+    model = _untrained(read_query_weights(folder, len(default_tokenizer())))
+    state = model.state_dict()
+    for name, weights in changed.items():
+        if name not in state or state[name].shape != weights.shape:
+            raise ValueError(f"{path}: the trunk has no {name!r} of shape {tuple(weights.shape)}")
+        state[name].copy_(weights)
+    return model
+
+
+def read_query_weights(folder: Path, n_terms: int) -> np.ndarray:
+    """The weight of each term in queries, float32, shape (V,).
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is truncated or of another vocabulary.
+    """
+    path = folder / QUERIES
+    try:
+        weights = np.load(path)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{path}: not query weights: {error}") from error
+    if weights.shape != (n_terms,) or weights.dtype != np.float32:
+        raise ValueError(
+            f"{path}: expected {n_terms} weights in float32, got {weights.shape} in {weights.dtype}"
+        )
+    return np.asarray(weights)
+
+
+def pack(checkpoint: Path, folder: Path = FOLDER) -> None:
+    """Write what a checkpoint changed of the trunk, matrices in bfloat16, and its query weights.
+
+    Raises:
+        ValueError: the checkpoint is another kind of model than `lsr train default` makes.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from sentence_transformers import SparseEncoder
+
+    trained = SparseEncoder(str(checkpoint), device="cpu").state_dict()
+    weights = trained.pop("0.sub_modules.query.0.weight", None)
+    if weights is None:
+        raise ValueError(f"{checkpoint}: has no inference-free queries")
+    weights = weights.float().numpy()
+    before = _untrained(weights).state_dict()
+    if missing := sorted(trained.keys() ^ (before.keys() - {"0.sub_modules.query.0.weight"})):
+        raise ValueError(f"{checkpoint}: another model than the default, it differs in {missing}")
+    # Biases and scales are few, and what is active depends on them.
+    changed = {
+        name: tensor.to(torch.bfloat16 if tensor.ndim > 1 else torch.float32).contiguous()
+        for name, tensor in trained.items()
+        if not torch.equal(tensor, before[name])
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(changed, folder / CHANGED)
+    np.save(folder / QUERIES, weights)
+
+
+def _untrained(query_weights: np.ndarray) -> Any:
+    """The trunk with a grafted head.
+
+    Raises:
+        ValueError: the trunk's weights are not those that were trained from.
+    """
+    from lsr.encoders.build import ModelConfig, build_model
+
+    path = trunk_path() / "model.safetensors"
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != TRUNK_SHA256:
+        raise ValueError(
+            f"{path}: not the weights that the default model was trained from: expected sha256 "
+            f"{TRUNK_SHA256}, got {found}"
+        )
+    config = ModelConfig(queries="idf", max_length=MAX_LENGTH, calibrate_terms=None)
+    return build_model(config, [], query_weights)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python -m lsr.encoders.default CHECKPOINT, got {sys.argv[1:]}")
+    pack(Path(sys.argv[1]))
