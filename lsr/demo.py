@@ -16,7 +16,7 @@ from lsr.indexing import build_index
 from lsr.search import Searcher
 
 # The baseline first: it shows that things work within seconds.
-ENCODERS = ("lexical", "grafted")
+ENCODERS = ("lexical", "default")
 QUERIES = (
     "copy a file with its metadata",
     "how many cores does this machine have",
@@ -50,7 +50,7 @@ def run_demo(folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with progress_bar() as progress:
                 build_index(open_corpus("pydoc"), path, encoder, progress=progress)
-    learned = paths["grafted"]
+    learned = paths["default"]
     with Searcher(learned) as searcher:
         for query in QUERIES:
             console.rule(f"[bold]{query}[/]", align="left")
@@ -65,8 +65,8 @@ def run_demo(folder: Path) -> None:
             reports.append(measure_index(searcher, dataset, MEASURES, progress=progress))
     console.print(comparison(reports))
     console.print(
-        "\nlexical is BM25 in WordPieces. grafted adds terms that the document does not hold; its "
-        "head is not trained.\nEvery number is of the real index, every question's answer was "
+        "\nlexical is BM25 in WordPieces. default is the trained model, which finds words for what "
+        "a document means.\nEvery number is of the real index, every question's answer was "
         "written down before any was run.\n",
         NEXT.format(learned=learned),
         sep="\n",

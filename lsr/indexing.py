@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.corpus import Corpus, Document
-from lsr.encoders.load import default_tokenizer, load_encoder
+from lsr.encoders.load import default_tokenizer
 from lsr.indexes.lucene import LuceneIndex
 from lsr.indexes.manifest import (
     NAME,
@@ -28,6 +28,7 @@ from lsr.indexes.manifest import (
     write_manifest,
 )
 from lsr.live import (
+    DEFAULT,
     FITTED,
     LOCK,
     Encoder,
@@ -42,7 +43,6 @@ from lsr.vectors import quantise
 # Told what is being done, how many documents of it are done, and of how many (None: not known).
 Progress = Callable[[str, int, int | None], None]
 
-DEFAULT_ENCODER = "grafted"
 IMPACT_SCALE = 64
 # Documents encoded at once: enough for batches of like length.
 SHARD = 512
@@ -70,7 +70,7 @@ def shards(documents: Iterable[Document], size: int = SHARD) -> Iterator[list[Do
 def build_index(
     corpus: Corpus,
     directory: Path,
-    encoder: str = DEFAULT_ENCODER,
+    encoder: str = DEFAULT,
     *,
     top_k: int = 256,
     progress: Progress = lambda step, done, total: None,
@@ -84,7 +84,7 @@ def build_index(
     Args:
         corpus: documents with unique ids.
         directory: made if absent; one that holds files but no index is refused.
-        encoder: "grafted", "lexical", a checkpoint directory or a hub name.
+        encoder: "default", "grafted", "lexical", a checkpoint directory or a hub name.
         top_k: expansion terms kept per document, the heaviest.
         progress: see Progress.
 
@@ -224,7 +224,7 @@ def _make_encoder(
     name: str, corpus: Corpus, folder: Path, n_documents: int, progress: Progress
 ) -> Encoder:
     if name not in FITTED:
-        return load_encoder(name)
+        return open_encoder(name, folder)
 
     def texts() -> Iterator[list[str]]:
         done = 0

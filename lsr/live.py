@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from filelock import FileLock, Timeout
 
+from lsr.encoders.default import DefaultEncoder
 from lsr.encoders.graft import GraftedEncoder
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer, load_encoder
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from lsr.encoders.masked_lm import MaskedLMEncoder
     from lsr.encoders.model_encoder import ModelEncoder
 
-Encoder: TypeAlias = "LexicalEncoder | GraftedEncoder | MaskedLMEncoder | ModelEncoder"
+Encoder: TypeAlias = (
+    "DefaultEncoder | LexicalEncoder | GraftedEncoder | MaskedLMEncoder | ModelEncoder"
+)
 
-# Encoders that are fitted on the corpus and kept in the index; all others are checkpoints.
+DEFAULT = "default"
+# Encoders that are fitted on the corpus and kept in the index; others but DEFAULT are checkpoints.
 FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {
     "lexical": LexicalEncoder,
     "grafted": GraftedEncoder,
@@ -37,14 +41,15 @@ def vocabulary_sha256(terms: list[str]) -> str:
 
 def encoder_name(name: str) -> str:
     """`name` as an index stores it: a directory by its absolute path."""
-    return str(Path(name).resolve()) if name not in FITTED and Path(name).is_dir() else name
+    ours = name in (DEFAULT, *FITTED)
+    return str(Path(name).resolve()) if not ours and Path(name).is_dir() else name
 
 
 def open_encoder(name: str, folder: Path) -> Encoder:
     """The encoder of a generation: what `name` names, with what the build saved in `folder`."""
     if name in FITTED:
         return FITTED[name].load(default_tokenizer(), folder)
-    return load_encoder(name)
+    return DefaultEncoder() if name == DEFAULT else load_encoder(name)
 
 
 @contextmanager

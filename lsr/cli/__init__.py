@@ -11,7 +11,7 @@ import typer
 from lsr.cli.evaluation import compare, demo, evaluate
 from lsr.cli.indexing import add, delete, doctor, index, merge
 from lsr.cli.searching import explain, search
-from lsr.cli.training import adapt, recipes, train
+from lsr.cli.training import adapt, export, recipes, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,5 +31,6 @@ app.command()(compare)
 app.command()(train)
 app.command()(adapt)
 app.command()(recipes)
+app.command()(export)
 app.command()(demo)
 app.command()(doctor)

@@ -23,7 +23,7 @@ def evaluate(
     directory: Annotated[
         Path, typer.Option("--index", help="An index of its corpus; built if there is none.")
     ],
-    encoder: Annotated[str, typer.Option(help="For an index that is built.")] = "grafted",
+    encoder: Annotated[str, typer.Option(help="For an index that is built.")] = "default",
     split: SplitOption = "test",
     measures: MeasuresOption = "nDCG@10 RR@10 R@100 R@1000",
     run: Annotated[Path | None, typer.Option(help="Write the TREC run file too.")] = None,

@@ -22,10 +22,10 @@ def index(
     encoder: Annotated[
         str,
         typer.Option(
-            help="grafted (the default: BM25 plus an untrained expansion head), lexical (BM25), "
-            "a checkpoint directory, or a hub name."
+            help="default (a trained model, inference-free), lexical (BM25), grafted (BM25 plus an "
+            "untrained expansion head), a checkpoint directory, or a hub name."
         ),
-    ] = "grafted",
+    ] = "default",
     top_k: Annotated[int, typer.Option(min=1, help="Expansion terms kept per document.")] = 256,
     skip_bad: SkipBadOption = False,
 ) -> None:

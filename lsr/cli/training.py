@@ -52,6 +52,17 @@ def adapt(
     _train("adapt", out, pairs | {"data.source": json.dumps(corpus)}, tiny=False, as_json=as_json)
 
 
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A directory; is made.")],
+) -> None:
+    """Write the default model as a stock sentence-transformers directory."""
+    from lsr.encoders.default import export_default
+
+    with user_errors():
+        export_default(out)
+    typer.echo(f"open it with sentence_transformers.SparseEncoder({str(out)!r})", err=True)
+
+
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
 ) -> None:

@@ -12,6 +12,7 @@ packs a checkpoint of `lsr train default` into the package.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -35,7 +36,7 @@ MAX_LENGTH = 256
 
 
 class DefaultEncoder:
-    """Documents by the trained model, which is made when the first is encoded; queries by lookup."""
+    """Documents by the trained model, made when the first is encoded; queries by lookup."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         """The encoder of a folder that `pack` wrote.
@@ -107,6 +108,22 @@ def default_model(folder: Path = FOLDER) -> Any:
             raise ValueError(f"{path}: the trunk has no {name!r} of shape {tuple(weights.shape)}")
         state[name].copy_(weights)
     return model
+
+
+def export_default(out: Path) -> None:
+    """Write the whole model as a stock sentence-transformers directory, with its model card.
+
+    Raises:
+        FileExistsError: `out` exists.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists: export into a directory that does not")
+    # There whole or not at all.
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    default_model().save(str(partial), create_model_card=False)
+    shutil.copyfile(FOLDER / "README.md", partial / "README.md")
+    partial.rename(out)
 
 
 def read_query_weights(folder: Path, n_terms: int) -> np.ndarray:

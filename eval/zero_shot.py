@@ -1,0 +1,265 @@
+"""The default model where it has never been: nDCG@10 on collections that it was not trained on.
+
+    python -m lsr.eval.zero_shot COLLECTIONS --out DIR [--json]
+
+COLLECTIONS has the BEIR folders of FOLDERS. Each is ranked by
+
+    lexical        BM25 over WordPieces, our index: the baseline of the tests
+    bm25s          BM25 over stemmed words (bm25s, lucene, k1 1.2, b 0.75, English stop words)
+    dense          all-MiniLM-L6-v2, cosine, every document compared
+    grafted        lexical and the head before training
+    default        the model that ships
+    default+dense  their mean after min-max over the 1,000 best of each; who is absent has 0
+
+Indexes and runs go under DIR; those found there are reused, so that a run that was cut off goes on.
+Then what a query costs: encoding, postings touched and latency, of `default` beside `lexical`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lsr.corpus import open_corpus
+from lsr.eval.datasets import Dataset, load_dataset
+from lsr.eval.measures import evaluate
+from lsr.eval.report import measure_index
+from lsr.eval.significance import compare, holm
+from lsr.indexes.dense import DenseIndex
+from lsr.indexes.manifest import NAME
+from lsr.indexing import build_index
+from lsr.run import Run
+from lsr.search import Searcher
+
+FOLDERS = ("nfcorpus", "arguana", "cranfield", "mlquestions", "msmarco-dl19")
+INDEXED = ("lexical", "grafted", "default")
+SYSTEMS = ("lexical", "bm25s", "dense", "grafted", "default", "default+dense")
+MEASURE = "nDCG@10"
+DEPTH = 1000
+# Of the dense side. Fixed beforehand, not tuned.
+ALPHA = 0.5
+# Documents encoded at once.
+SHARD = 4096
+
+
+class Cost(NamedTuple):
+    """What a query costs at the median (postings: at the mean)."""
+
+    encode_us: float  # text to term weights
+    postings: float  # Σ over its terms of the documents that hold them
+    p50_ms: float  # text to the ids of its 10 best documents
+    p95_ms: float
+
+
+def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
+    """The run of a system on a collection, read from `out` or computed and written there.
+
+    Args:
+        system: one of SYSTEMS.
+        folder: of the collection.
+        dataset: its queries.
+        out: indexes and runs of this collection.
+    """
+    path = out / f"{system}.trec"
+    if path.exists():
+        return Run.read_trec(path)
+    if system in INDEXED:
+        index = out / system
+        if not (index / NAME).exists():
+            build_index(open_corpus(folder), index, system)
+        with Searcher(index) as searcher:
+            run = measure_index(searcher, dataset, [MEASURE]).run
+    elif system == "default+dense":
+        sparse, dense = (run_of(side, folder, dataset, out) for side in ("default", "dense"))
+        run = interpolate(sparse, dense, ALPHA)
+    else:
+        rank = _bm25s if system == "bm25s" else _dense
+        run = rank(folder, dataset).without_self().truncate(DEPTH)
+    out.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    run.write_trec(partial, system)
+    partial.replace(path)
+    return run
+
+
+def interpolate(sparse: Run, dense: Run, alpha: float) -> Run:
+    """(1 − α) · sparse + α · dense, each min-max normalised per query; who is absent has 0.
+
+    Args:
+        sparse: one side.
+        dense: the other side.
+        alpha: in [0, 1].
+
+    Raises:
+        ValueError: `alpha` is out of range.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"`alpha` must be in [0, 1], got {alpha}")
+    mixed: dict[str, list[tuple[str, float]]] = {}
+    for query_id in sparse.keys() | dense.keys():
+        scores: dict[str, float] = {}
+        for run, weight in ((sparse, 1 - alpha), (dense, alpha)):
+            ranking = dict(run.get(query_id, ()))
+            if not ranking:
+                continue
+            low, high = min(ranking.values()), max(ranking.values())
+            for doc_id, score in ranking.items():
+                # One document, or equal scores: all are the best.
+                normalised = (score - low) / (high - low) if high > low else 1.0
+                scores[doc_id] = scores.get(doc_id, 0.0) + weight * normalised
+        mixed[query_id] = list(scores.items())
+    return Run(mixed).truncate(DEPTH)
+
+
+def _bm25s(folder: Path, dataset: Dataset) -> Run:
+    import bm25s
+    import Stemmer
+
+    documents = list(open_corpus(folder))
+    ids = [document.id for document in documents]
+    settings: dict[str, Any] = {"stopwords": "en", "stemmer": Stemmer.Stemmer("english")}
+    bm25 = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
+    texts = [document.content for document in documents]
+    bm25.index(bm25s.tokenize(texts, show_progress=False, **settings), show_progress=False)
+    queries = bm25s.tokenize(
+        [query.text for query in dataset.queries],
+        show_progress=False,
+        return_ids=False,
+        **settings,
+    )
+    rankings = {}
+    for query, tokens in zip(dataset.queries, queries, strict=True):
+        scores = bm25.get_scores([t for t in tokens if t in bm25.vocab_dict] or [""])
+        best = np.argsort(-scores, kind="stable")[: DEPTH + 1]
+        rankings[query.id] = [(ids[i], float(scores[i])) for i in best if scores[i] > 0]
+    return Run(rankings)
+
+
+def _dense(folder: Path, dataset: Dataset) -> Run:
+    from lsr.training.teachers import DenseTeacher
+
+    trunk = DenseTeacher()
+    ids, vectors = [], []
+    documents = list(open_corpus(folder))
+    for start in range(0, len(documents), SHARD):
+        shard = documents[start : start + SHARD]
+        ids += [document.id for document in shard]
+        vectors.append(trunk.encode_documents([document.content for document in shard]))
+    index = DenseIndex(ids, np.concatenate(vectors))
+    queries = trunk.encode_queries([query.text for query in dataset.queries])
+    found, scores = index.search(queries, min(DEPTH + 1, len(ids)))
+    return Run(
+        {
+            query.id: list(zip(of_query, values, strict=True))
+            for query, of_query, values in zip(dataset.queries, found, scores.tolist(), strict=True)
+        }
+    )
+
+
+def cost_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Cost:
+    """What the dataset's queries cost on the index that `run_of` built."""
+    with Searcher(out / system) as searcher:
+        texts = [query.text for query in dataset.queries]
+        searcher.encoder.encode_queries(texts[:1])
+        seconds = []
+        for text in texts:
+            start = time.perf_counter()
+            searcher.encoder.encode_queries([text])
+            seconds.append(time.perf_counter() - start)
+        impacts = searcher.index.impacts([document.id for document in open_corpus(folder)])
+        frequency = np.bincount(impacts.indices, minlength=impacts.shape[1])
+        queries = searcher.encoder.encode_queries(texts)
+        postings = frequency[queries.indices].sum() / len(texts)
+        latency = measure_index(searcher, dataset, [MEASURE]).latency_ms
+    return Cost(1e6 * median(seconds), float(postings), latency["p50"], latency["p95"])
+
+
+def table(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """Means and tests of each system on each collection.
+
+    Args:
+        values: collection → system → query id → nDCG@10, with SYSTEMS' "lexical" and "dense".
+
+    Returns:
+        A record for each: mean; difference and p value of the randomisation test against lexical,
+        and against dense, both corrected by Holm over the systems.
+    """
+    records = []
+    for collection, systems in values.items():
+        tests: dict[str, dict[str, Any]] = {name: {} for name in systems}
+        for baseline in ("lexical", "dense"):
+            others = [name for name in systems if name != baseline]
+            pairs = [compare(systems[baseline], systems[name]) for name in others]
+            corrected = holm([pair.p_randomisation for pair in pairs])
+            for name, pair, p in zip(others, pairs, corrected, strict=True):
+                tests[name] |= {f"over_{baseline}": pair.difference, f"p_{baseline}": p}
+        for name, per_query in systems.items():
+            record = {"collection": collection, "system": name, MEASURE: mean(per_query.values())}
+            records.append(record | tests[name])
+    return records
+
+
+def markdown(records: Sequence[Mapping[str, Any]]) -> str:
+    """The table of the README: † differs from lexical, ‡ from dense (p < 0.05, Holm)."""
+    collections = list(dict.fromkeys(record["collection"] for record in records))
+    head = " | ".join([*collections, "mean"])
+    lines = [f"| | {head} |", "|---" * (len(collections) + 2) + "|"]
+    for system in dict.fromkeys(record["system"] for record in records):
+        rows = [record for record in records if record["system"] == system]
+        cells = [
+            f"{row[MEASURE]:.3f}"
+            + ("†" if row.get("p_lexical", 1) < 0.05 else "")
+            + ("‡" if row.get("p_dense", 1) < 0.05 else "")
+            for row in rows
+        ]
+        cells.append(f"{mean(row[MEASURE] for row in rows):.3f}")
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Rank, measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m lsr.eval.zero_shot")
+    parser.add_argument("collections", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    costs: dict[str, dict[str, Cost]] = {}
+    for name in FOLDERS:
+        folder, out = options.collections / name, options.out / name
+        dataset = load_dataset(folder)
+        values[name] = {}
+        for system in SYSTEMS:
+            run = run_of(system, folder, dataset, out)
+            values[name][system] = evaluate(run, dataset.qrels, [MEASURE]).per_query[MEASURE]
+            print(f"{name} {system}: {mean(values[name][system].values()):.4f}", file=sys.stderr)
+        costs[name] = {s: cost_of(s, folder, dataset, out) for s in ("lexical", "default")}
+    records = table(values)
+    if options.json:
+        dictionaries = {
+            name: {system: cost._asdict() for system, cost in of.items()}
+            for name, of in costs.items()
+        }
+        print(json.dumps({"quality": records, "cost": dictionaries}))
+        return
+    print(markdown(records))
+    print("\n† differs from lexical, ‡ from dense (p < 0.05, randomisation test, Holm)\n")
+    for name, of in costs.items():
+        for system, cost in of.items():
+            print(
+                f"{name} {system}: query encoding {cost.encode_us:.0f} µs, "
+                f"{cost.postings:,.0f} postings, p50 {cost.p50_ms:.2f} ms, p95 {cost.p95_ms:.2f} ms"
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
