@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent.parent / "data" / "default"
 CHANGED, QUERIES = "changed.safetensors", "query_weights.npy"
 TRUNK_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# The query weights among a model's parameters.
+QUERY_WEIGHT = "0.sub_modules.query.0.weight"
 # Tokens of a document that are read; it was trained on 128.
 MAX_LENGTH = 256
 
@@ -79,10 +81,12 @@ class DefaultEncoder:
 
     @cached_property
     def _documents(self) -> MaskedLMEncoder:
+        from lsr.encoders.fuse import put_decoder_back
         from lsr.encoders.masked_lm import MaskedLMEncoder
 
-        transformer = default_model(self.folder)[0].sub_modules["document"][0]
-        return MaskedLMEncoder(transformer.model, self.tokenizer, max_length=MAX_LENGTH)
+        masked_lm = default_model(self.folder)[0].sub_modules["document"][0].model
+        put_decoder_back(masked_lm.get_output_embeddings())
+        return MaskedLMEncoder(masked_lm, self.tokenizer, max_length=MAX_LENGTH)
 
 
 def default_model(folder: Path = FOLDER) -> Any:
@@ -106,7 +110,7 @@ def default_model(folder: Path = FOLDER) -> Any:
     for name, weights in changed.items():
         if name not in state or state[name].shape != weights.shape:
             raise ValueError(f"{path}: the trunk has no {name!r} of shape {tuple(weights.shape)}")
-        state[name].copy_(weights)
+        state[name].copy_(weights)  # the model's own storage
     return model
 
 
@@ -155,17 +159,17 @@ def pack(checkpoint: Path, folder: Path = FOLDER) -> None:
     from safetensors.torch import save_file
     from sentence_transformers import SparseEncoder
 
-    trained = SparseEncoder(str(checkpoint), device="cpu").state_dict()
-    weights = trained.pop("0.sub_modules.query.0.weight", None)
-    if weights is None:
+    # Parameters and not the state: what is tied is named once.
+    trained = dict(SparseEncoder(str(checkpoint), device="cpu").named_parameters())
+    if QUERY_WEIGHT not in trained:
         raise ValueError(f"{checkpoint}: has no inference-free queries")
-    weights = weights.float().numpy()
-    before = _untrained(weights).state_dict()
-    if missing := sorted(trained.keys() ^ (before.keys() - {"0.sub_modules.query.0.weight"})):
+    weights = trained.pop(QUERY_WEIGHT).detach().float().numpy()
+    before = dict(_untrained(weights).named_parameters())
+    if missing := sorted(trained.keys() ^ (before.keys() - {QUERY_WEIGHT})):
         raise ValueError(f"{checkpoint}: another model than the default, it differs in {missing}")
     # Biases and scales are few, and what is active depends on them.
     changed = {
-        name: tensor.to(torch.bfloat16 if tensor.ndim > 1 else torch.float32).contiguous()
+        name: tensor.detach().to(torch.bfloat16 if tensor.ndim > 1 else torch.float32).contiguous()
         for name, tensor in trained.items()
         if not torch.equal(tensor, before[name])
     }

@@ -1,4 +1,4 @@
-"""The default encoder until a trained one ships: an LM head grafted onto a sentence encoder.
+"""An LM head grafted onto a sentence encoder, untrained: what the default model started from.
 
 The trunk (all-MiniLM-L6-v2) was trained for dense retrieval and has no masked-LM head. Its token
 states still lie near the word embeddings of what they mean, so that its embedding matrix serves as

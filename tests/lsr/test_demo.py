@@ -22,7 +22,7 @@ def test_a_killed_demo_goes_on_and_a_second_run_builds_nothing(tmp_path, monkeyp
     capsys.readouterr()
     demo.run_demo(tmp_path)
     shown = capsys.readouterr().out
-    assert "Indexing the standard library's documentation: grafted" in shown
+    assert "Indexing the standard library's documentation: default" in shown
     assert "documentation: lexical" not in shown
     for query in demo.QUERIES:
         assert query in shown
