@@ -137,7 +137,10 @@ def _bm25s(folder: Path, dataset: Dataset) -> Run:
     )
     rankings = {}
     for query, tokens in zip(dataset.queries, queries, strict=True):
-        scores = bm25.get_scores([t for t in tokens if t in bm25.vocab_dict] or [""])
+        known = [token for token in tokens if token in bm25.vocab_dict]
+        if not known:
+            continue
+        scores = bm25.get_scores(known)
         best = np.argsort(-scores, kind="stable")[: DEPTH + 1]
         rankings[query.id] = [(ids[i], float(scores[i])) for i in best if scores[i] > 0]
     return Run(rankings)

@@ -114,9 +114,9 @@ class Target(Strength):
       model did not follow, and yet no λ is out of reach.
     """
 
-    GAIN = 3.0
-    NEAR = 2.5
-    SMOOTHING = 0.2  # of the steps to settle in: so many are averaged
+    GAIN = 1.0
+    NEAR = 2.0
+    SMOOTHING = 0.05  # of the steps to settle in: so many are averaged
     START, LOW, HIGH = 3e-3, 1e-3, 1.0
     FLOOR = 1e-3  # of the target: n counts as this much where there are fewer terms
 

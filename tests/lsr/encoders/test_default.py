@@ -126,7 +126,9 @@ def test_what_does_not_belong_together_is_refused(trained, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r"expected 30522 weights in float32, got \(7,\)"):
         DefaultEncoder(tmp_path)
     monkeypatch.setattr(default, "TRUNK_SHA256", "0" * 64)
-    with pytest.raises(ValueError, match=r"model.safetensors: not the weights .* expected sha256 0"):
+    with pytest.raises(
+        ValueError, match=r"model.safetensors: not the weights .* expected sha256 0"
+    ):
         default_model()
 
 
