@@ -158,7 +158,7 @@ def test_target_by_hand():
     assert target.value() == pytest.approx(math.exp(change))
     target.observe(2_999_700.0, 1.0, 10.0)
     target.step()
-    # The mean of three is 1,000,000, far above the target; what is asked for beyond the ranking loss
+    # The mean of three is 1,000,000, far too much; what is asked for beyond the ranking loss
     # is divided by the root of how far beyond.
     beyond = max(1.0, 0.1 * math.exp(change))
     change += math.log(10_000) - math.log(1.5) + 1 / 100 / math.sqrt(beyond)
