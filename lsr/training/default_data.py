@@ -89,16 +89,15 @@ def write_default_data(collections: Path, out: Path, *, seed: int = 0) -> dict[s
     with (out / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for key, pair in documents.items():
             file.write(json.dumps({"_id": key, "title": pair.title, "text": pair.text}) + "\n")
+    queries = [(f"{pair.source}-{number}", pair) for number, pair in enumerate(kept)]
     with (out / "queries.jsonl").open("w", encoding="utf-8") as file:
-        for number, pair in enumerate(kept):
-            file.write(json.dumps({"_id": f"{pair.source}-{number}", "text": pair.query}) + "\n")
-    for split, rows in (("dev", range(DEV)), ("train", range(DEV, len(kept)))):
+        for query_id, pair in queries:
+            file.write(json.dumps({"_id": query_id, "text": pair.query}) + "\n")
+    for split, rows in (("dev", queries[:DEV]), ("train", queries[DEV:])):
         with (out / "qrels" / f"{split}.tsv").open("w", encoding="utf-8") as file:
             file.write("query-id\tcorpus-id\tscore\n")
-            for number in rows:
-                if number < len(kept):
-                    pair = kept[number]
-                    file.write(f"{pair.source}-{number}\t{pair.document_id}\t1\n")
+            for query_id, pair in rows:
+                file.write(f"{query_id}\t{pair.document_id}\t1\n")
     return {source: sum(pair.source == source for pair in kept) for source in ROWS}
 
 

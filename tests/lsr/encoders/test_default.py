@@ -126,9 +126,7 @@ def test_what_does_not_belong_together_is_refused(trained, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r"expected 30522 weights in float32, got \(7,\)"):
         DefaultEncoder(tmp_path)
     monkeypatch.setattr(default, "TRUNK_SHA256", "0" * 64)
-    with pytest.raises(
-        ValueError, match=r"not the weights .* expected sha256 0{64}, got 53"
-    ):
+    with pytest.raises(ValueError, match=r"not the weights .* expected sha256 0{64}, got 53"):
         default_model()
 
 
