@@ -32,7 +32,7 @@ def file(tmp_path):
 def test_all_recipes_of_the_papers_ship_in_both_forms():
     assert set(names()) == {
         *("splade-pp", "splade-doc", "inference-free", "echo-mistral", "bidirectional-llm", "csr"),
-        *("pretrain-scratch", "cocondenser", "adapt", "finetune"),
+        *("pretrain-scratch", "cocondenser", "adapt", "finetune", "default"),
     }
     for name in names():
         whole, small = load_recipe(name), load_recipe(name, tiny=True)

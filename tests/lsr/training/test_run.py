@@ -363,6 +363,7 @@ def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
         ("splade-doc", 0.15, 0.3),
         ("inference-free", 0.15, 0.5),
         ("finetune", 0.15, 0.5),
+        ("default", 0.15, 0.5),
         ("echo-mistral", 0.15, 0.5),
         ("bidirectional-llm", 0.15, 0.5),
         ("pretrain-scratch", 0.15, 0.3),
