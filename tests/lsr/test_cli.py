@@ -148,9 +148,17 @@ def test_eval_builds_the_index_that_is_not_there(built, tmp_path):
 def test_commands_are_listed_in_order():
     text = lsr("--help").stdout
     names = ("index", "add", "delete", "merge", "search", "explain", "eval", "compare", "train")
-    names += ("adapt", "recipes", "demo", "doctor")
+    names += ("adapt", "recipes", "export", "demo", "doctor")
     found = re.findall(r"^│ (\w+) ", text.partition("Commands")[2], re.MULTILINE)
     assert tuple(found) == names
+
+
+def test_the_default_model_is_exported_once(tmp_path):
+    assert lsr("export", str(tmp_path / "model")).exit_code == 0
+    assert (tmp_path / "model" / "modules.json").exists()
+    again = lsr("export", str(tmp_path / "model"))
+    assert again.exit_code == 1
+    assert "model exists: export into a directory that does not" in " ".join(again.stderr.split())
 
 
 @pytest.fixture
