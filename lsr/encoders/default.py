@@ -33,8 +33,8 @@ CHANGED, QUERIES = "changed.safetensors", "query_weights.npy"
 TRUNK_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # The query weights among a model's parameters.
 QUERY_WEIGHT = "0.sub_modules.query.0.weight"
-# Tokens of a document that are read; it was trained on 128.
-MAX_LENGTH = 256
+# Tokens that are read of a document (it was trained on 96), and of a query.
+MAX_LENGTH, QUERY_LENGTH = 256, 512
 
 
 class DefaultEncoder:
@@ -73,8 +73,8 @@ class DefaultEncoder:
         return self._documents.encode_documents(texts, top_k)
 
     def encode_queries(self, texts: Sequence[str]) -> csr_array:
-        """The weight of each token that occurs, however often, float32, shape (n, V)."""
-        present = count_terms(self.tokenizer, texts)
+        """The weight of each of the first 512 tokens, however often, float32, shape (n, V)."""
+        present = count_terms(self.tokenizer, texts, QUERY_LENGTH)
         present.data = self.query_weights[present.indices]
         present.eliminate_zeros()
         return present
@@ -193,7 +193,12 @@ def _untrained(query_weights: np.ndarray) -> Any:
             f"{path}: not the weights that the default model was trained from: expected sha256 "
             f"{TRUNK_SHA256}, got {found}"
         )
-    config = ModelConfig(queries="idf", max_length=MAX_LENGTH, calibrate_terms=None)
+    config = ModelConfig(
+        queries="idf",
+        max_length=MAX_LENGTH,
+        query_max_length=QUERY_LENGTH,
+        calibrate_terms=None,
+    )
     return build_model(config, [], query_weights)
 
 

@@ -27,7 +27,9 @@ TEXTS = [
     "Who was the first to sail around the world? " * 40,
     "",
 ]
-QUESTIONS = ["copy a file", "who was the FIRST to sail?", ""]
+# Tokens 65 to 512 of a query count, the 513th does not.
+LONG = [f"{'the ' * n}metadata" for n in (64, 200, 511, 512)]
+QUESTIONS = ["copy a file", "who was the FIRST to sail?", "", *LONG]
 
 
 def dense(vectors):
@@ -59,13 +61,11 @@ def test_packed_and_put_together_again(trained, tmp_path):
         rounded = weights.to(changed[name].dtype) if name in changed else weights
         assert torch.equal(state[name], rounded.float()), name
     assert {weights.dtype for weights in changed.values()} == {torch.bfloat16, torch.float32}
-    np.testing.assert_array_equal(
-        dense(again.encode_query(QUESTIONS)), dense(whole.encode_query(QUESTIONS))
-    )
+    short = QUESTIONS[: -len(LONG)]  # in training queries end at 64 tokens
+    expected = dense(whole.encode_query(short))
+    np.testing.assert_array_equal(dense(again.encode_query(short)), expected)
     encoder = DefaultEncoder(tmp_path)
-    np.testing.assert_array_equal(
-        dense(encoder.encode_queries(QUESTIONS)), dense(whole.encode_query(QUESTIONS))
-    )
+    np.testing.assert_array_equal(dense(encoder.encode_queries(short)), expected)
 
 
 def test_what_ships_is_small_and_says_what_it_is():
@@ -85,9 +85,9 @@ def test_the_exported_model_gives_equal_vectors_in_plain_sentence_transformers(
     expected = dense(stock.encode_document(TEXTS))
     assert 20 < (expected > 0).sum(axis=1)[0] < 500
     np.testing.assert_allclose(dense(ours.encode_documents(TEXTS)), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(
-        dense(ours.encode_queries(QUESTIONS)), dense(stock.encode_query(QUESTIONS))
-    )
+    queries = dense(ours.encode_queries(QUESTIONS))
+    np.testing.assert_array_equal(queries, dense(stock.encode_query(QUESTIONS)))
+    assert (queries > 0).sum(axis=1)[-4:].tolist() == [2, 2, 2, 1]
     assert (tmp_path / "model" / "README.md").read_text() == (FOLDER / "README.md").read_text()
     with pytest.raises(FileExistsError, match="model exists: export into a directory that does"):
         export_default(tmp_path / "model")
