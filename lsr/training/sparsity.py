@@ -90,16 +90,19 @@ class Target(Strength):
     With n the measured terms of a vector (smoothed), n* their target and x = log(n/n*), each step
     changes
 
-        log λ  by  GAIN · (Δx + √pace · clip(NEAR · x, ±1) / settle_steps).
+        log λ  by  GAIN / √pace · (Δx + √pace · clip(NEAR · x, ±1) / settle_steps).
 
     That is a PI controller in its incremental form, on logarithms, as both n and λ run over orders
-    of magnitude. Read as a rate: λ rises while n falls more slowly than by NEAR · x / settle_steps
+    of magnitude. Read as a rate: λ rises while n falls more slowly than by √pace / settle_steps
     e-folds a step, and falls while n falls faster. So λ does not wind up on the long way down from
     30,000 terms, when a plain integral of the error would grow with each step: as soon as n moves
     as fast as it should, λ stays. The clip bounds the speed asked for, since terms that die in a
     rush do not come back; n is averaged over few enough steps to lag little behind at that speed.
-    With `pace`, the learning rate over its maximum, the controller slows as the model does in
-    warm-up and decay; by its root only, so that the last distances are not left as they are.
+
+    `pace` is the learning rate over its maximum. A model answers λ in proportion to it, so the gain
+    grows as it falls; by its root only, since noise passes through the same gain. The integral
+    does not slow down with the model: λ must go on drifting as the ranking loss falls, and what
+    is not followed in the last steps stays in the model.
 
     - Noise: Δx telescopes, so noise in n moves λ to and fro but does not add up.
     - Scale: λ starts where the penalty is START of the ranking loss (LOW where there are too few
@@ -114,8 +117,10 @@ class Target(Strength):
       model did not follow, and yet no λ is out of reach.
     """
 
-    GAIN = 1.0
-    NEAR = 2.0
+    GAIN = 1.5  # with Adam's lag, 3 swings between half and twice the target
+    NEAR = 3.0
+    SLOWEST = 0.1  # a smaller pace counts as this much
+    LAG = 10  # fewer steps to settle in count as these
     SMOOTHING = 0.05  # of the steps to settle in: so many are averaged
     START, LOW, HIGH = 3e-3, 1e-3, 1.0
     FLOOR = 1e-3  # of the target: n counts as this much where there are fewer terms
@@ -127,7 +132,8 @@ class Target(Strength):
             terms: active terms of a vector on average, positive.
             settle_steps: optimiser steps in which the distance to the target should shrink by
                 a factor e, at the largest learning rate. The target is reached after about 10 times
-                as many. Too few for the model to follow, and terms die in a rush.
+                as many. Less than 10 count as 10: under Adam (β₁ = 0.9) a model takes as long to
+                follow, and terms would die in a rush.
 
         Raises:
             ValueError: an argument is out of range.
@@ -137,7 +143,7 @@ class Target(Strength):
         if settle_steps < 1:
             raise ValueError(f"`settle_steps` must be at least 1, got {settle_steps}")
         self.terms = terms
-        self.settle_steps = settle_steps
+        self.settle_steps = max(settle_steps, self.LAG)
         self._log_weight: float | None = None
         self._observations = 0
         self._mean_terms = 0.0
@@ -170,13 +176,13 @@ class Target(Strength):
             start = self.START if self._distance > 0 else self.LOW
             self._log_weight = math.log(start) - self._log_ratio
             return
-        speed = max(-1.0, min(1.0, self.NEAR * self._distance))
-        wanted = math.sqrt(pace) * speed / self.settle_steps
+        root = math.sqrt(max(pace, self.SLOWEST))
+        wanted = root * max(-1.0, min(1.0, self.NEAR * self._distance)) / self.settle_steps
         pull = self._log_weight + self._log_ratio
         beyond = pull - math.log(self.HIGH) if wanted > 0 else math.log(self.LOW) - pull
         # Only what is wanted is damped: noise in the other term must cancel out.
         wanted *= math.exp(-max(0.0, beyond) / 2)
-        self._log_weight += self.GAIN * (self._distance - before + wanted)
+        self._log_weight += self.GAIN / root * (self._distance - before + wanted)
 
     def state_dict(self) -> dict[str, Any]:
         """λ and the running means."""
