@@ -94,15 +94,16 @@ class Target(Strength):
 
     That is a PI controller in its incremental form, on logarithms, as both n and λ run over orders
     of magnitude. Read as a rate: λ rises while n falls more slowly than by √pace / settle_steps
-    e-folds a step (near the target by NEAR · x times as much), and falls while n falls faster. So λ does not wind up on the long way down from
-    30,000 terms, when a plain integral of the error would grow with each step: as soon as n moves
-    as fast as it should, λ stays. The clip bounds the speed asked for, since terms that die in a
-    rush do not come back; n is averaged over few enough steps to lag little behind at that speed.
+    e-folds a step (near the target by NEAR · x times as much), and falls while n falls faster. So λ
+    does not wind up on the long way down from 30,000 terms, when a plain integral of the error
+    would grow with each step: as soon as n moves as fast as it should, λ stays. The clip bounds the
+    speed asked for, since terms that die in a rush do not come back; n is averaged over few enough
+    steps to lag little behind at that speed.
 
-    `pace` is the learning rate over its maximum, at least SLOWEST. A model answers λ in proportion to it, so the gain
-    grows as it falls; by its root only, since noise passes through the same gain. The integral
-    does not slow down with the model: λ must go on drifting as the ranking loss falls, and what
-    is not followed in the last steps stays in the model.
+    `pace` is the learning rate over its maximum, at least SLOWEST. A model answers λ in proportion
+    to it, so the gain grows as it falls; by its root only, since noise passes through the same
+    gain. The integral does not slow down with the model: λ must go on drifting as the ranking loss
+    falls, and what is not followed in the last steps stays in the model.
 
     - Noise: Δx telescopes, so noise in n moves λ to and fro but does not add up.
     - Scale: λ starts where the penalty is START of the ranking loss (LOW where there are too few
