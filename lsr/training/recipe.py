@@ -85,7 +85,8 @@ class Objectives:
     document_weight: float | None = None
     query_terms: float | None = None
     query_weight: float | None = None
-    ramp_steps: int = 1000  # optimiser steps until a weight is whole
+    # Optimiser steps until a weight is whole, or a number of terms is reached (at least 100).
+    ramp_steps: int = 1000
     mini_batch_size: int | None = None  # GradCache: texts in one pass
 
 

@@ -158,7 +158,10 @@ def train(
             loss,
             document_terms=recipe.objective.document_terms,
             query_terms=recipe.objective.query_terms,
-            ramp_steps=recipe.objective.ramp_steps,
+            # A target may take longer than asked for.
+            ramp_steps=max(
+                [recipe.objective.ramp_steps, *(s.ramp_steps for s in loss.strengths.values())]
+            ),
         )
         ours = [StrengthCallback(loss), guard, NonNegativeQueryWeights()]
     collator, modules = _modules_in_training(recipe, prepared.train, model, out, progress)

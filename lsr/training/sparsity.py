@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class Strength:
     """λ of one penalty, a number that changes from one optimiser step to the next."""
 
+    ramp_steps: int  # optimiser steps until it has its full strength, or reaches its target
+
     def value(self) -> float:
         """λ for the coming step."""
         raise NotImplementedError
@@ -118,7 +120,7 @@ class Target(Strength):
       model did not follow, and yet no λ is out of reach.
     """
 
-    GAIN = 1.5  # with Adam's lag, 3 swings between half and twice the target
+    GAIN = 1.5  # more follows faster and swings more: Adam answers late (docs/LOG.md)
     NEAR = 3.0
     SLOWEST = 0.1  # a smaller pace counts as this much
     LAG = 10  # fewer steps to settle in count as these
@@ -133,7 +135,7 @@ class Target(Strength):
             terms: active terms of a vector on average, positive.
             settle_steps: optimiser steps in which the distance to the target should shrink by
                 a factor e, at the largest learning rate. The target is reached after about 10 times
-                as many. Less than 10 count as 10: under Adam (β₁ = 0.9) a model takes as long to
+                as many. Fewer than 10 count as 10: under Adam (β₁ = 0.9) a model takes as long to
                 follow, and terms would die in a rush.
 
         Raises:
@@ -145,6 +147,7 @@ class Target(Strength):
             raise ValueError(f"`settle_steps` must be at least 1, got {settle_steps}")
         self.terms = terms
         self.settle_steps = max(settle_steps, self.LAG)
+        self.ramp_steps = 10 * self.settle_steps
         self._log_weight: float | None = None
         self._observations = 0
         self._mean_terms = 0.0

@@ -19,7 +19,7 @@ from lsr.eval.learning import encode, learn, measure
 from lsr.training import tiny
 from lsr.training.arguments import arguments
 from lsr.training.curves import write_curves
-from lsr.training.guard import TrainingStopped
+from lsr.training.guard import Guard, TrainingStopped
 from lsr.training.prepare import SCORED, prepare
 from lsr.training.recipe import load_recipe
 from lsr.training.run import build, objective_of, open_run, train
@@ -200,6 +200,21 @@ def test_too_large_a_weight_is_stopped_with_the_reason(tmp_path):
         train(recipe, prepared, model, tmp_path)
     assert logged(tmp_path)[-1]["step"] < 200
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("30", 100), ("600", 600)])
+def test_the_guard_waits_until_the_target_can_be_reached(tmp_path, monkeypatch, asked, waited):
+    settings = {"objective__ramp_steps": asked, "training__max_steps": "1"}
+    recipe, prepared, model = start("splade-doc", tmp_path, **settings)
+    guards = []
+
+    class Watched(Guard):
+        def on_step_end(self, *args, **kwargs):
+            guards.append(self)
+
+    monkeypatch.setattr("lsr.training.run.Guard", Watched)
+    train(recipe, prepared, model, tmp_path)
+    assert [guard.ramp_steps for guard in guards] == [waited]
 
 
 LIVE = {
