@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LINKED = ("kernels", "indexes", "eval")
 OWN = ("encoders", "training", "cli")
-CORE = {"lsr.corpus", "lsr.pydoc", "lsr.vectors", "lsr.run"}
-APPLICATION = {"lsr.indexing", "lsr.live", "lsr.search", "lsr.display"}
+CORE = {"lsr.corpus", "lsr.pydoc", "lsr.vectors", "lsr.run", "lsr.fusion", "lsr.feedback"}
+APPLICATION = {"lsr.indexing", "lsr.live", "lsr.search", "lsr.display", "lsr.request"}
 
 # Group → the groups it may import besides itself.
 MAY_IMPORT = {

@@ -1,0 +1,187 @@
+"""What is asked of an index: one model for the command line, Python and HTTP."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LARGEST_K = 1_000_000
+# Weights of a query given as terms.
+LARGEST_WEIGHT = 1e4
+
+Side = Literal["sparse", "dense"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interpolation(_Settings):
+    """How a sparse and a dense ranking become one: see `lsr.fusion`."""
+
+    method: Literal["convex", "rrf"] = "convex"
+    alpha: Share = Field(0.5, description="weight of the sparse side; the dense side has 1 − alpha")
+    normalisation: Literal["min-max", "theoretical", "z-score", "none"] = Field(
+        "min-max", description="of each side's scores before they are added (convex)"
+    )
+    missing: Literal["exact", "zero", "minimum"] = Field(
+        "exact", description="what a side gives a document that only the other side returned"
+    )
+    rank_constant: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        60, description="the k of reciprocal rank fusion (rrf)"
+    )
+    depth: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        1000, description="documents of each side; no answer depends on the page asked for"
+    )
+
+
+class Feedback(_Settings):
+    """A second pass with a query moved towards its first results: see `lsr.feedback`."""
+
+    side: Literal["sparse", "dense", "both"] | None = Field(
+        None, description="the query that is moved; by default the dense one where there is one"
+    )
+    method: Literal["rocchio", "average", "relevance-model"] = Field(
+        "rocchio", description="relevance-model (RM3) is for the sparse side"
+    )
+    documents: Annotated[int, Field(ge=1, le=100)] = Field(
+        3, description="first results taken for relevant"
+    )
+    alpha: Annotated[float, Field(ge=0, le=100)] = Field(1.0, description="weight of the query")
+    beta: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.5, description="weight of the documents' mean"
+    )
+    gamma: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.0, description="weight of the mean of `negatives`, subtracted"
+    )
+    negatives: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="last results of the first pass taken for not relevant"
+    )
+    iterations: Annotated[int, Field(ge=1, le=10)] = 1
+    terms: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        64, description="terms of the moved sparse query, the heaviest"
+    )
+    mass: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="or the heaviest that hold this share of the sum of weights"
+    )
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="or those of at least this share of the largest weight"
+    )
+    first: Side | None = Field(
+        None, description="the side whose first results are taken; by default the one moved"
+    )
+    interpolate: Literal["none", "before", "after", "both"] | None = Field(
+        None,
+        description="where the sides are interpolated (Li et al., SIGIR 2022): the first results, "
+        "the last, or both; by default both in mode hybrid",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Feedback:
+        if self.method == "relevance-model" and self.side in ("dense", "both"):
+            raise ValueError("method 'relevance-model' is for side 'sparse'")
+        if self.alpha == 0 and self.beta == 0 and self.method == "rocchio":
+            raise ValueError("`alpha` or `beta` must be above 0")
+        if (self.gamma > 0) != (self.negatives > 0):
+            raise ValueError("`gamma` and `negatives` belong together: give both or neither")
+        if self.first and self.interpolate in ("before", "both"):
+            raise ValueError(
+                f"`first` is for interpolate 'none' and 'after'; {self.interpolate!r} takes the "
+                "interpolated first results"
+            )
+        return self
+
+
+class Request(_Settings):
+    """A query and what is wanted of its answer."""
+
+    query: str | dict[str, float] = Field(description="a text, or term → weight")
+    k: Annotated[int, Field(ge=1, le=LARGEST_K)] = Field(10, description="hits")
+    mode: Literal["sparse", "dense", "hybrid"] = "sparse"
+    interpolation: Interpolation | None = Field(
+        None, description="of mode hybrid; by default what `lsr tune` has stored, else its defaults"
+    )
+    feedback: Feedback | None = None
+    filters: dict[str, str | bool | float | tuple[float | None, float | None]] = Field(
+        default_factory=dict, description="metadata that a hit has; (low, high) for numbers"
+    )
+    min_score: float | None = Field(None, description="smallest score of a hit")
+    max_terms: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="query terms used, the heaviest"
+    )
+    mass: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="query terms used: the heaviest that hold this share of the weights' sum"
+    )
+    rescore: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None,
+        description="candidates of the query cut by `max_terms` or `mass` that are scored again "
+        "by all its terms (approximate: others are not seen)",
+    )
+
+    @field_validator("query")
+    @classmethod
+    def _weights(cls, query: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(query, dict):
+            for term, weight in query.items():
+                if not (math.isfinite(weight) and 0 < weight <= LARGEST_WEIGHT):
+                    raise ValueError(
+                        f"the weight of {term!r} must be in (0, {LARGEST_WEIGHT:.0f}], got {weight}"
+                    )
+        return query
+
+    @model_validator(mode="after")
+    def _fits(self) -> Request:
+        if self.mode != "sparse" and not isinstance(self.query, str):
+            raise ValueError(f"mode {self.mode!r} needs a text: term weights have no dense vector")
+        if self.interpolation and self.mode != "hybrid":
+            raise ValueError(f"`interpolation` is for mode 'hybrid', got mode {self.mode!r}")
+        if self.mode == "dense" and (self.max_terms or self.mass):
+            raise ValueError("`max_terms` and `mass` cut sparse queries; mode is 'dense'")
+        if self.rescore and not (self.max_terms or self.mass):
+            raise ValueError("`rescore` needs `max_terms` or `mass`, which cut the first query")
+        if self.rescore and self.mode != "sparse":
+            raise ValueError(f"`rescore` is for mode 'sparse', got mode {self.mode!r}")
+        if self.feedback:
+            self._check_feedback(self.feedback)
+        return self
+
+    def _check_feedback(self, feedback: Feedback) -> None:
+        if self.mode == "hybrid":
+            if self.sides_moved == ("sparse", "dense") and self.stages not in ("after", "both"):
+                raise ValueError(
+                    "feedback on both sides ends in two rankings: `interpolate` must be 'after' "
+                    f"or 'both', got {self.stages!r}"
+                )
+            return
+        if feedback.interpolate not in (None, "none"):
+            raise ValueError(
+                f"`interpolate` {feedback.interpolate!r} needs mode 'hybrid', got {self.mode!r}"
+            )
+        for name, side in (("side", feedback.side), ("first", feedback.first)):
+            if side not in (None, self.mode):
+                raise ValueError(f"feedback's `{name}` {side!r} needs mode 'hybrid' or {side!r}")
+        if self.mode == "dense" and feedback.method == "relevance-model":
+            raise ValueError("method 'relevance-model' is for side 'sparse'")
+
+    @property
+    def sides_moved(self) -> tuple[Side, ...]:
+        """The sides whose queries feedback moves."""
+        if not self.feedback:
+            return ()
+        if self.feedback.side == "both":
+            return ("sparse", "dense")
+        if self.feedback.side:
+            return (self.feedback.side,)
+        if self.mode == "sparse" or self.feedback.method == "relevance-model":
+            return ("sparse",)
+        return ("dense",)
+
+    @property
+    def stages(self) -> Literal["none", "before", "after", "both"]:
+        """Where feedback's interpolation takes place."""
+        if not self.feedback or self.mode != "hybrid":
+            return "none"
+        return self.feedback.interpolate or "both"
