@@ -10,8 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LINKED = ("kernels", "indexes", "eval")
 OWN = ("encoders", "training", "cli")
-CORE = {"lsr.corpus", "lsr.pydoc", "lsr.vectors", "lsr.run", "lsr.fusion", "lsr.feedback"}
-APPLICATION = {"lsr.indexing", "lsr.live", "lsr.search", "lsr.display", "lsr.request"}
+CORE = {
+    "lsr.corpus",
+    "lsr.pydoc",
+    "lsr.vectors",
+    "lsr.run",
+    "lsr.request",
+    "lsr.fusion",
+    "lsr.feedback",
+}
+APPLICATION = {"lsr.indexing", "lsr.live", "lsr.search", "lsr.display"}
 
 # Group → the groups it may import besides itself.
 MAY_IMPORT = {
