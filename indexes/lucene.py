@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
-import struct
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +14,19 @@ from scipy.sparse import csr_array
 
 from lsr.corpus import Document
 from lsr.indexes import jvm
+from lsr.indexes.buffers import (
+    Filter,
+    Reader,
+    pack_document,
+    pack_filters,
+    pack_integers,
+    pack_queries,
+    pack_strings,
+    read_vints,
+)
 
 Hits = list[tuple[str, int]]
-Filter = str | float | bool | tuple[float | None, float | None]
 LARGEST_K = 1_000_000
-# Characters of metadata that can be filtered by; Lucene refuses terms of 32 KiB.
-LONGEST_FILTER = 1000
 
 
 class LuceneError(RuntimeError):
@@ -40,7 +44,7 @@ class LuceneIndex:
         """Use `create` or `open`."""
         self.path = path
         self.n_terms = len(vocabulary)
-        terms = _strings(vocabulary)
+        terms = pack_strings(vocabulary)
         self._engine = self._ask(lambda: jvm.engine_class()(str(path), terms, create, writable))
 
     @classmethod
@@ -125,18 +129,20 @@ class LuceneIndex:
             raise ValueError(
                 f"impacts must be in [1, 2^24), got {impacts.data.min()} to {impacts.data.max()}"
             )
-        numbers = _integers(len(documents), np.diff(impacts.indptr), impacts.indices, impacts.data)
-        strings = b"".join(map(_document, documents))
+        numbers = pack_integers(
+            len(documents), np.diff(impacts.indptr), impacts.indices, impacts.data
+        )
+        strings = b"".join(map(pack_document, documents))
         self._ask(lambda: self._engine.add(numbers, strings, new, threads))
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete documents by id; unknown ids are no error. Seen by searches after `commit`."""
-        packed = _strings(ids)
+        packed = pack_strings(ids)
         self._ask(lambda: self._engine.delete(packed))
 
     def commit(self, user_data: Mapping[str, str]) -> None:
         """Make all since the last commit durable and visible, atomically, with `user_data`."""
-        packed = _strings(part for item in user_data.items() for part in item)
+        packed = pack_strings(part for item in user_data.items() for part in item)
         self._ask(lambda: self._engine.commit(packed))
 
     def refresh(self) -> None:
@@ -176,16 +182,10 @@ class LuceneIndex:
         """
         if not 1 <= k <= LARGEST_K:
             raise ValueError(f"`k` must be in [1, {LARGEST_K}], got {k}")
-        if queries.shape[1] != self.n_terms:
-            raise ValueError(f"queries have {queries.shape[1]} terms, the index {self.n_terms}")
-        if queries.nnz and queries.data.min() < 1:
-            raise ValueError(f"query weights must be at least 1, got {queries.data.min()}")
-        parts: list[Any] = [queries.shape[0]]
-        for start, end in zip(queries.indptr[:-1], queries.indptr[1:], strict=True):
-            parts += [end - start, queries.indices[start:end], queries.data[start:end]]
-        numbers = _integers(*parts)
-        packed = _filters(filters or {})
-        answer = _Reader(
+        self._check(queries)
+        numbers = pack_queries(queries)
+        packed = pack_filters(filters or {})
+        answer = Reader(
             self._ask(
                 lambda: bytes(
                     self._engine.search(numbers, packed, k, min_score, threads).tostring()
@@ -201,6 +201,54 @@ class LuceneIndex:
             results.append(hits)
         return results
 
+    def scores(
+        self, queries: csr_array, ids: Sequence[Sequence[str]], *, threads: int = 1
+    ) -> list[list[int]]:
+        """What `search` would score known documents, 0 for those without a term of the query.
+
+        Args:
+            queries: as for `search`, shape (n, V).
+            ids: the documents of each of the n queries.
+            threads: Java threads.
+
+        Raises:
+            KeyError: an unknown id.
+            ValueError: sizes that do not fit.
+        """
+        self._check(queries)
+        if len(ids) != queries.shape[0]:
+            raise ValueError(f"`ids` must hold a list for each of {queries.shape[0]} queries")
+        numbers = pack_queries(queries) + pack_integers([len(of_query) for of_query in ids])
+        asked = [doc_id for of_query in ids for doc_id in of_query]
+        packed = pack_strings(asked)
+        answer = self._ask(lambda: bytes(self._engine.score(numbers, packed, threads).tostring()))
+        found = np.frombuffer(answer, dtype="<i4")
+        if (found < 0).any():
+            raise KeyError(f"no document {asked[int(np.argmax(found < 0))]!r} in {self.path}")
+        ends = np.cumsum([len(of_query) for of_query in ids])[:-1]
+        return [part.tolist() for part in np.split(found, ends)] if len(ids) else []
+
+    def matching(self, filters: Mapping[str, Filter]) -> list[str]:
+        """The ids of all documents that meet `filters` (see `search`), ascending.
+
+        Raises:
+            ValueError: a filter is out of range.
+        """
+        packed = pack_filters(filters)
+        answer = Reader(self._ask(lambda: bytes(self._engine.matching(packed).tostring())))
+        found = []
+        while answer.left:
+            found.append(answer.string())
+        return sorted(found)
+
+    def document_frequencies(self) -> np.ndarray:
+        """Documents that hold each term, int64, shape (V,).
+
+        Those of deleted documents that were not merged away are counted.
+        """
+        answer = self._ask(lambda: bytes(self._engine.frequencies().tostring()))
+        return np.frombuffer(answer, dtype="<i4").astype(np.int64)
+
     def impacts(self, ids: Sequence[str]) -> csr_array:
         """Forward vectors, int32, shape (len(ids), V), in the order asked.
 
@@ -210,7 +258,7 @@ class LuceneIndex:
         indices: list[np.ndarray] = []
         data: list[np.ndarray] = []
         for forward, _ in self._fetch(ids):
-            numbers = _vints(forward)
+            numbers = read_vints(forward)
             indices.append(np.cumsum(numbers[0::2]))
             data.append(numbers[1::2])
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in indices])]).astype(np.int64)
@@ -224,6 +272,12 @@ class LuceneIndex:
             shape=(len(ids), self.n_terms),
         )
 
+    def _check(self, queries: csr_array) -> None:
+        if queries.shape[1] != self.n_terms:
+            raise ValueError(f"queries have {queries.shape[1]} terms, the index {self.n_terms}")
+        if queries.nnz and queries.data.min() < 1:
+            raise ValueError(f"query weights must be at least 1, got {queries.data.min()}")
+
     def documents(self, ids: Sequence[str]) -> list[Document]:
         """Stored documents in the order asked.
 
@@ -233,8 +287,8 @@ class LuceneIndex:
         return [document for _, document in self._fetch(ids)]
 
     def _fetch(self, ids: Sequence[str]) -> list[tuple[bytes, Document]]:
-        packed = _strings(ids)
-        answer = _Reader(self._ask(lambda: bytes(self._engine.fetch(packed).tostring())))
+        packed = pack_strings(ids)
+        answer = Reader(self._ask(lambda: bytes(self._engine.fetch(packed).tostring())))
         found = []
         for doc_id in ids:
             if not answer.integer():
@@ -262,7 +316,7 @@ class LuceneIndex:
     @property
     def user_data(self) -> dict[str, str]:
         """What the last commit said of itself; empty before the first."""
-        answer = _Reader(self._ask(lambda: bytes(self._engine.userData().tostring())))
+        answer = Reader(self._ask(lambda: bytes(self._engine.userData().tostring())))
         data = {}
         while answer.left:
             key = answer.string()
@@ -273,99 +327,3 @@ class LuceneIndex:
         """Whether Lucene's CheckIndex finds the index clean, and its report."""
         answer = self._ask(lambda: bytes(self._engine.check().tostring()))
         return answer[0] == 1, answer[1:].decode("utf-8")
-
-
-def _integers(*parts: Any) -> bytes:
-    return b"".join(np.ascontiguousarray(part, dtype="<i4").tobytes() for part in parts)
-
-
-def _strings(values: Iterable[str]) -> bytes:
-    encoded = [value.encode("utf-8") for value in values]
-    return b"".join(struct.pack("<i", len(value)) + value for value in encoded)
-
-
-def _pairs(pairs: Sequence[tuple[str, str]]) -> bytes:
-    return _integers(len(pairs)) + _strings(part for pair in pairs for part in pair)
-
-
-def _ranges(ranges: Sequence[tuple[str, *tuple[float, ...]]]) -> bytes:
-    packed = (_strings([key]) + struct.pack(f"<{len(of)}d", *of) for key, *of in ranges)
-    return _integers(len(ranges)) + b"".join(packed)
-
-
-def _filters(filters: Mapping[str, Filter]) -> bytes:
-    """What a hit must have: metadata that equals, numbers between bounds."""
-    equal: list[tuple[str, str]] = []
-    between: list[tuple[str, *tuple[float, ...]]] = []
-    for key, value in filters.items():
-        if isinstance(value, tuple):
-            low, high = value
-            low = -math.inf if low is None else float(low)
-            high = math.inf if high is None else float(high)
-            if not low <= high:
-                raise ValueError(f"filter {key!r}: the bounds must be low ≤ high, got {value}")
-            between.append((key, low, high))
-        else:
-            equal.append((key, _filterable(value)))
-    return _pairs(equal) + _ranges(between)
-
-
-def _filterable(value: str | float | bool) -> str:
-    """A value of metadata as the string it is found by: 3 and 3.0 are the same, true is true."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value)
-
-
-def _document(document: Document) -> bytes:
-    strings: list[tuple[str, str]] = []
-    numbers: list[tuple[str, *tuple[float, ...]]] = []
-    for key, value in document.metadata.items():
-        for part in value if isinstance(value, list) else [value]:
-            if not isinstance(part, (str, int, float)):
-                continue
-            if len(filterable := _filterable(part)) <= LONGEST_FILTER:
-                strings.append((key, filterable))
-            if not isinstance(part, (bool, str)) and abs(part) <= sys.float_info.max:
-                numbers.append((key, float(part)))
-    stored = (document.id, document.title, document.text, json.dumps(dict(document.metadata)))
-    return _strings(stored) + _pairs(strings) + _ranges(numbers)
-
-
-def _vints(packed: bytes) -> np.ndarray:
-    values = []
-    value = shift = 0
-    for byte in packed:
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            values.append(value)
-            value = shift = 0
-    return np.array(values, dtype=np.int64)
-
-
-class _Reader:
-    """Reads an answer of the engine from front to back."""
-
-    def __init__(self, packed: bytes) -> None:
-        self._packed = packed
-        self._at = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._packed) - self._at
-
-    def integer(self) -> int:
-        (value,) = struct.unpack_from("<i", self._packed, self._at)
-        self._at += 4
-        return int(value)
-
-    def bytes(self) -> bytes:
-        size = self.integer()
-        self._at += size
-        return self._packed[self._at - size : self._at]
-
-    def string(self) -> str:
-        return self.bytes().decode("utf-8")

@@ -35,13 +35,11 @@ import org.apache.lucene.index.IndexOptions;
 import org.apache.lucene.index.IndexWriter;
 import org.apache.lucene.index.IndexWriterConfig;
 import org.apache.lucene.index.LeafReaderContext;
-import org.apache.lucene.index.PostingsEnum;
 import org.apache.lucene.index.Term;
 import org.apache.lucene.index.Terms;
 import org.apache.lucene.search.BooleanClause;
 import org.apache.lucene.search.BooleanQuery;
 import org.apache.lucene.search.BoostQuery;
-import org.apache.lucene.search.DocIdSetIterator;
 import org.apache.lucene.search.IndexSearcher;
 import org.apache.lucene.search.Query;
 import org.apache.lucene.search.TermQuery;
@@ -53,7 +51,7 @@ public final class Engine {
   static final String ID = "id";
   static final String CONTENTS = "contents";
   static final String FORWARD = "forward";
-  private static final String[] STORED = {"title", "text", "metadata"};
+  static final String[] STORED = {"title", "text", "metadata"};
   /** Documents that one thread adds at a time. */
   private static final int STRIDE = 64;
   private static final FieldType IMPACTS = new FieldType();
@@ -316,46 +314,51 @@ public final class Engine {
 
   /** Per id a flag (1: found), then the forward vector, title, text and metadata JSON. */
   public byte[] fetch(byte[] ids) throws IOException {
-    ByteBuffer in = Packed.little(ids);
-    Packed.Writer out = new Packed.Writer();
-    while (in.hasRemaining()) {
-      BytesRef id = new BytesRef(Packed.bytes(in));
-      boolean found = false;
-      for (LeafReaderContext leaf : reader.leaves()) {
-        int doc = live(leaf, id);
-        if (doc < 0) {
-          continue;
-        }
-        found = true;
-        out.integer(1);
-        BinaryDocValues forward = leaf.reader().getBinaryDocValues(FORWARD);
-        forward.advanceExact(doc);
-        out.string(forward.binaryValue());
-        Document stored = leaf.reader().storedFields().document(doc);
-        for (String name : STORED) {
-          out.string(stored.get(name).getBytes(StandardCharsets.UTF_8));
-        }
-        break;
+    return Lookup.fetch(reader, ids);
+  }
+
+  /** Ids of the documents that meet the filters (as in search), a string each. */
+  public byte[] matching(byte[] filters) throws IOException {
+    return Lookup.matching(searcher, required(Packed.little(filters)));
+  }
+
+  /** Documents that hold each term, those deleted and not merged away included. */
+  public byte[] frequencies() throws IOException {
+    return Lookup.frequencies(reader, vocabulary);
+  }
+
+  /**
+   * The scores that search would give to known documents, an integer each in the order asked; −1:
+   * not found. numbers: queries as in search, then a count of ids for each; ids: all of them.
+   */
+  public byte[] score(byte[] numbers, byte[] ids, int threads) throws Exception {
+    ByteBuffer in = Packed.little(numbers);
+    ByteBuffer names = Packed.little(ids);
+    int queries = in.getInt();
+    int[][] terms = new int[queries][];
+    int[][] weights = new int[queries][];
+    for (int i = 0; i < queries; i++) {
+      int count = in.getInt();
+      terms[i] = Packed.ints(in, count);
+      weights[i] = Packed.ints(in, count);
+    }
+    List<Callable<int[]>> tasks = new ArrayList<>();
+    for (int i = 0; i < queries; i++) {
+      int query = i;
+      BytesRef[] asked = new BytesRef[in.getInt()];
+      for (int j = 0; j < asked.length; j++) {
+        asked[j] = new BytesRef(Packed.bytes(names));
       }
-      if (!found) {
-        out.integer(0);
+      tasks.add(
+          () -> Lookup.scores(reader, terms[query], weights[query], vocabulary.length, asked));
+    }
+    Packed.Writer out = new Packed.Writer();
+    for (int[] scores : parallel(tasks, threads)) {
+      for (int score : scores) {
+        out.integer(score);
       }
     }
     return out.bytes();
-  }
-
-  private static int live(LeafReaderContext leaf, BytesRef id) throws IOException {
-    PostingsEnum postings = leaf.reader().postings(new Term(ID, id));
-    if (postings == null) {
-      return -1;
-    }
-    for (int doc = postings.nextDoc(); doc != DocIdSetIterator.NO_MORE_DOCS; ) {
-      if (leaf.reader().getLiveDocs() == null || leaf.reader().getLiveDocs().get(doc)) {
-        return doc;
-      }
-      doc = postings.nextDoc();
-    }
-    return -1;
   }
 
   public int documents() {

@@ -53,6 +53,32 @@ final class Packed {
     out.write(value);
   }
 
+  /** Σ over the terms of a forward vector of impact × weight, weights by term id. */
+  static int product(int[] weights, BytesRef forward) {
+    byte[] bytes = forward.bytes;
+    int at = forward.offset;
+    int end = at + forward.length;
+    int term = 0;
+    int sum = 0;
+    while (at < end) {
+      int value = 0;
+      int shift = 0;
+      for (; bytes[at] < 0; at++, shift += 7) {
+        value |= (bytes[at] & 127) << shift;
+      }
+      value |= bytes[at++] << shift;
+      term += value;
+      int impact = 0;
+      shift = 0;
+      for (; bytes[at] < 0; at++, shift += 7) {
+        impact |= (bytes[at] & 127) << shift;
+      }
+      impact |= bytes[at++] << shift;
+      sum += weights[term] * impact;
+    }
+    return sum;
+  }
+
   /** A growing little-endian buffer. */
   static final class Writer {
     private final ByteArrayOutputStream bytes = new ByteArrayOutputStream();

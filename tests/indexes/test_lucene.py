@@ -156,3 +156,42 @@ def test_damaged_index_is_refused(tmp_path):
         path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(LuceneError, match="Corrupt"):
         LuceneIndex.open(tmp_path / "index", TERMS)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_scores_of_known_documents_are_those_of_search(filled, threads):
+    index, truth = filled
+    queries = random_impacts(40, 78)
+    found = [dict(hits) for hits in index.search(queries, 1000)]
+    order = np.random.default_rng(0)
+    # Each query asks for other documents, in an order that is not theirs, one of them twice.
+    ids = [order.permutation(sorted(truth))[: 5 * query].tolist() for query in range(40)]
+    ids[7] += ids[7][:1]
+    scores = index.scores(queries, ids, threads=threads)
+    for of_query, values, hits in zip(ids, scores, found, strict=True):
+        assert values == [hits.get(doc_id, 0) for doc_id in of_query]
+    assert any(0 in values for values in scores) and any(max(v, default=0) > 0 for v in scores)
+
+
+def test_scores_names_what_is_unknown(filled):
+    index, _ = filled
+    (gone, *_) = [d.id for d in documents(1, 50)]
+    with pytest.raises(KeyError, match=gone):
+        index.scores(random_impacts(1, 3), [[gone]])
+    with pytest.raises(ValueError, match="a list for each of 2 queries"):
+        index.scores(random_impacts(2, 3), [[]])
+    assert index.scores(csr_array((0, len(TERMS)), dtype=np.int32), []) == []
+
+
+def test_matching_and_document_frequencies(filled):
+    index, truth = filled
+    halves = [index.matching({"half": half}) for half in ("0", "1")]
+    assert sorted(halves[0] + halves[1]) == index.matching({}) == sorted(truth)
+    assert halves[0] == [d.id for d in index.documents(halves[0]) if d.metadata["half"] == "0"]
+    assert index.matching({"half": "2"}) == []
+    with pytest.raises(ValueError, match="low ≤ high"):
+        index.matching({"half": (2, 1)})
+    index.force_merge()
+    index.commit({"part": "merged"})
+    stacked = csr_array(np.vstack([row.toarray() for row in truth.values()]))
+    assert index.document_frequencies().tolist() == (stacked > 0).sum(axis=0).tolist()
