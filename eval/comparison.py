@@ -1,4 +1,4 @@
-"""Systems beside a baseline on a dataset: run files and indexes, with tests of the differences."""
+"""Systems beside a baseline on a dataset, with tests of the differences."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lsr.eval.datasets import Dataset
-from lsr.eval.measures import evaluate, parse_measures
-from lsr.eval.report import DEPTH, rank_queries
+from lsr.eval.measures import parse_measures
+from lsr.eval.measuring import evaluate_run, rank_queries
+from lsr.eval.results import Result
 from lsr.eval.significance import Paired, compare, holm
+from lsr.eval.systems import read_run
 from lsr.indexing import Progress
 from lsr.run import Run
 from lsr.search import Searcher
@@ -28,6 +30,24 @@ class Row(NamedTuple):
     # The p values of `paired`, corrected over the systems of the same measure.
     p_ttest_holm: float
     p_randomisation_holm: float
+
+    def record(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        pair = self.paired
+        return {
+            "system": self.system,
+            "mean": pair.system,
+            "difference": pair.difference,
+            "low": pair.low,
+            "high": pair.high,
+            "p_ttest": pair.p_ttest,
+            "p_ttest_holm": self.p_ttest_holm,
+            "p_randomisation": pair.p_randomisation,
+            "p_randomisation_holm": self.p_randomisation_holm,
+            "wins": pair.wins,
+            "losses": pair.losses,
+            "ties": pair.ties,
+        }
 
 
 @dataclass(frozen=True)
@@ -50,10 +70,19 @@ class Comparison:
             "measures": {
                 measure: {
                     "baseline_mean": rows[0].paired.baseline,
-                    "systems": [_record(row) for row in rows],
+                    "systems": [row.record() for row in rows],
                 }
                 for measure, rows in self.rows.items()
             },
+        }
+
+    def of(self, system: str) -> dict[str, Row]:
+        """The rows of one system, by measure; none for the baseline."""
+        return {
+            measure: row
+            for measure, rows in self.rows.items()
+            for row in rows
+            if row.system == system
         }
 
     def tables(self) -> list[Table]:
@@ -68,11 +97,11 @@ def compare_systems(
     *,
     progress: Progress = lambda step, done, total: None,
 ) -> Comparison:
-    """Each system beside the first by each measure: `significance.compare`, corrected by `holm`.
+    """Each system beside the first by each measure: see `compare_results`.
 
     A system is the path of a TREC run file or of an index directory. Of both the DEPTH best
     documents of a query are measured, its own id dropped (BEIR). A query that a run lacks counts
-    as 0. The correction is over the systems; there is none over the measures.
+    as 0.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -85,19 +114,35 @@ def compare_systems(
     parse_measures(measures)
     if missing := [system for system in systems if not Path(system).exists()]:
         raise FileNotFoundError(f"no run file or index directory: {', '.join(missing)}")
-    values = [
-        evaluate(read_system(system, dataset, progress=progress), dataset.qrels, measures).per_query
-        for system in systems
-    ]
+    runs = [read_system(system, dataset, progress=progress) for system in systems]
+    return compare_results(
+        [
+            Result(system, dataset, run, evaluate_run(run, dataset, measures), None)
+            for system, run in zip(systems, runs, strict=True)
+        ]
+    )
+
+
+def compare_results(results: Sequence[Result]) -> Comparison:
+    """Each system on a dataset beside the first: `significance.compare`, corrected by `holm`.
+
+    The correction is over the systems; there is none over the measures.
+
+    Raises:
+        ValueError: fewer than 2 results or queries.
+    """
+    if len(results) < 2:
+        raise ValueError(f"a comparison needs at least 2 systems, got {len(results)}")
+    first, *others = results
     rows = {}
-    for measure in measures:
-        pairs = [compare(values[0][measure], others[measure]) for others in values[1:]]
+    for measure, baseline in first.evaluation.per_query.items():
+        pairs = [compare(baseline, other.evaluation.per_query[measure]) for other in others]
         ttest = holm([pair.p_ttest for pair in pairs])
         randomisation = holm([pair.p_randomisation for pair in pairs])
-        rows[measure] = [
-            Row(*row) for row in zip(systems[1:], pairs, ttest, randomisation, strict=True)
-        ]
-    return Comparison(dataset.name, dataset.split, len(dataset.queries), systems[0], rows)
+        names = [other.system for other in others]
+        rows[measure] = [Row(*row) for row in zip(names, pairs, ttest, randomisation, strict=True)]
+    dataset = first.dataset
+    return Comparison(dataset.name, dataset.split, len(dataset.queries), first.system, rows)
 
 
 def read_system(
@@ -115,31 +160,7 @@ def read_system(
     if Path(path).is_dir():
         with Searcher(Path(path)) as searcher:
             return rank_queries(searcher, dataset, progress=progress)
-    run = Run.read_trec(path)
-    if run.keys().isdisjoint(dataset.qrels):
-        raise ValueError(
-            f"{path}: none of its {len(run)} queries is among the {len(dataset.qrels)} of "
-            f"{dataset.name}, split {dataset.split!r}"
-        )
-    return run.without_self().truncate(DEPTH)
-
-
-def _record(row: Row) -> dict[str, Any]:
-    pair = row.paired
-    return {
-        "system": row.system,
-        "mean": pair.system,
-        "difference": pair.difference,
-        "low": pair.low,
-        "high": pair.high,
-        "p_ttest": pair.p_ttest,
-        "p_ttest_holm": row.p_ttest_holm,
-        "p_randomisation": pair.p_randomisation,
-        "p_randomisation_holm": row.p_randomisation_holm,
-        "wins": pair.wins,
-        "losses": pair.losses,
-        "ties": pair.ties,
-    }
+    return read_run(Path(path), dataset)
 
 
 def _table(measure: str, baseline: str, rows: Sequence[Row]) -> Table:

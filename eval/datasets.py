@@ -1,4 +1,4 @@
-"""Datasets: test queries and judgements of BEIR folders, ir_datasets ids, and pydoc."""
+"""Datasets: queries and judgements of BEIR folders, ir_datasets ids, short names, and pydoc."""
 
 from __future__ import annotations
 
@@ -11,6 +11,64 @@ import lsr
 from lsr.corpus import Query, beir_file, downloaded, read_queries
 from lsr.run import Qrels, read_qrels
 
+_SPLITS = ("train", "dev", "test")
+_BEIR = (
+    *("trec-covid", "nfcorpus", "nq", "hotpotqa", "fiqa", "arguana", "webis-touche2020/v2"),
+    *("quora", "dbpedia-entity", "scidocs", "fever", "climate-fever", "scifact"),
+)
+_CQADUPSTACK = (
+    *("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats"),
+    *("tex", "unix", "webmasters", "wordpress"),
+)
+_NANO = (
+    *("arguana", "climate-fever", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco"),
+    *("nfcorpus", "nq", "quora", "scidocs", "scifact", "webis-touche2020"),
+)
+_LOTTE = ("lifestyle", "recreation", "science", "technology", "writing")
+
+# Short name → ir_datasets id. `split` is appended to an id that has no judgements of its own, or
+# put in place of {split}.
+SHORT_NAMES = {
+    **{name: f"beir/{name}" for name in _BEIR},
+    "webis-touche2020": "beir/webis-touche2020/v2",
+    **{f"{prefix}webis-touche2020/v1": "beir/webis-touche2020" for prefix in ("", "beir/")},
+    **{f"cqadupstack/{name}": f"beir/cqadupstack/{name}" for name in _CQADUPSTACK},
+    # Not beir/msmarco/test, which is the TREC track of 2019.
+    "msmarco": "beir/msmarco/dev",
+    "msmarco-dev": "msmarco-passage/dev/small",
+    **{f"dl{year}": f"msmarco-passage/trec-dl-20{year}/judged" for year in (19, 20)},
+    "dl-hard": "msmarco-passage/trec-dl-hard",
+    **{f"dl{year}": f"msmarco-passage-v2/trec-dl-20{year}/judged" for year in (21, 22, 23)},
+    **{
+        f"lotte/{topic}/{kind}": f"lotte/{topic}/{{split}}/{kind}"
+        for topic in (*_LOTTE, "pooled")
+        for kind in ("search", "forum")
+    },
+}
+# Touché's judgements differ by version, which tables must show.
+_WITH_VERSION = {
+    "webis-touche2020": "webis-touche2020/v2",
+    "beir/webis-touche2020": "beir/webis-touche2020/v1",
+}
+# Collection → the splits that are short names: `msmarco-passage --split dl19`.
+_AS_SPLITS = {
+    "msmarco-passage": ("dev", "dl19", "dl20", "dl-hard"),
+    "msmarco-passage-v2": ("dl21", "dl22", "dl23"),
+}
+# Name → several datasets. CQADupStack's count as one in a mean over datasets.
+GROUPS = {
+    "beir": tuple(f"beir/{name}" for name in _BEIR),
+    **{
+        name: tuple(f"beir/cqadupstack/{part}" for part in _CQADUPSTACK)
+        for name in ("cqadupstack", "beir/cqadupstack")
+    },
+    "nano-beir": tuple(f"nano-beir/{name}" for name in _NANO),
+    **{
+        f"lotte/{kind}": tuple(f"lotte/{topic}/{kind}" for topic in _LOTTE)
+        for kind in ("search", "forum")
+    },
+}
+
 
 class Dataset(NamedTuple):
     """The queries of one split that have a relevant document, and all judgements of each.
@@ -22,14 +80,39 @@ class Dataset(NamedTuple):
     split: str
     queries: list[Query]
     qrels: Qrels
+    # From this grade on measures that know no grades count a document as relevant.
+    relevant_grade: int = 1
+    # What `open_corpus` knows its documents by; "" is its name.
+    source: str = ""
+    # Shared by datasets that are averaged first, without weights; "" is none.
+    group: str = ""
+
+    @property
+    def label(self) -> str:
+        """A name for tables: of a folder only the last part."""
+        return Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
+
+
+def load_datasets(name: str | os.PathLike[str], split: str = "test") -> list[Dataset]:
+    """The datasets that a name stands for: several (see GROUPS), or the one of that name.
+
+    Raises:
+        As `load_dataset`.
+    """
+    name = os.fspath(name)
+    if name in GROUPS and not Path(name).is_dir():
+        group = "cqadupstack" if name.endswith("cqadupstack") else ""
+        return [load_dataset(part, split)._replace(group=group) for part in GROUPS[name]]
+    return [load_dataset(name, split)]
 
 
 def load_dataset(name: str | os.PathLike[str], split: str = "test") -> Dataset:
     """Return the dataset called `name`, queries in their stored order.
 
-    A name is a BEIR folder (queries.jsonl and qrels/{split}.tsv), an ir_datasets id (`split` is
-    appended to an id that has no judgements of its own), or "pydoc": 100 questions of programmers
-    about the standard library, written by hand, split "test"; grade 2 answers, grade 1 helps.
+    A name is a BEIR folder (queries.jsonl and qrels/{split}.tsv), a short name (see SHORT_NAMES),
+    an ir_datasets id (`split` is appended to an id that has no judgements of its own), or "pydoc":
+    100 questions of programmers about the standard library, written by hand, split "test"; grade 2
+    answers, grade 1 helps. A folder goes before the rest.
 
     Raises:
         FileNotFoundError: the folder has no queries.jsonl.
@@ -40,6 +123,15 @@ def load_dataset(name: str | os.PathLike[str], split: str = "test") -> Dataset:
         return _load_beir(Path(name), split)
     if name == "pydoc":
         return _load_pydoc(split)
+    if name in GROUPS:
+        parts = ", ".join(GROUPS[name][:2])
+        raise ValueError(f"{name} is {len(GROUPS[name])} datasets ({parts}, …): name one of them")
+    if name in _AS_SPLITS and split != "train":
+        if split not in _AS_SPLITS[name]:
+            raise ValueError(
+                f"{name}: no split {split!r}; available: {', '.join(_AS_SPLITS[name])}, train"
+            )
+        name = "msmarco-dev" if split == "dev" else split
     return _load_ir_datasets(name, split)
 
 
@@ -65,27 +157,41 @@ def _load_beir(folder: Path, split: str) -> Dataset:
 def _load_ir_datasets(name: str, split: str) -> Dataset:
     import ir_datasets
 
+    ir_id = SHORT_NAMES.get(name, name).replace("{split}", split)
     try:
-        collection = ir_datasets.load(name)
-        if collection.has_qrels():
-            split = name.rpartition("/")[2]
-        else:
-            collection = ir_datasets.load(f"{name}/{split}")
+        collection = ir_datasets.load(ir_id)
+        if not collection.has_qrels():
+            collection = ir_datasets.load(f"{ir_id}/{split}")
+            ir_id = f"{ir_id}/{split}"
     except KeyError as error:
         raise ValueError(
             f"{name}: not a folder or an ir_datasets id with split {split!r} "
-            "(https://ir-datasets.com)"
+            f"(https://ir-datasets.com), and none of the short names: {_short_names()}"
         ) from error
     if not (collection.has_qrels() and collection.has_queries()):
         raise ValueError(f"{name}: this ir_datasets id has no queries with judgements")
     queries = [
         Query(query.query_id, query.text if hasattr(query, "text") else query.default_text())
-        for query in downloaded(name, collection.queries_iter)
+        for query in downloaded(ir_id, collection.queries_iter)
     ]
     qrels: Qrels = {}
-    for judgement in downloaded(name, collection.qrels_iter):
+    for judgement in downloaded(ir_id, collection.qrels_iter):
         qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = judgement.relevance
-    return _dataset(name, split, queries, qrels)
+    # An id that has judgements of its own says which they are, whatever split was asked for.
+    known = [part for part in ir_id.split("/") if part in _SPLITS]
+    return _dataset(
+        _WITH_VERSION.get(name, name), known[-1] if known else "test", queries, qrels
+    )._replace(relevant_grade=_relevant_grade(ir_id), source=ir_id)
+
+
+def _relevant_grade(ir_id: str) -> int:
+    """2 for the TREC deep learning tracks, whose grade 1 is "related, does not answer"."""
+    return 2 if "/trec-dl-" in ir_id or ir_id == "beir/msmarco/test" else 1
+
+
+def _short_names() -> str:
+    names = [*GROUPS, *SHORT_NAMES]
+    return ", ".join(name for name in names if "/" not in name)
 
 
 def _dataset(

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from lsr.run import Run
 
+# By default, of a whole evaluation.
+MEASURES = ("nDCG@10", "RR@10", "AP", "R@100", "R@1000", "Judged@10")
+
 
 class Evaluation(NamedTuple):
     """Values of each measure: per query id, and their mean over all judged queries."""
@@ -66,6 +69,25 @@ def parse_measures(names: Sequence[str]) -> dict[str, Any]:
     if not names:
         raise ValueError("`measures` must name at least one measure, got none")
     return {name: _parse(name) for name in names}
+
+
+def with_relevant_grade(names: Sequence[str], grade: int) -> list[str]:
+    """The names, with rel=`grade` where a measure counts relevant documents and says no grade.
+
+    >>> with_relevant_grade(["nDCG@10", "RR@10", "P(rel=3)@5"], 2)
+    ['nDCG@10', 'RR(rel=2)@10', 'P(rel=3)@5']
+
+    Raises:
+        ValueError: a measure is unknown, there are none, or `grade` is below 1.
+    """
+    if grade < 1:
+        raise ValueError(f"`relevant_grade` must be at least 1, got {grade}")
+    return [
+        str(measure(rel=grade))
+        if grade > 1 and "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params
+        else name
+        for name, measure in parse_measures(names).items()
+    ]
 
 
 def _parse(name: str) -> Any:

@@ -1,129 +1,170 @@
-"""What an index is worth on a dataset, and what it costs: effectiveness, size, speed."""
+"""Results for people and programs: tables for a terminal, JSON records, averages, run files."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
 
-import numpy as np
 from rich.table import Table
+from rich.text import Text
 
-from lsr.eval.datasets import Dataset
-from lsr.eval.measures import Evaluation, evaluate, parse_measures
-from lsr.indexing import Progress
-from lsr.run import Run
-from lsr.search import Searcher
+from lsr.eval.comparison import Comparison, compare_results
+from lsr.eval.grid import ALPHA, BETTER, WORSE
+from lsr.eval.measures import with_relevant_grade
+from lsr.eval.results import Result
+from lsr.eval.systems import file_name
+from lsr.training.run_files import write_whole
 
-DEPTH = 1000
-# Queries that latency is measured on, one after the other, at LATENCY_K hits.
-LATENCY_QUERIES = 500
-LATENCY_K = 10
-
-
-@dataclass(frozen=True)
-class Report:
-    """One index on one dataset."""
-
-    dataset: str
-    encoder: str
-    run: Run
-    evaluation: Evaluation
-    n_documents: int
-    index_bytes: int
-    postings_per_document: float
-    encode_docs_per_second: float
-    latency_ms: dict[str, float]  # p50 and p95, query text to the ids of its 10 best documents
-
-    def record(self) -> dict[str, Any]:
-        """Everything but the run, for JSON."""
-        return {
-            "dataset": self.dataset,
-            "encoder": self.encoder,
-            "means": self.evaluation.means,
-            "n_documents": self.n_documents,
-            "index_bytes": self.index_bytes,
-            "postings_per_document": self.postings_per_document,
-            "encode_docs_per_second": self.encode_docs_per_second,
-            "latency_ms": self.latency_ms,
-            "per_query": self.evaluation.per_query,
-        }
-
-    def table(self) -> Table:
-        """The means and the costs, for a terminal."""
-        return comparison([self])
+# Documents of a query that stay in memory once a run is written.
+KEPT = 100
+_COSTS = {
+    "documents": lambda cost: f"{cost.n_documents:,}",
+    "index MB": lambda cost: f"{cost.index_bytes / 1e6:.1f}",
+    "encoded documents/s": lambda cost: f"{cost.encode_docs_per_second:,.0f}",
+    "query encoding µs": lambda cost: f"{cost.encode_query_us:,.0f}",
+    "postings a query": lambda cost: f"{cost.postings:,.0f}",
+    "query ms, p50": lambda cost: f"{cost.p50_ms:.1f}",
+    "query ms, p95": lambda cost: f"{cost.p95_ms:.1f}",
+}
 
 
-def rank_queries(
-    searcher: Searcher,
-    dataset: Dataset,
-    *,
-    max_terms: int | None = None,
-    threads: int = 1,
-    progress: Progress = lambda step, done, total: None,
-) -> Run:
-    """The DEPTH best documents of an index for a dataset's queries, a query's own id dropped."""
-    texts = [query.text for query in dataset.queries]
-    # One more than is kept: a query's own document is dropped.
-    ranked = searcher.rank(
-        texts, DEPTH + 1, max_terms=max_terms, threads=threads, progress=progress
-    )
-    ids = [query.id for query in dataset.queries]
-    return Run(dict(zip(ids, ranked, strict=True))).without_self().truncate(DEPTH)
+class Average(NamedTuple):
+    """Means over several datasets that count alike, whatever their numbers of queries."""
+
+    name: str
+    datasets: list[str]
+    means: dict[str, dict[str, float]]  # system → measure, as asked for → mean
 
 
-def measure_index(
-    searcher: Searcher,
-    dataset: Dataset,
-    measures: Sequence[str],
-    *,
-    max_terms: int | None = None,
-    threads: int = 1,
-    progress: Progress = lambda step, done, total: None,
-) -> Report:
-    """Run a dataset's queries through an index, by the BEIR rules (own id dropped).
+def differences(results: Sequence[Result]) -> Comparison | None:
+    """The systems on a dataset beside the first; None where there is nothing to test."""
+    if len(results) < 2 or len(results[0].dataset.queries) < 2:
+        return None
+    return compare_results(results)
 
-    `threads` is the number of Java threads of the run; latency is that of single queries.
 
-    Raises:
-        ValueError: an unknown measure.
+def averages(results: Sequence[Result], measures: Sequence[str]) -> list[Average]:
+    """Means over datasets: of each group (such as CQADupStack's twelve), and of all.
+
+    In that of all a group counts as one. There is none of a single dataset.
+
+    Args:
+        results: every system on every dataset.
+        measures: as asked for; a dataset's own names may say a grade, see `with_relevant_grade`.
     """
-    # A misspelt measure is told before the work, not after it.
-    parse_measures(measures)
-    run = rank_queries(searcher, dataset, max_terms=max_terms, threads=threads, progress=progress)
-    evaluation = evaluate(run, dataset.qrels, measures)
-    milliseconds = []
-    timed = [query.text for query in dataset.queries[:LATENCY_QUERIES]]
-    for number, text in enumerate(timed, 1):
-        start = time.perf_counter()
-        searcher.rank([text], LATENCY_K, max_terms=max_terms)
-        milliseconds.append(1000 * (time.perf_counter() - start))
-        progress("timing single queries", number, len(timed))
-    p50, p95 = np.percentile(milliseconds, [50, 95])
-    n_documents = searcher.index.n_docs
-    return Report(
-        dataset=dataset.name,
-        encoder=searcher.manifest.encoder,
-        run=run,
-        evaluation=evaluation,
-        n_documents=n_documents,
-        index_bytes=searcher.index.size_bytes,
-        postings_per_document=searcher.index.n_postings / max(n_documents, 1),
-        encode_docs_per_second=searcher.manifest.encode_docs_per_second,
-        latency_ms={"p50": float(p50), "p95": float(p95)},
-    )
+    values: dict[str, dict[str, dict[str, float]]] = {}  # dataset → system → measure → mean
+    groups: dict[str, list[str]] = {}
+    for result in results:
+        label = result.dataset.label
+        shown = with_relevant_grade(measures, result.dataset.relevant_grade)
+        means = [result.evaluation.means[name] for name in shown]
+        values.setdefault(label, {})[result.system] = dict(zip(measures, means, strict=True))
+        members = groups.setdefault(result.dataset.group or label, [])
+        if label not in members:
+            members.append(label)
+    found = []
+    for group, members in groups.items():
+        if len(members) > 1:
+            found.append(_average(group, members, values))
+            values[group] = found[-1].means
+    if len(groups) > 1:
+        found.append(_average("mean", list(groups), values))
+    return found
 
 
-def comparison(reports: Sequence[Report]) -> Table:
-    """Reports side by side, one column each, for a terminal."""
-    table = Table("", *(report.encoder for report in reports), box=None, pad_edge=False)
-    for measure in reports[0].evaluation.means:
-        table.add_row(measure, *(f"{r.evaluation.means[measure]:.4f}" for r in reports))
-    table.add_row("documents", *(f"{r.n_documents:,}" for r in reports))
-    table.add_row("index MB", *(f"{r.index_bytes / 1e6:.1f}" for r in reports))
-    table.add_row("postings a document", *(f"{r.postings_per_document:.1f}" for r in reports))
-    table.add_row("encoded documents/s", *(f"{r.encode_docs_per_second:,.0f}" for r in reports))
-    for name in ("p50", "p95"):
-        table.add_row(f"query ms, {name}", *(f"{r.latency_ms[name]:.1f}" for r in reports))
-    return table
+def _average(
+    name: str, members: list[str], values: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> Average:
+    means = {
+        system: {
+            measure: mean(values[member][system][measure] for member in members)
+            for measure in of_system
+        }
+        for system, of_system in values[members[0]].items()
+    }
+    return Average(name, members, means)
+
+
+def table(results: Sequence[Result], found: Comparison | None = None) -> Table:
+    """Systems on one dataset, a column each: quality, with marks of `found`, then cost."""
+    dataset = results[0].dataset
+    shown = _table(f"{dataset.label}, {len(dataset.queries)} queries", [r.system for r in results])
+    marks = {
+        (row.system, measure): BETTER if row.paired.difference > 0 else WORSE
+        for measure, rows in (found.rows if found else {}).items()
+        for row in rows
+        if row.p_randomisation_holm < ALPHA
+    }
+    for measure in results[0].evaluation.means:
+        cells = (
+            f"{result.evaluation.means[measure]:.4f}{marks.get((result.system, measure), '')}"
+            for result in results
+        )
+        shown.add_row(Text(measure), *cells)
+    costs = [result.cost for result in results]
+    if any(cost is not None for cost in costs):
+        for name in _COSTS:
+            shown.add_row(name, *(_COSTS[name](cost) if cost else "–" for cost in costs))
+    return shown
+
+
+def average_table(average: Average) -> Table:
+    """Systems on several datasets, a column each."""
+    title = f"{average.name} of {len(average.datasets)}"
+    shown = _table(title, list(average.means))
+    for measure in next(iter(average.means.values())):
+        shown.add_row(Text(measure), *(f"{means[measure]:.4f}" for means in average.means.values()))
+    return shown
+
+
+def _table(title: str, systems: Sequence[str]) -> Table:
+    shown = Table(box=None, pad_edge=False)
+    # As Text: brackets in a path are no markup. A narrow terminal folds names, never numbers.
+    shown.add_column(Text(title), overflow="fold")
+    for system in systems:
+        shown.add_column(Text(system), overflow="fold", min_width=9)
+    return shown
+
+
+def record(result: Result, found: Comparison | None = None) -> dict[str, Any]:
+    """A result with its values per query and its tests against the baseline, for JSON."""
+    rows = found.of(result.system) if found else {}
+    return {
+        "dataset": result.dataset.name,
+        "split": result.dataset.split,
+        "system": result.system,
+        "n_queries": len(result.dataset.queries),
+        "means": result.evaluation.means,
+        "cost": result.cost._asdict() if result.cost else None,
+        "baseline": found.baseline if found and rows else None,
+        "tests": {measure: row.record() for measure, row in rows.items()},
+        "per_query": result.evaluation.per_query,
+    }
+
+
+def average_record(average: Average, system: str) -> dict[str, Any]:
+    """A system's means over datasets, for JSON."""
+    return {
+        "average": average.name,
+        "datasets": average.datasets,
+        "system": system,
+        "means": average.means[system],
+    }
+
+
+def write_run(folder: Path, result: Result) -> Path:
+    """Write folder/runs/SYSTEM/DATASET.trec; `--system folder/runs/SYSTEM` reads it."""
+    name = re.sub(r"[^\w.=+-]+", "-", result.system).strip("-")
+    path = folder / "runs" / name / f"{file_name(result.dataset)}.trec"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result.run.write_trec(path, "lsr")
+    return path
+
+
+def write_records(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write folder/results.json, a list of what `record` and `average_record` give."""
+    write_whole(folder / "results.json", json.dumps(list(records), indent=1))

@@ -20,18 +20,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
-from typing import Any, NamedTuple
+from statistics import mean
+from typing import Any
 
 import numpy as np
 
 from lsr.corpus import open_corpus
 from lsr.eval.datasets import Dataset, load_dataset
 from lsr.eval.measures import evaluate
-from lsr.eval.report import measure_index
+from lsr.eval.measuring import DEPTH, measure_cost, rank_queries
+from lsr.eval.results import Cost
 from lsr.eval.significance import compare, holm
 from lsr.indexes.dense import DenseIndex
 from lsr.indexes.manifest import NAME
@@ -43,20 +43,10 @@ FOLDERS = ("nfcorpus", "arguana", "cranfield", "mlquestions", "msmarco-dl19")
 INDEXED = ("lexical", "grafted", "default")
 SYSTEMS = ("lexical", "bm25s", "dense", "grafted", "default", "default+dense")
 MEASURE = "nDCG@10"
-DEPTH = 1000
 # Of the dense side. Fixed beforehand, not tuned.
 ALPHA = 0.5
 # Documents encoded at once.
 SHARD = 4096
-
-
-class Cost(NamedTuple):
-    """What a query costs at the median (postings: at the mean)."""
-
-    encode_us: float  # text to term weights
-    postings: float  # Σ over its terms of the documents that hold them
-    p50_ms: float  # text to the ids of its 10 best documents
-    p95_ms: float
 
 
 def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
@@ -76,7 +66,7 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
         if not (index / NAME).exists():
             build_index(open_corpus(folder), index, system)
         with Searcher(index) as searcher:
-            run = measure_index(searcher, dataset, [MEASURE]).run
+            run = rank_queries(searcher, dataset)
     elif system == "default+dense":
         sparse, dense = (run_of(side, folder, dataset, out) for side in ("default", "dense"))
         run = interpolate(sparse, dense, ALPHA)
@@ -158,31 +148,8 @@ def _dense(folder: Path, dataset: Dataset) -> Run:
         vectors.append(trunk.encode_documents([document.content for document in shard]))
     index = DenseIndex(ids, np.concatenate(vectors))
     queries = trunk.encode_queries([query.text for query in dataset.queries])
-    found, scores = index.search(queries, min(DEPTH + 1, len(ids)))
-    return Run(
-        {
-            query.id: list(zip(of_query, values, strict=True))
-            for query, of_query, values in zip(dataset.queries, found, scores.tolist(), strict=True)
-        }
-    )
-
-
-def cost_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Cost:
-    """What the dataset's queries cost on the index that `run_of` built."""
-    with Searcher(out / system) as searcher:
-        texts = [query.text for query in dataset.queries]
-        searcher.encoder.encode_queries(texts[:1])
-        seconds = []
-        for text in texts:
-            start = time.perf_counter()
-            searcher.encoder.encode_queries([text])
-            seconds.append(time.perf_counter() - start)
-        impacts = searcher.index.impacts([document.id for document in open_corpus(folder)])
-        frequency = np.bincount(impacts.indices, minlength=impacts.shape[1])
-        queries = searcher.encoder.encode_queries(texts)
-        postings = frequency[queries.indices].sum() / len(texts)
-        latency = measure_index(searcher, dataset, [MEASURE]).latency_ms
-    return Cost(1e6 * median(seconds), float(postings), latency["p50"], latency["p95"])
+    found = index.search(queries, DEPTH + 1)
+    return Run({query.id: hits for query, hits in zip(dataset.queries, found, strict=True)})
 
 
 def table(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
@@ -245,11 +212,22 @@ def main(arguments: Sequence[str]) -> None:
             run = run_of(system, folder, dataset, out)
             values[name][system] = evaluate(run, dataset.qrels, [MEASURE]).per_query[MEASURE]
             print(f"{name} {system}: {mean(values[name][system].values()):.4f}", file=sys.stderr)
-        costs[name] = {s: cost_of(s, folder, dataset, out) for s in ("lexical", "default")}
+        costs[name] = {}
+        for system in ("lexical", "default"):
+            with Searcher(out / system) as searcher:
+                costs[name][system] = measure_cost(searcher, dataset)
     records = table(values)
     if options.json:
         dictionaries = {
-            name: {system: cost._asdict() for system, cost in of.items()}
+            name: {
+                system: {
+                    "encode_us": cost.encode_query_us,
+                    "postings": cost.postings,
+                    "p50_ms": cost.p50_ms,
+                    "p95_ms": cost.p95_ms,
+                }
+                for system, cost in of.items()
+            }
             for name, of in costs.items()
         }
         print(json.dumps({"quality": records, "cost": dictionaries}))
@@ -259,7 +237,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, of in costs.items():
         for system, cost in of.items():
             print(
-                f"{name} {system}: query encoding {cost.encode_us:.0f} µs, "
+                f"{name} {system}: query encoding {cost.encode_query_us:.0f} µs, "
                 f"{cost.postings:,.0f} postings, p50 {cost.p50_ms:.2f} ms, p95 {cost.p95_ms:.2f} ms"
             )
 

@@ -1,138 +1,191 @@
-"""Exact nearest neighbours by inner product among dense vectors, by faiss."""
+"""Nearest neighbours by inner product among dense vectors, by faiss, with exact scores."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-# Neighbours that faiss is asked for beyond k, among which ties are put in order.
-SPARE = 16
-# What faiss' float32 sums may be off by, relative to ‖query‖ · ‖vector‖.
-ERROR = 1e-5
-# Queries whose neighbours' vectors are in memory at once.
+from lsr.indexes.approximate import Kind, Structure, build_structure, choose_kind, faiss_module
+from lsr.indexes.dense_rows import assemble, read_rows
+from lsr.indexes.dense_segments import Segment, norms
+
+# Queries that go to faiss at once.
 BATCH = 64
 
 
 class DenseIndex:
-    """Vectors in rows, and the document id of each row."""
+    """Vectors of documents: those of the files that a commit lists, or of arrays in memory.
 
-    def __init__(self, ids: Sequence[str], vectors: np.ndarray) -> None:
-        """An index of n documents.
+    Scores are inner products computed in float64 from the stored vectors and rounded to float32,
+    the same wherever a row lies. What is found is exact too, unless there is a structure (see
+    `choose_kind`): then faiss finds several times k candidates among the rows it covers, rows added
+    since are all compared, and rows deleted or replaced since are never found. Safe to use from
+    any thread.
+    """
+
+    def __init__(self, ids: Sequence[str], vectors: np.ndarray, *, kind: Kind = "flat") -> None:
+        """An index of n documents in memory; see also `open`.
 
         Args:
             ids: n different document ids.
             vectors: float32, shape (n, D).
+            kind: see `choose_kind`.
 
         Raises:
             ImportError: faiss is not installed.
-            ValueError: sizes that differ, no vectors, equal ids, or numbers that are not finite.
+            ValueError: sizes that differ, equal ids, numbers that are not finite, or no such kind.
         """
-        self._faiss = _faiss()
-        if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) != len(ids):
-            raise ValueError(
-                f"`vectors` must be float32 of shape ({len(ids)}, D), got {vectors.dtype} of shape "
-                f"{vectors.shape}"
-            )
-        if not len(vectors):
-            raise ValueError("`vectors` must have at least one row, got none")
+        faiss_module()
+        check_vectors(ids, vectors)
         if len(set(ids)) != len(ids):
             raise ValueError(f"`ids` must differ, got {len(set(ids))} among {len(ids)}")
-        if not np.isfinite(vectors).all():
-            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-            raise ValueError(f"vectors must be finite, that of document {ids[row]!r} is not")
-        # In order of id: of equal scores the lower row then comes first.
-        order = sorted(range(len(ids)), key=lambda row: ids[row])
-        self.ids = [ids[row] for row in order]
-        self.vectors = np.ascontiguousarray(vectors[order])
+        vectors = np.ascontiguousarray(vectors)
+        largest = float(norms(vectors).max(initial=0.0))
+        chosen = choose_kind(kind, len(ids))
+        structure = (
+            None if chosen == "flat" else Structure(chosen, build_structure(chosen, vectors))
+        )
+        segment = Segment(list(ids), vectors, [], largest, vectors.nbytes)
+        self._folder: Path | None = None
+        self._rows = assemble((), {"": segment}, structure)
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[list[list[str]], np.ndarray]:
-        """(ids, scores) of the k documents with the largest inner products, ties by id ascending.
+    @classmethod
+    def open(cls, folder: Path, names: Sequence[str]) -> DenseIndex:
+        """The vectors of the segments that a commit lists.
 
-        Scores are computed in float64 and rounded to float32, the same wherever a row lies.
+        Args:
+            folder: of the segments.
+            names: at least one.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is truncated or foreign.
+        """
+        index = cls.__new__(cls)
+        index._folder = folder
+        index._rows = read_rows(folder, tuple(names), None)
+        return index
+
+    def refresh(self, names: Sequence[str]) -> None:
+        """See the segments that a newer commit lists; those seen before are not read again.
+
+        A search that goes on meanwhile sees the segments before or those after.
+
+        Raises:
+            FileNotFoundError: a file is missing; nothing has changed.
+            ValueError: a file is truncated or foreign; nothing has changed.
+        """
+        assert self._folder is not None
+        if tuple(names) != self._rows.names:
+            self._rows = read_rows(self._folder, tuple(names), self._rows)
+
+    def __len__(self) -> int:
+        """Documents."""
+        return len(self._rows.row_of)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all documents, ascending."""
+        return sorted(self._rows.row_of)
+
+    @property
+    def dimension(self) -> int:
+        """D, numbers in a vector."""
+        return int(self._rows.base.shape[1])
+
+    @property
+    def kind(self) -> Kind:
+        """The structure in use: "flat", "hnsw" or "ivf-pq"."""
+        return self._rows.structure.kind if self._rows.structure else "flat"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the commit lists; nothing in memory."""
+        return self._rows.names
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the files, or of the vectors in memory."""
+        structure = self._rows.structure
+        return sum(segment.size_bytes for segment in self._rows.segments.values()) + (
+            structure.size_bytes if structure else 0
+        )
+
+    def check(self) -> None:
+        """Read what is read only when it is first needed.
+
+        Raises:
+            ValueError: a file is truncated or foreign.
+        """
+        if self._rows.structure:
+            self._rows.structure.check()
+
+    def search(
+        self, queries: np.ndarray, k: int, allowed: Collection[str] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """(id, score) of the k documents with the largest inner products, ties by id ascending.
 
         Args:
             queries: float32, shape (m, D).
-            k: hits per query, at least 1; an index of fewer documents returns all of them.
-
-        Returns:
-            m lists of min(k, n) ids, and float32 scores of shape (m, min(k, n)).
+            k: hits per query, at least 1; where there are fewer documents, all of them.
+            allowed: ids that may be found, unknown ones among them or not; None for all.
 
         Raises:
-            ValueError: `k` or the shape is out of range.
+            ValueError: `k` or the shape is out of range, or a number is not finite.
         """
+        rows = self._rows
         if k < 1:
             raise ValueError(f"`k` must be at least 1, got {k}")
-        if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
+        if queries.ndim != 2 or queries.shape[1] != rows.base.shape[1]:
             raise ValueError(
-                f"`queries` must have shape (m, {self.vectors.shape[1]}), got {queries.shape}"
+                f"`queries` must have shape (m, {rows.base.shape[1]}), got {queries.shape}"
             )
-        k = min(k, len(self.ids))
-        found = [
-            self._nearest(np.ascontiguousarray(queries[start : start + BATCH], np.float32), k)
-            for start in range(0, len(queries), BATCH)
-        ]
-        rows = np.concatenate([np.empty((0, k), np.int64), *(rows for rows, _ in found)])
-        scores = np.concatenate([np.empty((0, k), np.float32), *(scores for _, scores in found)])
-        return [[self.ids[row] for row in of_query] for of_query in rows.tolist()], scores
+        if not np.isfinite(queries).all():
+            raise ValueError("`queries` must be finite")
+        selection = rows.select(allowed)
+        k = min(k, selection.n)
+        if not k:
+            return [[] for _ in queries]
+        found: list[list[tuple[str, float]]] = []
+        for start in range(0, len(queries), BATCH):
+            batch = np.ascontiguousarray(queries[start : start + BATCH], np.float32)
+            candidates = rows.candidates(batch, k, selection)
+            found += map(rows.best, batch, candidates, repeat(k))
+        return found
 
-    def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and scores, both (m, k)."""
-        norms = np.linalg.norm(queries, axis=1) * np.linalg.norm(self.vectors, axis=1).max()
-        asked = k + SPARE
-        while True:
-            asked = min(asked, len(self.ids))
-            rough, rows = self._faiss.knn(
-                queries, self.vectors, asked, metric=self._faiss.METRIC_INNER_PRODUCT
-            )
-            # What faiss left out may still belong to the first k where its last is this near.
-            near = rough[:, -1] >= rough[:, k - 1] - 2 * ERROR * norms
-            if asked == len(self.ids) or not near.any():
-                break
-            asked *= 2
-        exact = np.einsum("md,mad->ma", queries.astype(np.float64), self.vectors[rows])
-        scores = exact.astype(np.float32)
-        order = np.lexsort((rows, -scores))[:, :k]
-        return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
-
-    def save(self, folder: Path) -> None:
-        """Write vectors.npy and ids.json to `folder`, the ids last."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "ids.json").unlink(missing_ok=True)
-        with (folder / "vectors.npy").open("wb") as file:
-            np.save(file, self.vectors)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary = folder / "ids.json.tmp"
-        temporary.write_text(json.dumps(self.ids), encoding="utf-8")
-        temporary.replace(folder / "ids.json")
-
-    @classmethod
-    def load(cls, folder: Path) -> DenseIndex:
-        """The index that `save` wrote.
+    def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        """Stored vectors in the order asked, float32, shape (len(ids), D).
 
         Raises:
-            FileNotFoundError: there is none, or one that was not written to its end.
-            ValueError: a file is truncated or foreign.
+            KeyError: an unknown id.
         """
-        ids, vectors = folder / "ids.json", folder / "vectors.npy"
-        if not ids.exists():
-            raise FileNotFoundError(f"{folder}: no dense index (ids.json is written last)")
-        try:
-            return cls(json.loads(ids.read_text(encoding="utf-8")), np.load(vectors))
-        except (EOFError, ValueError, TypeError) as error:
-            raise ValueError(f"{folder}: not a dense index, or a truncated one: {error}") from error
+        rows = self._rows
+        return rows.gather(rows.numbers(ids))
+
+    def scores(self, query: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+        """Inner products as `search` gives them, float32, shape (len(ids),).
+
+        Args:
+            query: float32, shape (D,).
+            ids: in any order.
+
+        Raises:
+            KeyError: an unknown id.
+        """
+        rows = self._rows
+        return rows.scores(np.asarray(query, np.float32), rows.numbers(ids))
 
 
-def _faiss() -> Any:
-    try:
-        return importlib.import_module("faiss")
-    except ImportError as error:
-        raise ImportError(
-            f"dense vectors are searched by faiss: `pip install faiss-cpu` ({error})"
-        ) from error
+def check_vectors(ids: Sequence[str], vectors: np.ndarray) -> None:
+    """Raises ValueError where these are not finite float32 vectors of these ids."""
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) != len(ids):
+        raise ValueError(
+            f"`vectors` must be float32 of shape ({len(ids)}, D), got {vectors.dtype} of shape "
+            f"{vectors.shape}"
+        )
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+        raise ValueError(f"vectors must be finite, that of document {ids[row]!r} is not")

@@ -7,7 +7,9 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# What version 1 did not have: its indexes have no dense side.
+SINCE_2 = ("dense", "dense_sha256", "dense_kind")
 NAME = "manifest.json"
 
 
@@ -23,10 +25,13 @@ class Manifest:
     top_k: int  # expansion terms kept per document
     impact_scale: int  # impacts are round(weight × impact_scale); a power of two
     corpus: str
-    encode_docs_per_second: float
+    encode_docs_per_second: float  # by all of its models
     quantisation_loss: float  # ‖weights − impacts / scale‖ ÷ ‖weights‖
     created: str  # ISO 8601, UTC
     software: dict[str, str]  # package → version
+    dense: str | None = None  # the dense model's name, or the absolute path of its directory
+    dense_sha256: str | None = None  # its weights
+    dense_kind: str | None = None  # as asked for: auto, flat, hnsw or ivf-pq
     format_version: int = FORMAT_VERSION
 
     def folder(self, directory: Path) -> Path:
@@ -59,9 +64,11 @@ def read_manifest(directory: Path) -> Manifest:
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{path}: format version must be {FORMAT_VERSION}, got {version!r}")
+    if version not in (1, FORMAT_VERSION):
+        raise ValueError(f"{path}: format version must be 1 or {FORMAT_VERSION}, got {version!r}")
     names = {field.name for field in fields(Manifest)}
+    if version == 1:
+        names -= {*SINCE_2}
     if set(content) != names:
         missing, unknown = sorted(names - set(content)), sorted(set(content) - names)
         raise ValueError(f"{path}: missing {missing}, unknown {unknown}")

@@ -10,7 +10,8 @@ from rich.console import Console
 from lsr.corpus import open_corpus
 from lsr.display import hit_view, progress_bar
 from lsr.eval.datasets import load_dataset
-from lsr.eval.report import comparison, measure_index
+from lsr.eval.measuring import measure_index
+from lsr.eval.report import table
 from lsr.indexes.manifest import NAME
 from lsr.indexing import build_index
 from lsr.search import Searcher
@@ -59,11 +60,11 @@ def run_demo(folder: Path) -> None:
                 console.print(hit_view(rank, hit, reasons, searcher.encoder.tokenizer))
     console.rule("[bold]100 bundled questions: BM25 beside the learned encoder[/]", align="left")
     dataset = load_dataset("pydoc")
-    reports = []
+    results = []
     for path in paths.values():
         with Searcher(path) as searcher, progress_bar() as progress:
-            reports.append(measure_index(searcher, dataset, MEASURES, progress=progress))
-    console.print(comparison(reports))
+            results.append(measure_index(searcher, dataset, MEASURES, progress=progress))
+    console.print(table(results))
     console.print(
         "\nlexical is BM25 in WordPieces. default is the trained model, which finds words for what "
         "a document means.\nEvery number is of the real index, every question's answer was "

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lsr.encoders.tokens import whole_text
+from lsr.explanation import Contribution, Explanation
 from lsr.indexing import Progress
-from lsr.search import Contribution, Hit
+from lsr.search import Hit
 
 SNIPPET = 300  # characters
 
@@ -58,7 +59,7 @@ def chart(reasons: Sequence[Contribution], limit: int | None = None) -> Table:
     for reason in reasons[:limit]:
         table.add_row(
             Text(reason.term, "yellow" if reason.literal_in_document else "cyan"),
-            f"{reason.query_weight:.3f} {'literal' if reason.literal_in_query else 'expanded'}",
+            f"{reason.query_weight:.3f} {_origin(reason)}",
             f"{reason.document_weight:.3f} "
             f"{'literal' if reason.literal_in_document else 'expanded'}",
             f"{reason.contribution:.3f}",
@@ -75,17 +76,37 @@ def chart(reasons: Sequence[Contribution], limit: int | None = None) -> Table:
     return table
 
 
-def hit_view(rank: int, hit: Hit, reasons: Sequence[Contribution], tokenizer: Any) -> Group:
+def _origin(reason: Contribution) -> str:
+    if reason.from_feedback:
+        return "feedback"
+    return "literal" if reason.literal_in_query else "expanded"
+
+
+def shares(why: Explanation) -> str:
+    """What each side added to the score of an interpolated ranking; nothing of one side alone."""
+    if why.sparse_score is None or why.dense_score is None:
+        return ""
+    return (
+        f"= sparse {why.sparse:.4f} (score {why.sparse_score:.3f}) + "
+        f"dense {why.dense:.4f} (score {why.dense_score:.3f})"
+    )
+
+
+def hit_view(rank: int, hit: Hit, why: Explanation, tokenizer: Any) -> Group:
     """One hit: rank, score, id, title, text with matched words highlighted, and the chart."""
+    reasons = why.terms
     head = Text.assemble(
         (f"{rank:2}. ", "dim"), (hit.document.id, "bold"), (f"  {hit.score:.3f}", "green")
     )
     if hit.document.title and hit.document.title != hit.document.id:
         head.append(f"  {hit.document.title}", "dim")
+    if sides := shares(why):
+        head.append(f"  {sides}", "dim")
     literal = {reason.term for reason in reasons if reason.literal_in_document}
     body = Table.grid(padding=(0, 0, 0, 4))
     body.add_row("", snippet(tokenizer, hit.document.text, literal))
-    body.add_row("", chart(reasons, 5))
+    if reasons:
+        body.add_row("", chart(reasons, 5))
     return Group(head, body, Text())
 
 

@@ -1,4 +1,8 @@
-"""Corpus to index: encode, quantise, add, commit; a killed build goes on after its last commit."""
+"""Corpus to index: encode, quantise, add, commit; a killed build goes on after its last commit.
+
+Where an index has a dense side, each commit of Lucene lists the segments of vectors that belong to
+it, written before: both sides are those of the last commit, whatever happens.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,17 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.corpus import Corpus, Document
+from lsr.encoders.dense import DenseEncoder, dense_name
 from lsr.encoders.load import default_tokenizer
+from lsr.indexes.approximate import KINDS, Kind
+from lsr.indexes.dense_segments import listed
+from lsr.indexes.dense_writer import DenseWriter
 from lsr.indexes.lucene import LuceneIndex
 from lsr.indexes.manifest import (
     NAME,
@@ -29,13 +37,16 @@ from lsr.indexes.manifest import (
 )
 from lsr.live import (
     DEFAULT,
+    DENSE,
     FITTED,
-    LOCK,
     Encoder,
+    commit_both,
+    dense_writer,
     encoder_name,
     locked,
     open_encoder,
     open_live,
+    refuse_foreign,
     vocabulary_sha256,
 )
 from lsr.vectors import quantise
@@ -48,6 +59,8 @@ IMPACT_SCALE = 64
 SHARD = 512
 # What a kill can lose of a build.
 COMMIT_SECONDS = 10.0
+# The key of a commit's user data for the dense model's weights.
+DENSE_SHA256 = "dense_sha256"
 
 
 class Build(NamedTuple):
@@ -73,6 +86,8 @@ def build_index(
     encoder: str = DEFAULT,
     *,
     top_k: int = 256,
+    dense: str | None = None,
+    dense_kind: Kind = "auto",
     progress: Progress = lambda step, done, total: None,
 ) -> Build:
     """Build an index beside the live one of `directory`, if any, and make it the live one.
@@ -86,17 +101,24 @@ def build_index(
         directory: made if absent; one that holds files but no index is refused.
         encoder: "default", "grafted", "lexical", a checkpoint directory or a hub name.
         top_k: expansion terms kept per document, the heaviest.
+        dense: of a dense side, the sentence-transformers model: "default" (all-MiniLM-L6-v2), a
+            directory or a hub name; None for no dense side.
+        dense_kind: how its vectors are searched, see `lsr.indexes.approximate.choose_kind`.
         progress: see Progress.
 
     Raises:
         FileExistsError: `directory` holds something that is not an index.
-        FileNotFoundError: no such corpus or encoder.
-        ValueError: bad corpus, weights or checkpoint; nothing of a live index is touched.
+        FileNotFoundError: no such corpus, encoder or dense model.
+        ValueError: bad corpus, weights, checkpoint or `dense_kind`; nothing of a live index is
+            touched.
         IndexLockedError: another process builds this index or writes to it.
     """
-    _refuse_foreign(directory)
+    if dense_kind not in KINDS:
+        raise ValueError(f"`dense_kind` must be one of {', '.join(KINDS)}, got {dense_kind!r}")
+    refuse_foreign(directory)
     n_documents, corpus_sha256 = _read_through(corpus, progress)
-    settings = json.dumps([encoder_name(encoder), top_k, IMPACT_SCALE, corpus_sha256])
+    vectors = [] if dense is None else [dense_name(dense), dense_kind]
+    settings = json.dumps([encoder_name(encoder), top_k, IMPACT_SCALE, corpus_sha256, *vectors])
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
         return _build(corpus, directory, settings, n_documents, progress)
@@ -105,10 +127,13 @@ def build_index(
 def _build(
     corpus: Corpus, directory: Path, settings: str, n_documents: int, progress: Progress
 ) -> Build:
-    name, top_k, *_ = json.loads(settings)
+    name, top_k, _, _, *of_dense = json.loads(settings)
+    dense_model, dense_kind = of_dense or (None, None)
     generation = read_manifest(directory).generation + 1 if (directory / NAME).exists() else 1
     folder = generation_folder(directory, generation)
-    found = _encoder_before(folder, settings)
+    dense_encoder = DenseEncoder(dense_model) if dense_model else None
+    dimension = dense_encoder.dimension if dense_encoder else 0
+    found = _encoder_before(folder, settings, dense_encoder)
     if found is None:
         _clear(folder)
     opened = found or _make_encoder(name, corpus, folder / "encoder", n_documents, progress)
@@ -118,16 +143,23 @@ def _build(
         else LuceneIndex.create(folder / "lucene", opened.vocabulary)
     ) as index:
         done = int(index.user_data.get("n_documents", "0"))
+        side = None
+        if dense_encoder:
+            names = listed(index.user_data) or []
+            side = _DenseSide(dense_encoder, DenseWriter(folder / DENSE, names, dimension))
         build = _encode_into(
             index,
             opened,
             islice(corpus, done, None),
+            dense=side,
             done=done,
             total=n_documents,
             top_k=top_k,
             settings=settings,
             progress=progress,
         )
+        if side:
+            _merge_dense(index, side.writer, dense_kind, progress)
     manifest = Manifest(
         generation=generation,
         encoder=name,
@@ -141,6 +173,9 @@ def _build(
         quantisation_loss=build.quantisation_loss,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         software=_software(),
+        dense=dense_model,
+        dense_sha256=dense_encoder.fingerprint if dense_encoder else None,
+        dense_kind=dense_kind,
     )
     write_manifest(directory, manifest)
     for old in directory.glob("generation-*"):
@@ -160,20 +195,22 @@ def add_documents(
     Calibration and IDF stay those of the build. Committed every COMMIT_SECONDS and at the end.
 
     Raises:
-        FileNotFoundError: no index there.
+        FileNotFoundError: no index there, or one of its models is gone.
         ValueError: bad corpus or weights; what was committed stays.
         IndexLockedError: another process builds this index or writes to it.
     """
     n_documents, _ = _read_through(corpus, progress)
-    with open_live(directory, writable=True) as (manifest, encoder, index):
+    with open_live(directory, writable=True) as live:
+        writer = dense_writer(live, directory)
         return _encode_into(
-            index,
-            encoder,
+            live.index,
+            live.encoder,
             corpus,
+            dense=_DenseSide(live.dense_encoder, writer) if live.dense_encoder and writer else None,
             done=0,
             total=n_documents,
-            top_k=manifest.top_k,
-            settings=index.user_data["settings"],
+            top_k=live.manifest.top_k,
+            settings=live.index.user_data["settings"],
             progress=progress,
             new=False,
         )
@@ -187,22 +224,42 @@ def delete_documents(directory: Path, ids: Sequence[str]) -> None:
         KeyError: an unknown id; nothing is deleted.
         IndexLockedError: another process builds this index or writes to it.
     """
-    with open_live(directory, writable=True) as (_, _, index):
-        index.documents(ids)
-        index.delete(ids)
-        index.commit(index.user_data)
+    with open_live(directory, writable=True) as live:
+        live.index.documents(ids)
+        live.index.delete(ids)
+        writer = dense_writer(live, directory)
+        if writer:
+            writer.delete(ids)
+        commit_both(live.index, live.index.user_data, writer)
 
 
-def merge_index(directory: Path) -> None:
+def merge_index(directory: Path, *, progress: Progress = lambda step, done, total: None) -> None:
     """Merge the live index into one segment: searches get faster, deleted documents are dropped.
+
+    Of vectors too; and as many as there are now decide what these are searched by.
 
     Raises:
         FileNotFoundError: no index there.
         IndexLockedError: another process builds this index or writes to it.
     """
-    with open_live(directory, writable=True) as (_, _, index):
-        index.force_merge()
-        index.commit(index.user_data)
+    with open_live(directory, writable=True) as live:
+        live.index.force_merge()
+        if writer := dense_writer(live, directory):
+            _merge_dense(live.index, writer, live.manifest.dense_kind, progress)
+        else:
+            live.index.commit(live.index.user_data)
+
+
+class _DenseSide(NamedTuple):
+    encoder: DenseEncoder
+    writer: DenseWriter
+
+
+def _merge_dense(
+    index: LuceneIndex, writer: DenseWriter, kind: str | None, progress: Progress
+) -> None:
+    writer.merge(cast(Kind, kind), lambda done, total: progress("linking vectors", done, total))
+    commit_both(index, index.user_data, writer)
 
 
 def _read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:
@@ -241,7 +298,9 @@ def _make_encoder(
     return encoder
 
 
-def _encoder_before(folder: Path, settings: str) -> Encoder | None:
+def _encoder_before(
+    folder: Path, settings: str, dense_encoder: DenseEncoder | None
+) -> Encoder | None:
     """The encoder of a build in progress with these settings that has committed documents."""
     if not any((folder / "lucene").glob("segments_*")):
         return None
@@ -249,6 +308,8 @@ def _encoder_before(folder: Path, settings: str) -> Encoder | None:
     with LuceneIndex.open(folder / "lucene", []) as index:
         committed = index.user_data
     if committed.get("settings") != settings:
+        return None
+    if dense_encoder and committed[DENSE_SHA256] != dense_encoder.fingerprint:
         return None
     encoder = open_encoder(json.loads(settings)[0], folder / "encoder")
     return encoder if committed["encoder_sha256"] == encoder.fingerprint else None
@@ -268,6 +329,7 @@ def _encode_into(
     encoder: Encoder,
     documents: Iterable[Document],
     *,
+    dense: _DenseSide | None,
     done: int,
     total: int,
     top_k: int,
@@ -282,19 +344,25 @@ def _encode_into(
     committed = time.monotonic()
 
     def commit() -> None:
-        index.commit(
-            {
-                "n_documents": str(done + n_documents),
-                "settings": settings,
-                "encoder_sha256": encoder.fingerprint,
-                "max_impact": str(max_impact),
-            }
-        )
+        data = {
+            "n_documents": str(done + n_documents),
+            "settings": settings,
+            "encoder_sha256": encoder.fingerprint,
+            "max_impact": str(max_impact),
+        }
+        if dense:
+            data[DENSE_SHA256] = dense.encoder.fingerprint
+        commit_both(index, data, dense.writer if dense else None)
 
     progress("encoding", done, total)
     for shard in shards(documents):
         start = time.monotonic()
-        vectors = encoder.encode_documents([document.content for document in shard], top_k)
+        texts = [document.content for document in shard]
+        vectors = encoder.encode_documents(texts, top_k)
+        if dense:
+            dense.writer.add(
+                [document.id for document in shard], dense.encoder.encode_documents(texts)
+            )
         encode_seconds += time.monotonic() - start
         impacts = _quantise(vectors, shard)
         max_impact = max(max_impact, int(impacts.data.max(initial=1)))
@@ -329,18 +397,3 @@ def _software() -> dict[str, str]:
             # Running from a checkout that was not installed.
             found[package] = "unknown"
     return found
-
-
-def _refuse_foreign(directory: Path) -> None:
-    if not directory.exists() or (directory / NAME).exists():
-        return
-    foreign = sorted(
-        path.name
-        for path in directory.iterdir()
-        if path.name != LOCK and not path.name.startswith("generation-")
-    )
-    if foreign:
-        raise FileExistsError(
-            f"{directory} is not an index and not empty (it holds {foreign[0]!r}): nothing was "
-            "written"
-        )

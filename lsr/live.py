@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from filelock import FileLock, Timeout
 
 from lsr.encoders.default import DefaultEncoder
+from lsr.encoders.dense import DenseEncoder
 from lsr.encoders.graft import GraftedEncoder
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer, load_encoder
+from lsr.indexes.dense import DenseIndex
+from lsr.indexes.dense_segments import KEY, listed
+from lsr.indexes.dense_writer import DenseWriter
 from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
-from lsr.indexes.manifest import Manifest, read_manifest
+from lsr.indexes.manifest import NAME, Manifest, read_manifest
 
 if TYPE_CHECKING:
     from lsr.encoders.masked_lm import MaskedLMEncoder
@@ -32,6 +37,25 @@ FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {
     "grafted": GraftedEncoder,
 }
 LOCK = "build.lock"
+T = TypeVar("T")
+# The folder of a generation that holds its vectors.
+DENSE = "dense"
+
+
+class Live(NamedTuple):
+    """An open generation: both sides are those of one commit."""
+
+    manifest: Manifest
+    encoder: Encoder
+    index: LuceneIndex  # type: ignore[assignment]  # hides tuple.index
+    dense_encoder: DenseEncoder | None  # loads its model when it is first asked for vectors
+    dense: DenseIndex | None
+
+    def refresh(self) -> None:
+        """See what has been committed since, on both sides."""
+        self.index.refresh()
+        if dense := self.dense:
+            _both_sides(self.index, dense.refresh)
 
 
 def vocabulary_sha256(terms: list[str]) -> str:
@@ -70,14 +94,16 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def open_live(
-    directory: Path, *, writable: bool = False
-) -> Iterator[tuple[Manifest, Encoder, LuceneIndex]]:
-    """The live generation of an index: manifest, encoder, Lucene index; closed on leaving.
+def open_live(directory: Path, *, writable: bool = False) -> Iterator[Live]:
+    """The live generation of an index; closed on leaving.
+
+    Whether the dense model is still there, with the weights of the build, shows when it is first
+    asked for vectors: searches of the sparse side do without it.
 
     Raises:
-        FileNotFoundError: no index there, or its encoder is gone.
-        ValueError: the encoder is not the one that the index was built with.
+        FileNotFoundError: no index there, or its encoder is gone, or a file of vectors.
+        ValueError: the encoder is not the one that the index was built with, or a file of vectors
+            is damaged.
         IndexLockedError: `writable`, and another process builds or writes.
     """
     with ExitStack() as stack:
@@ -88,7 +114,7 @@ def open_live(
             manifest = read_manifest(directory)
         while True:
             try:
-                encoder, index = _open(directory, manifest, writable)
+                live = _open(directory, manifest, writable)
                 break
             except (FileNotFoundError, LuceneError):
                 # A build may have ended meanwhile and cleared the generation away.
@@ -96,14 +122,40 @@ def open_live(
                 if newer.generation == manifest.generation:
                     raise
                 manifest = newer
-        yield manifest, encoder, stack.enter_context(index)
+        with live.index:
+            yield live
 
 
-def _open(directory: Path, manifest: Manifest, writable: bool) -> tuple[Encoder, LuceneIndex]:
+def _open(directory: Path, manifest: Manifest, writable: bool) -> Live:
     folder = manifest.folder(directory)
     encoder = open_encoder(manifest.encoder, folder / "encoder")
     _check_encoder(directory, manifest, encoder)
-    return encoder, LuceneIndex.open(folder / "lucene", encoder.vocabulary, writable=writable)
+    index = LuceneIndex.open(folder / "lucene", encoder.vocabulary, writable=writable)
+    if manifest.dense is None:
+        return Live(manifest, encoder, index, None, None)
+    try:
+        dense = _both_sides(index, lambda names: DenseIndex.open(folder / DENSE, names))
+    except BaseException:
+        index.close()
+        raise
+    dense_encoder = DenseEncoder(manifest.dense, sha256=manifest.dense_sha256)
+    return Live(manifest, encoder, index, dense_encoder, dense)
+
+
+def _both_sides(index: LuceneIndex, read: Callable[[list[str]], T]) -> T:
+    """What `read` makes of the segments that the commit lists which `index` sees.
+
+    A writer removes segments once a commit does not list them. Where `index` sees an older one it
+    is refreshed, and so to the newer commit that the missing file is not in.
+    """
+    while True:
+        names = listed(index.user_data) or []
+        try:
+            return read(names)
+        except FileNotFoundError:
+            index.refresh()
+            if listed(index.user_data) == names:
+                raise
 
 
 def _check_encoder(directory: Path, manifest: Manifest, encoder: Encoder) -> None:
@@ -119,4 +171,39 @@ def _check_encoder(directory: Path, manifest: Manifest, encoder: Encoder) -> Non
             f"{directory} was built with other weights of encoder {manifest.encoder!r} (sha256 "
             f"{manifest.encoder_sha256[:12]}) than it has now ({encoder.fingerprint[:12]}): "
             "their scores do not belong together. Build the index again"
+        )
+
+
+def dense_writer(live: Live, directory: Path) -> DenseWriter | None:
+    """What changes the vectors of a generation that is open for writing; None if it has none."""
+    if live.dense is None:
+        return None
+    folder = live.manifest.folder(directory) / DENSE
+    return DenseWriter(folder, live.dense.names, live.dense.dimension)
+
+
+def commit_both(
+    index: LuceneIndex, user_data: Mapping[str, str], writer: DenseWriter | None
+) -> None:
+    """Commit both sides: the vectors are durable before the commit that lists them."""
+    if writer is None:
+        index.commit(user_data)
+        return
+    index.commit({**user_data, KEY: json.dumps(writer.flush())})
+    writer.clean()
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raises FileExistsError where a directory holds files and is not an index."""
+    if not directory.exists() or (directory / NAME).exists():
+        return
+    foreign = sorted(
+        path.name
+        for path in directory.iterdir()
+        if path.name != LOCK and not path.name.startswith("generation-")
+    )
+    if foreign:
+        raise FileExistsError(
+            f"{directory} is not an index and not empty (it holds {foreign[0]!r}): nothing was "
+            "written"
         )

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 LARGEST_K = 1_000_000
 # Weights of a query given as terms.
@@ -23,18 +31,21 @@ class Interpolation(_Settings):
     """How a sparse and a dense ranking become one: see `lsr.fusion`."""
 
     method: Literal["convex", "rrf"] = "convex"
-    alpha: Share = Field(0.5, description="weight of the sparse side; the dense side has 1 − alpha")
+    alpha: Share = Field(
+        default=0.5, description="weight of the sparse side; the dense side has 1 − alpha"
+    )
     normalisation: Literal["min-max", "theoretical", "z-score", "none"] = Field(
-        "min-max", description="of each side's scores before they are added (convex)"
+        default="min-max", description="of each side's scores before they are added (convex)"
     )
     missing: Literal["exact", "zero", "minimum"] = Field(
-        "exact", description="what a side gives a document that only the other side returned"
+        default="exact",
+        description="what a side gives a document that only the other side returned",
     )
     rank_constant: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        60, description="the k of reciprocal rank fusion (rrf)"
+        default=60, description="the k of reciprocal rank fusion (rrf)"
     )
     depth: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        1000, description="documents of each side; no answer depends on the page asked for"
+        default=1000, description="documents of each side; no answer depends on the page asked for"
     )
 
 
@@ -42,39 +53,42 @@ class Feedback(_Settings):
     """A second pass with a query moved towards its first results: see `lsr.feedback`."""
 
     side: Literal["sparse", "dense", "both"] | None = Field(
-        None, description="the query that is moved; by default the dense one where there is one"
+        default=None,
+        description="the query that is moved; by default the dense one where there is one",
     )
     method: Literal["rocchio", "average", "relevance-model"] = Field(
-        "rocchio", description="relevance-model (RM3) is for the sparse side"
+        default="rocchio", description="relevance-model (RM3) is for the sparse side"
     )
     documents: Annotated[int, Field(ge=1, le=100)] = Field(
-        3, description="first results taken for relevant"
+        default=3, description="first results taken for relevant"
     )
-    alpha: Annotated[float, Field(ge=0, le=100)] = Field(1.0, description="weight of the query")
+    alpha: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=1.0, description="weight of the query"
+    )
     beta: Annotated[float, Field(ge=0, le=100)] = Field(
-        0.5, description="weight of the documents' mean"
+        default=0.5, description="weight of the documents' mean"
     )
     gamma: Annotated[float, Field(ge=0, le=100)] = Field(
-        0.0, description="weight of the mean of `negatives`, subtracted"
+        default=0.0, description="weight of the mean of `negatives`, subtracted"
     )
     negatives: Annotated[int, Field(ge=0, le=100)] = Field(
-        0, description="last results of the first pass taken for not relevant"
+        default=0, description="last results of the first pass taken for not relevant"
     )
     iterations: Annotated[int, Field(ge=1, le=10)] = 1
     terms: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        64, description="terms of the moved sparse query, the heaviest"
+        default=64, description="terms of the moved sparse query: its own, then the heaviest others"
     )
     mass: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="or the heaviest that hold this share of the sum of weights"
+        default=None, description="or the heaviest that hold this share of the sum of weights"
     )
     ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="or those of at least this share of the largest weight"
+        default=None, description="or those of at least this share of the largest weight"
     )
     first: Side | None = Field(
-        None, description="the side whose first results are taken; by default the one moved"
+        default=None, description="the side whose first results are taken; by default the one moved"
     )
     interpolate: Literal["none", "before", "after", "both"] | None = Field(
-        None,
+        default=None,
         description="where the sides are interpolated (Li et al., SIGIR 2022): the first results, "
         "the last, or both; by default both in mode hybrid",
     )
@@ -83,7 +97,7 @@ class Feedback(_Settings):
     def _fits(self) -> Feedback:
         if self.method == "relevance-model" and self.side in ("dense", "both"):
             raise ValueError("method 'relevance-model' is for side 'sparse'")
-        if self.alpha == 0 and self.beta == 0 and self.method == "rocchio":
+        if self.alpha == 0 and self.beta == 0 and self.method != "average":
             raise ValueError("`alpha` or `beta` must be above 0")
         if (self.gamma > 0) != (self.negatives > 0):
             raise ValueError("`gamma` and `negatives` belong together: give both or neither")
@@ -99,27 +113,48 @@ class Request(_Settings):
     """A query and what is wanted of its answer."""
 
     query: str | dict[str, float] = Field(description="a text, or term → weight")
-    k: Annotated[int, Field(ge=1, le=LARGEST_K)] = Field(10, description="hits")
+    k: Annotated[int, Field(ge=1, le=LARGEST_K)] = Field(default=10, description="hits")
     mode: Literal["sparse", "dense", "hybrid"] = "sparse"
     interpolation: Interpolation | None = Field(
-        None, description="of mode hybrid; by default what `lsr tune` has stored, else its defaults"
+        default=None,
+        description="of mode hybrid; by default what `lsr tune` has stored, else its defaults",
     )
     feedback: Feedback | None = None
     filters: dict[str, str | bool | float | tuple[float | None, float | None]] = Field(
         default_factory=dict, description="metadata that a hit has; (low, high) for numbers"
     )
-    min_score: float | None = Field(None, description="smallest score of a hit")
+    min_score: float | None = Field(default=None, description="smallest score of a hit")
     max_terms: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="query terms used, the heaviest"
+        default=None, description="query terms used, the heaviest"
     )
     mass: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="query terms used: the heaviest that hold this share of the weights' sum"
+        default=None,
+        description="query terms used: the heaviest that hold this share of the weights' sum",
     )
     rescore: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        None,
+        default=None,
         description="candidates of the query cut by `max_terms` or `mass` that are scored again "
         "by all its terms (approximate: others are not seen)",
     )
+
+    @field_validator("min_score", mode="before")
+    @classmethod
+    def _finite(cls, score: object) -> object:
+        if isinstance(score, float) and not math.isfinite(score):
+            raise ValueError(f"`min_score` must be finite and at least 0, got {score}")
+        return score
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _ordered(cls, filters: object) -> object:
+        for key, bounds in filters.items() if isinstance(filters, Mapping) else ():
+            if isinstance(bounds, Sequence) and not isinstance(bounds, str) and len(bounds) == 2:
+                low, high = (math.nan if isinstance(b, str) else b for b in bounds)
+                if not (-math.inf if low is None else low) <= (math.inf if high is None else high):
+                    raise ValueError(
+                        f"filter {key!r}: the bounds must be low ≤ high, got {tuple(bounds)}"
+                    )
+        return filters
 
     @field_validator("query")
     @classmethod
@@ -134,6 +169,11 @@ class Request(_Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Request:
+        floor = self.min_score
+        if floor is not None and self.mode == "sparse" and floor < 0:
+            raise ValueError(
+                f"`min_score` must be finite and at least 0 in mode 'sparse', got {floor}"
+            )
         if self.mode != "sparse" and not isinstance(self.query, str):
             raise ValueError(f"mode {self.mode!r} needs a text: term weights have no dense vector")
         if self.interpolation and self.mode != "hybrid":
@@ -185,3 +225,90 @@ class Request(_Settings):
         if not self.feedback or self.mode != "hybrid":
             return "none"
         return self.feedback.interpolate or "both"
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Settings from "mode=hybrid", "interpolation.alpha=0.4", …; `ask` checks them.
+
+    Raises:
+        ValueError: a pair has no "=", or gives a value and something inside it.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ValueError(f"a setting must be KEY=VALUE, got {pair!r}")
+        *outer, last = key.split(".")
+        place = settings
+        for part in outer:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"setting {key!r}: {part!r} has a value already")
+        place[last] = value
+    return settings
+
+
+def ask(query: str | Mapping[str, float] | Request, **settings: Any) -> Request:
+    """The request for a query with settings (fields of Request), or the request given.
+
+    Raises:
+        ValueError: a setting is unknown or out of range; all of them are named.
+    """
+    if isinstance(query, Request):
+        if not settings:
+            return query
+        values = query.model_dump() | settings
+    else:
+        values = {"query": query if isinstance(query, str) else dict(query)} | settings
+    try:
+        return Request.model_validate(values)
+    except ValidationError as error:
+        # Each member of a union fails in its own way: the first says enough.
+        told: dict[str, str] = {}
+        for detail in error.errors():
+            if detail["loc"][:2] == ("query", "str") and isinstance(detail["input"], dict):
+                continue
+            told.setdefault(".".join(str(part) for part in detail["loc"][:2]), _told(detail))
+        raise ValueError("; ".join(told.values())) from error
+
+
+def _told(detail: Any) -> str:
+    """One error of pydantic: the setting, what it may be, and what it is."""
+    name = ".".join(str(part) for part in detail["loc"])
+    kind, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
+    if kind == "value_error":
+        return str(context["error"])
+    if detail["loc"][0] == "query" and len(detail["loc"]) == 3:
+        term = detail["loc"][2]
+        return f"the weight of {term!r} must be in (0, {LARGEST_WEIGHT:.0f}], got {given!r}"
+    bounds = _bounds(detail["loc"])
+    if kind in ("greater_than_equal", "less_than_equal", "greater_than") and bounds:
+        return f"`{name}` must be {bounds}, got {given!r}"
+    if kind == "literal_error":
+        return f"`{name}` must be one of {context['expected']}, got {given!r}"
+    if kind == "finite_number":
+        return f"`{name}` must be finite, got {given!r}"
+    if kind == "extra_forbidden":
+        return f"`{name}` is no setting of a request"
+    return f"`{name}`: {detail['msg']}, got {given!r}"
+
+
+def _bounds(path: Sequence[Any]) -> str:
+    """The range of a setting of Request by its path, in words."""
+    model: Any = Request
+    found: dict[str, float] = {}
+    for part in path:
+        nested = {"interpolation": Interpolation, "feedback": Feedback}
+        if part in nested and model is Request:
+            model = nested[part]
+            continue
+        if part not in model.model_fields:
+            break
+        schema = model.model_json_schema()["properties"][part]
+        for option in (schema, *schema.get("anyOf", ())):
+            found |= {key: value for key, value in option.items() if "imum" in key.lower()}
+    low, above = found.get("minimum"), found.get("exclusiveMinimum")
+    high = found.get("maximum")
+    if high is not None:
+        return f"in {'[' if above is None else '('}{low if above is None else above}, {high}]"
+    return f"at least {low}" if above is None else f"above {above}"

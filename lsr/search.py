@@ -1,48 +1,38 @@
-"""Query to hits with reasons: encode, quantise, search Lucene, explain from forward vectors."""
+"""Query to hits: first passes → fusion → feedback → fusion, sparse by Lucene and dense by faiss."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.corpus import Document
-from lsr.indexes.lucene import Filter
+from lsr.explanation import Contribution, Explanation, contributions
 from lsr.indexing import Progress
 from lsr.live import open_live
-from lsr.vectors import EXACT, concatenate, prune, quantise_queries
+from lsr.passes import Passes, Queries, last_sides
+from lsr.request import Interpolation, Request, ask
+from lsr.run import Ranking
+from lsr.tuning import read_tuning
 
-# Queries that go to Lucene in one call.
+# Queries that go through the passes together.
 BATCH = 256
 
 
-class Contribution(NamedTuple):
-    """What one term added to a score; contributions sum to the score exactly."""
-
-    term: str
-    query_weight: float
-    document_weight: float
-    contribution: float
-    share: float  # of the score, in [0, 1]
-    literal_in_query: bool  # the query's own token, not an expansion
-    literal_in_document: bool
-
-
 class Hit(NamedTuple):
-    """One answer: a document and its score, the dot product of the quantised vectors."""
+    """One answer: a document and its score."""
 
     document: Document
     score: float
 
 
 class Searcher:
-    """An open index with its encoder."""
+    """An open index with its encoders. Answers are the same at any concurrency."""
 
     def __init__(self, directory: Path) -> None:
         """Open the live generation of an index.
@@ -52,9 +42,11 @@ class Searcher:
             ValueError: the encoder is not the one the index was built with.
         """
         self._opened = ExitStack()
-        self.manifest, self.encoder, self.index = self._opened.enter_context(open_live(directory))
-        self._max_impact = int(self.index.user_data["max_impact"])
-        self._term_ids = {term: number for number, term in enumerate(self.encoder.vocabulary)}
+        self._live = self._opened.enter_context(open_live(directory))
+        self.manifest, self.encoder, self.index = self._live[:3]
+        tuned = read_tuning(self.manifest.folder(directory))
+        pool = self._opened.enter_context(ThreadPoolExecutor(1, "lsr-sparse"))
+        self.passes = Passes(self._live, tuned or Interpolation(), pool)
 
     def __enter__(self) -> Searcher:
         return self
@@ -72,141 +64,128 @@ class Searcher:
         self._opened.close()
 
     def refresh(self) -> None:
-        """See what other processes have committed to this generation since."""
-        self.index.refresh()
-        self._max_impact = int(self.index.user_data["max_impact"])
+        """See what other processes have committed to this generation since.
+
+        Not while other threads search: their two sides could see different commits.
+        """
+        self._live.refresh()
+        self.passes.refresh()
 
     def search(
-        self,
-        query: str | Mapping[str, float],
-        k: int = 10,
-        *,
-        filters: Mapping[str, Filter] | None = None,
-        min_score: float = 0.0,
-        max_terms: int | None = None,
+        self, query: str | Mapping[str, float] | Request, k: int | None = None, **settings: Any
     ) -> list[Hit]:
         """The k best documents, score descending, ties by id.
 
+        In mode sparse the score is the dot product of the quantised vectors and above 0.
+
         Args:
-            query: a text, or a term → weight map.
-            k: hits, in [1, 1,000,000].
-            filters: metadata key → what a hit must have there, or (low, high) for numbers; see
-                `LuceneIndex.search`.
-            min_score: smallest score of a hit; only hits above 0 are returned anyway.
-            max_terms: query terms used, the heaviest; None for all.
+            query: a text, a term → weight map, or a whole request.
+            k: as in Request.
+            settings: fields of Request.
 
         Raises:
-            ValueError: an argument out of its range.
+            ValueError: a setting is out of range, or the index has no dense side.
         """
-        _check_min_score(min_score)
-        impacts, (scale,) = self._impacts(self._vectors([query]), max_terms)
-        floor = max(1, math.ceil(min_score * scale))
-        if floor >= EXACT:
-            return []
-        ranked = self.index.search(impacts, k, filters=filters, min_score=floor)[0]
-        documents = self.index.documents([doc_id for doc_id, _ in ranked])
-        return [
-            Hit(document, score / scale)
-            for document, (_, score) in zip(documents, ranked, strict=True)
-        ]
+        request = _request(query, k, settings)
+        batch = self.passes.encode([request.query], request, threads=1)
+        (ranked,) = self.passes.answer(batch, request)
+        documents = self.index.documents([hit.doc_id for hit in ranked])
+        return [Hit(document, hit.score) for document, hit in zip(documents, ranked, strict=True)]
 
     def rank(
         self,
-        queries: Sequence[str | Mapping[str, float]],
+        queries: Queries,
         k: int = 1000,
         *,
-        filters: Mapping[str, Filter] | None = None,
-        min_score: float = 0.0,
-        max_terms: int | None = None,
         threads: int = 1,
+        first_pass: Sequence[Ranking] | None = None,
         progress: Progress = lambda step, done, total: None,
-    ) -> list[list[tuple[str, float]]]:
+        **settings: Any,
+    ) -> list[Ranking]:
         """(doc id, score) of the k best documents for each query, without their contents.
 
-        `threads` is the number of Java threads; for the rest see `search`.
+        Args:
+            queries: texts or term → weight maps.
+            k: as in Request.
+            threads: Java threads.
+            first_pass: for each query the results that feedback is taken from, such as BM25's of
+                another index of the same documents; by default as Request says.
+            progress: see Progress.
+            settings: fields of Request.
+
+        Raises:
+            ValueError: see `search`; or `first_pass` without feedback or of another length.
         """
-        _check_min_score(min_score)
-        ranked: list[list[tuple[str, float]]] = []
+        template = ask("", k=k, **settings)
+        if first_pass is not None and (not template.feedback or len(first_pass) != len(queries)):
+            raise ValueError("`first_pass` must hold a ranking for each query, and needs feedback")
+        for query in queries:
+            if not isinstance(query, str):
+                ask(query, k=k, **settings)
+        ranked: list[Ranking] = []
         for start in range(0, len(queries), BATCH):
-            vectors = self._vectors(queries[start : start + BATCH])
-            impacts, scales = self._impacts(vectors, max_terms)
-            found = self.index.search(impacts, k, filters=filters, threads=threads)
-            for hits, scale in zip(found, scales, strict=True):
-                scored = ((doc_id, score / scale) for doc_id, score in hits)
-                ranked.append([hit for hit in scored if hit[1] >= min_score])
+            batch = slice(start, start + BATCH)
+            first = None if first_pass is None else first_pass[batch]
+            vectors = self.passes.encode(queries[batch], template, threads)
+            found = self.passes.answer(vectors, template, first)
+            ranked += [[(hit.doc_id, hit.score) for hit in hits] for hits in found]
             progress("searching", len(ranked), len(queries))
         return ranked
 
     def explain(
-        self, query: str | Mapping[str, float], doc_id: str, *, max_terms: int | None = None
-    ) -> list[Contribution]:
-        """Each term that query and document share, largest contribution first.
+        self, query: str | Mapping[str, float] | Request, doc_id: str, **settings: Any
+    ) -> Explanation:
+        """Why a document has its score.
 
         Raises:
-            KeyError: no such document.
+            KeyError: no such document; or, of interpolated rankings, none that a side returned.
+            ValueError: see `search`.
         """
-        impacts, (scale,) = self._impacts(self._vectors([query]), max_terms)
-        document = self.index.impacts([doc_id])
-        text = self.index.documents([doc_id])[0].content
-        own = self.encoder.own_terms(text)
-        asked = (
-            self.encoder.own_terms(query)
-            if isinstance(query, str)
-            else set(impacts.indices.tolist())
-        )
-        q = dict(zip(impacts.indices.tolist(), impacts.data.tolist(), strict=True))
-        d = dict(zip(document.indices.tolist(), document.data.tolist(), strict=True))
-        shared = sorted(q.keys() & d.keys(), key=lambda term: (-q[term] * d[term], term))
-        total = sum(q[term] * d[term] for term in shared)
-        query_scale = scale / self.manifest.impact_scale
-        return [
-            Contribution(
-                self.encoder.vocabulary[term],
-                q[term] / query_scale,
-                d[term] / self.manifest.impact_scale,
-                q[term] * d[term] / scale,
-                q[term] * d[term] / total,
-                term in asked,
-                term in own,
-            )
-            for term in shared
-        ]
-
-    def _vectors(self, queries: Sequence[str | Mapping[str, float]]) -> csr_array:
-        texts = [query for query in queries if isinstance(query, str)]
-        if len(texts) == len(queries):
-            return self.encoder.encode_queries(texts)
-        return concatenate(
-            [
-                self.encoder.encode_queries([query])
-                if isinstance(query, str)
-                else self._weights_to_vector(query)
-                for query in queries
-            ]
+        request = _request(query, None, settings)
+        (document,) = self.index.documents([doc_id])
+        batch = self.passes.encode([request.query], request, 1)
+        before = batch.sparse
+        self.passes.feed_back(batch, request)
+        terms, sparse_score, dense_score = [], None, None
+        if "sparse" in last_sides(request):
+            assert batch.sparse is not None and before is not None
+            terms = self._contributions(batch.sparse, document, request, before)
+            sparse_score = sum(term.contribution for term in terms)
+        if "dense" in last_sides(request):
+            assert batch.dense is not None
+            dense_score = float(self.passes.dense.scores(batch.dense[0], [doc_id])[0])
+        if sparse_score is None or dense_score is None:
+            shares = sparse_score or 0.0, dense_score or 0.0
+            return Explanation(sum(shares), *shares, sparse_score, dense_score, terms)
+        (ranked,) = self.passes.interpolated(batch, request)
+        for hit in ranked:
+            if hit.doc_id == doc_id:
+                return Explanation(*hit[1:], sparse_score, dense_score, terms)
+        raise KeyError(
+            f"document {doc_id!r} is not among the {self.passes.depth(request)} first of either "
+            "side: it has no interpolated score"
         )
 
-    def _impacts(self, vectors: csr_array, max_terms: int | None) -> tuple[csr_array, list[float]]:
-        """Integer query weights, shape (n, V), and what to divide each query's scores by."""
-        if max_terms is not None:
-            if max_terms < 1:
-                raise ValueError(f"`max_terms` must be at least 1, got {max_terms}")
-            vectors = prune(vectors, max_terms)
-        impacts, scales = quantise_queries(vectors, self._max_impact)
-        return impacts, (scales * self.manifest.impact_scale).tolist()
-
-    def _weights_to_vector(self, weights: Mapping[str, float]) -> csr_array:
-        for term, weight in weights.items():
-            if term not in self._term_ids:
-                raise ValueError(f"query term {term!r} is not in the index's vocabulary")
-            if not 0 < weight <= 1e4:
-                raise ValueError(f"the weight of {term!r} must be in (0, 10000], got {weight}")
-        ids = np.array([self._term_ids[term] for term in weights], dtype=np.int64)
-        values = np.array(list(weights.values()), dtype=np.float32)
-        vector = csr_array((values, ids, [0, len(ids)]), shape=(1, len(self.encoder.vocabulary)))
-        vector.sort_indices()
-        return vector
+    def _contributions(
+        self, query: csr_array, document: Document, request: Request, before: csr_array
+    ) -> list[Contribution]:
+        asked = request.query
+        impacts, (scale,) = self.passes.impacts(query)
+        return contributions(
+            impacts,
+            self.index.impacts([document.id]),
+            scale / self.manifest.impact_scale,
+            self.manifest.impact_scale,
+            self.encoder.vocabulary,
+            asked=self.encoder.own_terms(asked)
+            if isinstance(asked, str)
+            else {self.passes.term_ids[term] for term in asked},
+            own=self.encoder.own_terms(document.content),
+            before=set(before.indices.tolist()) if request.feedback else None,
+        )
 
 
-def _check_min_score(min_score: float) -> None:
-    if not (math.isfinite(min_score) and min_score >= 0):
-        raise ValueError(f"`min_score` must be finite and at least 0, got {min_score}")
+def _request(
+    query: str | Mapping[str, float] | Request, k: int | None, settings: Mapping[str, Any]
+) -> Request:
+    return ask(query, **settings) if k is None else ask(query, k=k, **settings)

@@ -19,7 +19,10 @@ CORE = {
     "lsr.fusion",
     "lsr.feedback",
 }
-APPLICATION = {"lsr.indexing", "lsr.live", "lsr.search", "lsr.display"}
+APPLICATION = {
+    *("lsr.indexing", "lsr.live", "lsr.tuning", "lsr.passes", "lsr.explanation"),
+    *("lsr.search", "lsr.display"),
+}
 
 # Group → the groups it may import besides itself.
 MAY_IMPORT = {

@@ -4,64 +4,190 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lsr.cli.arguments import JsonOption, TermsOption
+from lsr.cli.arguments import JsonOption
 from lsr.cli.errors import user_errors
 
-DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A BEIR folder, an ir_datasets id, or pydoc.")
-]
+if TYPE_CHECKING:
+    from lsr.eval.datasets import Dataset
+    from lsr.eval.results import Result
+
+DATASETS = (
+    "A BEIR folder, pydoc, an ir_datasets id, or a short name: scifact, cqadupstack, dl19, "
+    "nano-beir, lotte/pooled/search, …"
+)
+MEASURES = "nDCG@10 RR@10 AP R@100 R@1000 Judged@10"
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help=DATASETS)]
 SplitOption = Annotated[str, typer.Option(help="Which qrels.")]
 MeasuresOption = Annotated[str, typer.Option(help="Names of ir-measures.")]
 
 
 def evaluate(
-    dataset: DatasetArgument,
+    datasets: Annotated[list[str], typer.Argument(metavar="DATASET...", help=DATASETS)],
+    systems: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--system",
+            metavar="SYSTEM",
+            help="[NAME=]SYSTEM[?KEY=VALUE&…]: a TREC run file or a folder of them "
+            "(DATASET.trec), an index, or an encoder, whose index is built in the cache. KEY is a "
+            "setting of a request (mode=hybrid, interpolation.alpha=0.4, feedback.documents=5), "
+            "dense or top_k. Repeat; others are tested against the first.",
+        ),
+    ] = None,
     directory: Annotated[
-        Path, typer.Option("--index", help="An index of its corpus; built if there is none.")
-    ],
-    encoder: Annotated[str, typer.Option(help="For an index that is built.")] = "default",
+        Path | None, typer.Option("--index", help="An index as a system; built if there is none.")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="For an index built by --index.")] = "default",
     split: SplitOption = "test",
-    measures: MeasuresOption = "nDCG@10 RR@10 R@100 R@1000",
-    run: Annotated[Path | None, typer.Option(help="Write the TREC run file too.")] = None,
-    max_terms: TermsOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="Java threads of the run.")] = 1,
+    measures: MeasuresOption = MEASURES,
+    relevant_grade: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The lowest grade that measures without grades count: 2 for TREC DL, else 1.",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Indexes and first passes; ~/.cache/lsr by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for results.json and the runs as TREC files.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Write the run (one system, one dataset) here too.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Java threads of the runs.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure an index on a dataset's queries, by the BEIR rules (own id dropped)."""
-    from lsr.corpus import open_corpus
-    from lsr.display import progress_bar
-    from lsr.eval.datasets import load_dataset
-    from lsr.eval.report import measure_index
-    from lsr.indexes.manifest import NAME
-    from lsr.indexing import build_index
-    from lsr.search import Searcher
+    """Measure systems on datasets, by the BEIR rules (own id dropped); test their differences."""
+    named = [*([str(directory)] if directory else []), *(systems or [])]
+    if not named:
+        raise typer.BadParameter("give at least one --system, or --index")
+    from lsr.eval.datasets import load_datasets
 
     with user_errors():
-        data = load_dataset(dataset, split)
-        if not (directory / NAME).exists():
-            with progress_bar() as progress:
-                build_index(open_corpus(dataset), directory, encoder, progress=progress)
-        with Searcher(directory) as searcher, progress_bar() as progress:
-            report = measure_index(
-                searcher,
-                data,
-                measures.split(),
-                max_terms=max_terms,
-                threads=threads,
-                progress=progress,
+        data = [dataset for name in datasets for dataset in load_datasets(name, split)]
+        if relevant_grade is not None:
+            data = [dataset._replace(relevant_grade=relevant_grade) for dataset in data]
+        if run is not None and len(data) * len(named) > 1:
+            raise ValueError(
+                f"--run is for 1 system on 1 dataset, got {len(named)} on {len(data)}: use --out"
             )
-    if run is not None:
-        report.run.write_trec(run, "lsr")
-    if as_json:
-        typer.echo(json.dumps(report.record()))
+        if directory is not None:
+            _build_unless_there(directory, data, encoder)
+        results = _evaluate(named, data, measures.split(), cache, out, threads, as_json)
+        if run is not None:
+            results[0].run.write_trec(run, "lsr")
+
+
+def _build_unless_there(directory: Path, data: list[Dataset], encoder: str) -> None:
+    from lsr.corpus import open_corpus
+    from lsr.display import progress_bar
+    from lsr.indexes.manifest import NAME
+    from lsr.indexing import build_index
+
+    if (directory / NAME).exists():
         return
+    corpora = {dataset.source or dataset.name for dataset in data}
+    if len(corpora) > 1:
+        raise ValueError(f"{directory}: one index for {len(corpora)} corpora; use --system ENCODER")
+    with progress_bar() as progress:
+        build_index(open_corpus(corpora.pop()), directory, encoder, progress=progress)
+
+
+def _evaluate(
+    named: list[str],
+    data: list[Dataset],
+    measures: list[str],
+    folder: Path | None,
+    out: Path | None,
+    threads: int,
+    as_json: bool,
+) -> list[Result]:
+    """Evaluate, print dataset by dataset, write under `out`."""
+    from dataclasses import replace
+
+    from lsr.display import progress_bar
+    from lsr.eval import report
+    from lsr.eval.cache import Cache, default_folder
+    from lsr.eval.systems import check, evaluate_system, parse_system
+
+    systems = [parse_system(text) for text in named]
+    check(data, systems, measures)
+    cache = Cache(folder or default_folder())
+    if any(system.kind in ("index", "encoder") for system in systems):
+        typer.echo(f"cache: {cache.folder}", err=True)
+    results: list[Result] = []
+    records: list[dict[str, Any]] = []
+    for dataset in data:
+        of_dataset = []
+        for system in systems:
+            typer.echo(f"{dataset.label}: {system.name}", err=True)
+            with progress_bar() as progress:
+                result = evaluate_system(
+                    system,
+                    dataset,
+                    measures,
+                    cache=cache,
+                    beside=systems,
+                    threads=threads,
+                    progress=progress,
+                )
+            if out is not None:
+                report.write_run(out, result)
+                # What is on disk need not stay in memory; what a page shows of it does.
+                result = replace(result, run=result.run.truncate(report.KEPT))
+            of_dataset.append(result)
+        records += _print_dataset(of_dataset, len(data) == 1, as_json)
+        results += of_dataset
+    records += _print_averages(report.averages(results, measures), as_json)
+    if out is not None:
+        report.write_records(out, records)
+        # lsr.eval.publish: Markdown, LaTeX and HTML of `results` belong here.
+    return results
+
+
+def _print_dataset(results: list[Result], alone: bool, as_json: bool) -> list[dict[str, Any]]:
+    """Print all systems on one dataset; return their records."""
+    from lsr.eval import report
+
+    found = report.differences(results)
+    records = [report.record(result, found) for result in results]
+    if as_json:
+        for record in records:
+            typer.echo(json.dumps(record))
+        return records
     from rich.console import Console
 
-    Console().print(report.table())
+    console = Console()
+    console.print(report.table(results, found), "")
+    if found:
+        for table in found.tables() if alone else ():
+            console.print(table, "")
+        console.print(f"† better, ‡ worse than {found.baseline}: randomisation test, p < 0.05.")
+        console.print(_note(found.n_queries, len(results) - 1), "", soft_wrap=True)
+    return records
+
+
+def _print_averages(averages: list[Any], as_json: bool) -> list[dict[str, Any]]:
+    from rich.console import Console
+
+    from lsr.eval import report
+
+    records = []
+    for average in averages:
+        of_systems = [report.average_record(average, system) for system in average.means]
+        records += of_systems
+        if not as_json:
+            Console().print(report.average_table(average), "")
+            continue
+        for record in of_systems:
+            typer.echo(json.dumps(record))
+    return records
 
 
 def compare(
@@ -97,8 +223,12 @@ def compare(
     console = Console()
     for table in found.tables():
         console.print(table, "")
-    note = f"p values corrected by Holm for {len(systems) - 1} comparisons with the baseline"
-    console.print(f"{found.n_queries} queries; {note}", soft_wrap=True)
+    console.print(_note(found.n_queries, len(systems) - 1), soft_wrap=True)
+
+
+def _note(n_queries: int, n_comparisons: int) -> str:
+    corrected = f"corrected by Holm for {n_comparisons} comparisons with the baseline"
+    return f"{n_queries} queries; p values {corrected}"
 
 
 def demo(

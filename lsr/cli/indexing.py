@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from lsr.indexing import Build
 
 
+class DenseKind(StrEnum):
+    """`lsr.indexes.approximate.Kind`, as a choice on the command line."""
+
+    AUTO = "auto"
+    FLAT = "flat"
+    HNSW = "hnsw"
+    IVF_PQ = "ivf-pq"
+
+
 def index(
     corpus: CorpusArgument,
     out: Annotated[Path, typer.Option(help="The index directory.")],
@@ -27,6 +37,18 @@ def index(
         ),
     ] = "default",
     top_k: Annotated[int, typer.Option(min=1, help="Expansion terms kept per document.")] = 256,
+    dense: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Keep dense vectors too: default (all-MiniLM-L6-v2), or a directory or hub name "
+            "of a sentence-transformers model.",
+        ),
+    ] = None,
+    dense_kind: Annotated[
+        DenseKind,
+        typer.Option(help="How faiss searches them; auto decides by their number."),
+    ] = DenseKind.AUTO,
     skip_bad: SkipBadOption = False,
 ) -> None:
     """Build an index; a build that was killed goes on where it was."""
@@ -37,7 +59,15 @@ def index(
     with user_errors():
         documents = open_corpus(corpus, skip_bad=skip_bad)
         with progress_bar() as progress:
-            build = build_index(documents, out, encoder, top_k=top_k, progress=progress)
+            build = build_index(
+                documents,
+                out,
+                encoder,
+                top_k=top_k,
+                dense=dense,
+                dense_kind=dense_kind.value,
+                progress=progress,
+            )
     _report(build, documents, f"indexed into {out}")
 
 
@@ -68,10 +98,11 @@ def delete(
 
 def merge(directory: IndexArgument) -> None:
     """Merge an index into one segment, which searches fastest; worth it when it is complete."""
+    from lsr.display import progress_bar
     from lsr.indexing import merge_index
 
-    with user_errors():
-        merge_index(directory)
+    with user_errors(), progress_bar() as progress:
+        merge_index(directory, progress=progress)
 
 
 def doctor(
@@ -94,18 +125,41 @@ def doctor(
         typer.echo(f"  Lucene from {anserini_jar()}")
         if directory is None:
             return
-        from dataclasses import asdict
-
-        from lsr.search import Searcher
-
-        with Searcher(directory) as searcher:
-            clean, report = searcher.index.check()
-            typer.echo(f"{directory}: {searcher.index.n_docs:,} documents")
-            for key, value in asdict(searcher.manifest).items():
-                typer.echo(f"  {key}: {value}")
-    typer.echo(report if not clean else "  CheckIndex: clean")
-    if not clean:
+        problems = _check(directory)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
         sys.exit(1)
+
+
+def _check(directory: Path) -> list[str]:
+    """Print what an index is, and find what is wrong with it."""
+    from dataclasses import asdict
+
+    from lsr.live import open_live
+
+    with open_live(directory) as live:
+        clean, report = live.index.check()
+        typer.echo(f"{directory}: {live.index.n_docs:,} documents")
+        for key, value in asdict(live.manifest).items():
+            typer.echo(f"  {key}: {value}")
+        problems = [] if clean else [report]
+        if live.dense:
+            live.dense.check()
+            typer.echo(
+                f"  dense side: {live.manifest.dense}, {live.dense.kind}, {len(live.dense):,} "
+                f"vectors of {live.dense.dimension} numbers, {live.dense.size_bytes / 1e6:,.1f} MB"
+            )
+            apart = sorted(set(live.index.matching({})) ^ set(live.dense.ids))
+            if apart:
+                problems.append(
+                    f"{len(apart)} documents are on one side only, such as {apart[0]!r}"
+                )
+            else:
+                typer.echo("  both sides hold the same documents")
+    if clean:
+        typer.echo("  CheckIndex: clean")
+    return problems
 
 
 def _report(build: Build, corpus: Corpus, what: str) -> None:

@@ -12,8 +12,25 @@ from lsr.cli.arguments import IndexArgument, JsonOption, TermsOption
 from lsr.cli.errors import user_errors
 
 if TYPE_CHECKING:
-    from lsr.search import Searcher
+    from lsr.explanation import Explanation
+    from lsr.search import Hit, Searcher
 
+ModeOption = Annotated[
+    str, typer.Option(help="sparse, dense or hybrid (both, interpolated); dense wants --dense.")
+]
+FeedbackOption = Annotated[
+    bool,
+    typer.Option("--feedback", help="Search again with the query moved towards its first results."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting of a request, such as interpolation.alpha=0.4, interpolation.method=rrf, "
+        "feedback.documents=5, feedback.interpolate=after, mass=0.9, rescore=200; repeat.",
+    ),
+]
 FilterOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -35,8 +52,11 @@ def search(
     k: Annotated[
         int | None, typer.Option("-k", help="Hits per query: 10, or 1000 for a run.")
     ] = None,
+    mode: ModeOption = "sparse",
+    feedback: FeedbackOption = False,
+    settings: SetOption = None,
     filters: FilterOption = None,
-    min_score: Annotated[float, typer.Option(help="Smallest score of a hit.")] = 0.0,
+    min_score: Annotated[float | None, typer.Option(help="Smallest score of a hit.")] = None,
     max_terms: TermsOption = None,
     threads: Annotated[int, typer.Option(min=1, help="Java threads (with --queries).")] = 1,
     as_json: JsonOption = False,
@@ -49,20 +69,21 @@ def search(
     from lsr.search import Searcher
 
     with user_errors(), Searcher(directory) as searcher:
-        limits = {
+        asked = request_settings(mode, feedback, settings)
+        asked |= {
             "filters": parse_filters(filters or []),
             "min_score": min_score,
             "max_terms": max_terms,
         }
         if queries is not None and run is not None:
-            _write_run(searcher, queries, run, 1000 if k is None else k, threads, limits)
+            _write_run(searcher, queries, run, 1000 if k is None else k, threads, asked)
         else:
             query = text if text is not None else _parse_weights(weights or "")
-            _print_hits(searcher, query, 10 if k is None else k, limits, as_json)
+            _print_hits(searcher, query, 10 if k is None else k, asked, as_json)
 
 
 def _write_run(
-    searcher: Searcher, queries: Path, run: Path, k: int, threads: int, limits: dict[str, Any]
+    searcher: Searcher, queries: Path, run: Path, k: int, threads: int, settings: dict[str, Any]
 ) -> None:
     from lsr.corpus import read_queries
     from lsr.display import progress_bar
@@ -71,7 +92,7 @@ def _write_run(
     asked = read_queries(queries)
     texts = [query.text for query in asked]
     with progress_bar() as progress:
-        ranked = searcher.rank(texts, k, threads=threads, progress=progress, **limits)
+        ranked = searcher.rank(texts, k, threads=threads, progress=progress, **settings)
     ids = [query.id for query in asked]
     Run(dict(zip(ids, ranked, strict=True))).write_trec(run, "lsr")
 
@@ -80,12 +101,11 @@ def _print_hits(
     searcher: Searcher,
     query: str | dict[str, float],
     k: int,
-    limits: dict[str, Any],
+    settings: dict[str, Any],
     as_json: bool,
 ) -> None:
-    hits = searcher.search(query, k, **limits)
-    max_terms = limits["max_terms"]
-    reasons = [searcher.explain(query, hit.document.id, max_terms=max_terms) for hit in hits]
+    hits = searcher.search(query, k, **settings)
+    reasons = [searcher.explain(query, hit.document.id, **settings) for hit in hits]
     if as_json:
         for hit, why in zip(hits, reasons, strict=True):
             typer.echo(json.dumps(_hit_record(hit, why), ensure_ascii=False))
@@ -101,14 +121,28 @@ def _print_hits(
         typer.echo("no document matches", err=True)
 
 
-def _hit_record(hit: Any, reasons: list[Any]) -> dict[str, Any]:
+def request_settings(mode: str, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:
+    """Settings of a request from the command line's options."""
+    from lsr.request import parse_settings
+
+    settings = {"mode": mode} | parse_settings(pairs or [])
+    if feedback:
+        settings.setdefault("feedback", {})
+    return settings
+
+
+def _hit_record(hit: Hit, why: Explanation) -> dict[str, Any]:
     return {
         "id": hit.document.id,
         "score": hit.score,
         "title": hit.document.title,
         "text": hit.document.text,
         "metadata": dict(hit.document.metadata),
-        "terms": [reason._asdict() for reason in reasons],
+        "sparse": why.sparse,
+        "dense": why.dense,
+        "sparse_score": why.sparse_score,
+        "dense_score": why.dense_score,
+        "terms": [reason._asdict() for reason in why.terms],
     }
 
 
@@ -144,25 +178,29 @@ def explain(
     directory: IndexArgument,
     text: Annotated[str, typer.Argument(help="The query.")],
     doc_id: Annotated[str, typer.Argument(help="A document's id.")],
+    mode: ModeOption = "sparse",
+    feedback: FeedbackOption = False,
+    settings: SetOption = None,
     max_terms: TermsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what each matched term added to the score of a document."""
+    """Show what each matched term, and in mode hybrid each side, added to a document's score."""
     from lsr.search import Hit, Searcher
 
     with user_errors(), Searcher(directory) as searcher:
-        reasons = searcher.explain(text, doc_id, max_terms=max_terms)
+        asked = request_settings(mode, feedback, settings) | {"max_terms": max_terms}
+        why = searcher.explain(text, doc_id, **asked)
         (document,) = searcher.index.documents([doc_id])
-    hit = Hit(document, sum(reason.contribution for reason in reasons))
     if as_json:
-        typer.echo(json.dumps(_hit_record(hit, reasons), ensure_ascii=False))
+        typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))
         return
     from rich.console import Console
 
-    from lsr.display import chart, snippet
+    from lsr.display import chart, shares, snippet
 
     console = Console()
-    literal = {reason.term for reason in reasons if reason.literal_in_document}
+    literal = {reason.term for reason in why.terms if reason.literal_in_document}
     console.print(snippet(searcher.encoder.tokenizer, document.text, literal), "")
-    console.print(chart(reasons))
-    console.print(f"score {hit.score:.4f}")
+    if why.terms:
+        console.print(chart(why.terms))
+    console.print(f"score {why.score:.4f}", shares(why))

@@ -89,13 +89,8 @@ def dense_candidates(
         progress("encoding", number * SHARD + len(ids), len(examples.documents))
     index = DenseIndex(list(examples.documents), np.concatenate(vectors))
     queries = _queries(examples)
-    found, scores = index.search(teacher.encode_queries(list(queries.values())), k)
-    return Run(
-        {
-            query_id: zip(ids, of_query, strict=True)
-            for query_id, ids, of_query in zip(queries, found, scores.tolist(), strict=True)
-        }
-    )
+    found = index.search(teacher.encode_queries(list(queries.values())), k)
+    return Run(dict(zip(queries, found, strict=True)))
 
 
 class Mined(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.encoders.load import trunk_path
+from lsr.encoders.dense import DenseEncoder, weights_sha256
 from lsr.training.examples import Examples
 from lsr.training.sources import read_scores
 
@@ -63,48 +63,28 @@ class DenseTeacher:
         Raises:
             ValueError: the model compares by something else.
         """
-        from sentence_transformers import SentenceTransformer
-
-        if not isinstance(model, SentenceTransformer):
-            model = SentenceTransformer(str(model or trunk_path()), device=device)
-        if model.similarity_fn_name not in ("cosine", "dot"):
-            raise ValueError(
-                "a dense teacher must compare by 'cosine' or 'dot', got "
-                f"{model.similarity_fn_name!r}"
-            )
-        self.model = model
-        self._settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "normalize_embeddings": model.similarity_fn_name == "cosine",
-            "show_progress_bar": False,
-        }
+        self._encoder = DenseEncoder(model, batch_size=batch_size, device=device)
+        self.model = self._encoder.model
         self._memory: dict[str, np.ndarray] = {}
         self._asked: dict[str, np.ndarray] = {}
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over weights, sequence length, prompts and similarity."""
-        described = (self.model.max_seq_length, self.model.prompts, self.model.similarity_fn_name)
-        return _weights_sha256(self.model, described)
+        return self._encoder.fingerprint
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors, float32, shape (n, D); those of texts seen before are remembered."""
-        return np.stack(_recall(self._memory, texts, self._documents))
+        return np.stack(_recall(self._memory, texts, self._encoder.encode_documents))
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors, float32, shape (n, D); those of texts seen before are remembered."""
-        return np.stack(_recall(self._asked, texts, self._queries))
+        return np.stack(_recall(self._asked, texts, self._encoder.encode_queries))
 
     def score(self, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
         """See Teacher."""
         vectors = self.encode_queries(queries), self.encode_documents(documents)
         return np.asarray(np.einsum("nd,nd->n", *vectors), np.float32)
-
-    def _queries(self, texts: list[str]) -> np.ndarray:
-        return np.asarray(self.model.encode_query(texts, **self._settings), np.float32)
-
-    def _documents(self, texts: list[str]) -> np.ndarray:
-        return np.asarray(self.model.encode_document(texts, **self._settings), np.float32)
 
 
 class SparseTeacher:
@@ -170,7 +150,7 @@ class CrossTeacher:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over weights and sequence length."""
-        return _weights_sha256(self.model, self.model.max_seq_length)
+        return weights_sha256(self.model, self.model.max_seq_length)
 
     def score(self, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
         """See Teacher."""
@@ -312,16 +292,6 @@ def _recall(memory: dict[str, Any], texts: Sequence[str], encode: Callable[..., 
     if new:
         memory.update(zip(new, encode(new), strict=True))
     return [memory[text] for text in texts]
-
-
-def _weights_sha256(model: Any, described: object) -> str:
-    import torch
-
-    digest = hashlib.sha256(f"{type(model).__name__} {described}".encode())
-    for name, part in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _pair_sha256(query: str, document: str) -> bytes:

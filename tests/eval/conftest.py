@@ -1,6 +1,7 @@
-"""A small BEIR folder whose values are worked out by hand."""
+"""Small BEIR folders whose values are worked out by hand."""
 
 import json
+import shutil
 
 import pytest
 
@@ -18,3 +19,40 @@ def beir_folder(tmp_path):
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text("q1\tb\t1\nq2\tc\t1\n")
     return tmp_path
+
+
+@pytest.fixture
+def two(beir_folder):
+    """Two datasets, of which the second knows another answer and one query more; and two runs."""
+    from lsr.run import Run
+
+    one, other = beir_folder / "one", beir_folder / "other"
+    one.mkdir()
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels"):
+        (beir_folder / name).rename(one / name)
+    shutil.copytree(one, other)
+    with (other / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q3", "text": "plate"}\n')
+    with (other / "corpus.jsonl").open("a") as file:
+        file.write('\n{"_id": "d", "text": "plate plate"}\n')
+    (other / "qrels" / "test.tsv").write_text("q1\ta\t1\nq2\tc\t1\nq3\td\t1\n")
+    for dataset in ("one", "other"):
+        (beir_folder / "runs").mkdir(exist_ok=True)
+        Run({"q1": [("b", 2.0), ("a", 1.0)]}).write_trec(beir_folder / f"runs/{dataset}.trec", "x")
+    return one, other
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """Paths of the indexes that are built in a cache, as they are begun."""
+    from lsr.eval import cache as caching
+    from lsr.indexing import build_index
+
+    begun = []
+
+    def build(corpus, path, *arguments, **options):
+        begun.append((path.name.rpartition("-")[0], options["dense"]))
+        return build_index(corpus, path, *arguments, **options)
+
+    monkeypatch.setattr(caching, "build_index", build)
+    return begun

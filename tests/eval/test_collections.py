@@ -11,7 +11,7 @@ from lsr.encoders.load import default_tokenizer
 from lsr.encoders.tokens import count_terms
 from lsr.eval.datasets import load_dataset
 from lsr.eval.measures import evaluate
-from lsr.eval.report import measure_index
+from lsr.eval.measuring import measure_index
 from lsr.indexes import exact
 from lsr.indexing import build_index
 from lsr.run import Run
@@ -51,7 +51,7 @@ def test_ranking_is_that_of_brute_force_document_by_document(indexed):
     ids = [document.id for document in open_corpus(SHARED / name)]
     # The engine's own forward vectors; that they are those of the encoder is tested on its own.
     impacts = searcher.index.impacts(ids)
-    queries, scales = searcher._impacts(searcher.encoder.encode_queries(texts), None)
+    queries, scales = searcher.passes.impacts(searcher.encoder.encode_queries(texts))
     # Long queries are quantised more coarsely, lest a score reach 2^24.
     assert name == "arguana" or set(scales) == {QUERY_SCALE * searcher.manifest.impact_scale}
     ranked = searcher.rank(texts, 1000, threads=2)

@@ -1,5 +1,6 @@
 """Run files and an index beside each other on a small BEIR folder, worked out by hand."""
 
+import gzip
 import json
 
 import pytest
@@ -83,6 +84,16 @@ def test_an_index_ranks_as_its_own_run_file(folder):
     systems = [str(folder / "base.trec"), str(folder / "index")]
     (row,) = compare_systems(systems, data, ["nDCG@10"]).rows["nDCG@10"]
     assert row.paired.ties == 2
+
+
+def test_a_run_file_may_be_packed(folder):
+    data = load_dataset(folder)
+    packed = folder / "base.trec.gz"
+    packed.write_bytes(gzip.compress((folder / "base.trec").read_bytes()))
+    assert read_system(packed, data) == read_system(folder / "base.trec", data)
+    packed.write_bytes(packed.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"base\.trec\.gz: truncated or damaged gzip"):
+        read_system(packed, data)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from lsr.corpus import CorpusError, Query
-from lsr.eval.datasets import Dataset, load_dataset
+from lsr.eval.datasets import GROUPS, SHORT_NAMES, Dataset, load_dataset, load_datasets
 from lsr.pydoc import read_pydoc
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -107,12 +107,116 @@ def test_ir_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
     module.load = {"beir/x": bare, "beir/x/test": judged, "y": bare, "y/test": bare}.__getitem__
     monkeypatch.setitem(sys.modules, "ir_datasets", module)
     queries, qrels = [Query("1", "x"), Query("2", "y")], {"1": {"b": 3}, "2": {"a": 1}}
-    assert load_dataset("beir/x") == Dataset("beir/x", "test", queries, qrels)
-    assert load_dataset("beir/x/test", "dev") == Dataset("beir/x/test", "test", queries, qrels)
+    expected = Dataset("beir/x", "test", queries, qrels, source="beir/x/test")
+    assert load_dataset("beir/x") == expected
+    assert load_dataset("beir/x/test", "dev") == expected._replace(name="beir/x/test")
     with pytest.raises(ValueError, match="beir/x: not a folder or .* with split 'dev'"):
         load_dataset("beir/x", "dev")
     with pytest.raises(ValueError, match="y: this ir_datasets id has no queries with judgements"):
         load_dataset("y")
+
+
+@pytest.fixture
+def collections(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """ir_datasets with its real ids, each of two made-up queries; the set is of what was loaded."""
+    import ir_datasets
+
+    loaded = set()
+
+    def load(name: str) -> SimpleNamespace:
+        real = ir_datasets_load(name)
+        loaded.add(name)
+        query = SimpleNamespace(query_id="1", text="x")
+        judgement = SimpleNamespace(query_id="1", doc_id="a", relevance=3)
+        return SimpleNamespace(
+            has_qrels=real.has_qrels,
+            has_queries=real.has_queries,
+            has_docs=real.has_docs,
+            queries_iter=lambda: iter([query]),
+            qrels_iter=lambda: iter([judgement]),
+        )
+
+    ir_datasets_load = ir_datasets.load
+    monkeypatch.setattr(ir_datasets, "load", load)
+    return loaded
+
+
+def test_every_short_name_is_an_id_with_documents_queries_and_judgements(collections) -> None:
+    import ir_datasets
+
+    names = {*SHORT_NAMES, *(part for parts in GROUPS.values() for part in parts)}
+    for name in names:
+        dataset = load_dataset(name)
+        assert dataset.source in collections
+        assert ir_datasets.load(dataset.source).has_docs()
+    assert len(GROUPS["beir"]) == len(GROUPS["nano-beir"]) == 13
+    assert len(GROUPS["cqadupstack"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "source", "judged", "relevant_grade"),
+    [
+        ("scifact", "test", "beir/scifact/test", "test", 1),
+        ("beir/scifact", "train", "beir/scifact/train", "train", 1),
+        ("msmarco", "test", "beir/msmarco/dev", "dev", 1),
+        ("beir/msmarco", "test", "beir/msmarco/test", "test", 2),
+        ("msmarco-passage", "dev", "msmarco-passage/dev/small", "dev", 1),
+        ("msmarco-passage", "dl20", "msmarco-passage/trec-dl-2020/judged", "test", 2),
+        ("dl19", "test", "msmarco-passage/trec-dl-2019/judged", "test", 2),
+        ("dl-hard", "test", "msmarco-passage/trec-dl-hard", "test", 2),
+        ("msmarco-passage-v2", "dl23", "msmarco-passage-v2/trec-dl-2023/judged", "test", 2),
+        ("lotte/pooled/search", "dev", "lotte/pooled/dev/search", "dev", 1),
+        ("nano-beir/scifact", "test", "nano-beir/scifact", "test", 1),
+    ],
+)
+def test_short_names(collections, name, split, source, judged, relevant_grade) -> None:
+    dataset = load_dataset(name, split)
+    assert (dataset.source, dataset.split) == (source, judged)
+    assert dataset.relevant_grade == relevant_grade
+
+
+def test_touche_says_its_version(collections) -> None:
+    shown = {
+        "webis-touche2020": "webis-touche2020/v2",
+        "webis-touche2020/v1": "webis-touche2020/v1",
+        "beir/webis-touche2020": "beir/webis-touche2020/v1",
+        "beir/webis-touche2020/v2": "beir/webis-touche2020/v2",
+    }
+    for name, label in shown.items():
+        assert load_dataset(name).label == label
+    assert load_dataset("webis-touche2020").source == "beir/webis-touche2020/v2"
+    assert load_dataset("webis-touche2020/v1").source == "beir/webis-touche2020"
+
+
+def test_groups_are_several_datasets(collections, folder, monkeypatch) -> None:
+    parts = load_datasets("cqadupstack")
+    assert [part.name for part in parts[:2]] == [
+        "beir/cqadupstack/android",
+        "beir/cqadupstack/english",
+    ]
+    assert {part.group for part in parts} == {"cqadupstack"} and len(parts) == 12
+    # A list of datasets, each of which counts by itself.
+    assert {part.group for part in load_datasets("beir")} == {""}
+    assert [part.name for part in load_datasets("scifact")] == ["scifact"]
+    with pytest.raises(ValueError, match="cqadupstack is 12 datasets .*: name one of them"):
+        load_dataset("cqadupstack")
+    # A folder of that name goes first.
+    monkeypatch.chdir(folder.parent)
+    folder.rename("cqadupstack")
+    (found,) = load_datasets("cqadupstack")
+    assert found.name == found.label == "cqadupstack" and len(found.queries) == 2
+
+
+def test_names_that_do_not_exist(collections) -> None:
+    with pytest.raises(ValueError, match="scifakt: not a folder or .* short names: beir, .*, dl19"):
+        load_dataset("scifakt")
+    message = "msmarco-passage: no split 'test'; available: dev, dl19, dl20, dl-hard"
+    with pytest.raises(ValueError, match=message):
+        load_dataset("msmarco-passage")
+
+
+def test_a_folder_is_shown_by_its_last_part(folder: Path) -> None:
+    assert load_dataset(folder).label == folder.name
 
 
 @pytest.mark.shared

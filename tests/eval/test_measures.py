@@ -1,11 +1,30 @@
-"""Expected values are computed by hand from the definitions."""
+"""Expected values are computed by hand from the definitions, or by trec_eval's own code."""
 
+import gzip
 from math import log2
+from pathlib import Path
 
+import numpy as np
 import pytest
+import pytrec_eval
 
-from lsr.eval.measures import evaluate
+from lsr.eval.datasets import load_dataset
+from lsr.eval.measures import evaluate, with_relevant_grade
 from lsr.run import Run
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+# Ours → trec_eval's.
+TREC_NAMES = {
+    "nDCG@10": "ndcg_cut_10",
+    "RR": "recip_rank",
+    "AP": "map",
+    "AP@100": "map_cut_100",
+    "R@100": "recall_100",
+    "R@1000": "recall_1000",
+    "P@5": "P_5",
+    "Rprec": "Rprec",
+    "Success@5": "success_5",
+}
 
 QRELS = {
     "q1": {"a": 2, "b": 1, "c": 0},
@@ -82,3 +101,77 @@ def test_evaluate_rejects_nothing_to_measure() -> None:
     for qrels in ({}, {"q1": {"a": 1}, "q2": {}}):
         with pytest.raises(ValueError, match="`qrels` must hold at least one judgement"):
             evaluate(RUN, qrels)
+
+
+def trec_eval(scores, qrels, relevant_grade=1):
+    """Values by trec_eval's code, which breaks ties by id descending: ids are given reversed."""
+    ids = sorted({i for of in (*scores.values(), *qrels.values()) for i in of})
+    turned = {doc_id: f"{len(ids) - place:07}" for place, doc_id in enumerate(ids)}
+
+    def turn(values):
+        return {query: {turned[i]: v for i, v in of.items()} for query, of in values.items()}
+
+    wanted = {"ndcg_cut.10", "recip_rank", "map", "map_cut.100", "recall.100,1000", "P.5"}
+    wanted |= {"Rprec", "success.5"}
+    evaluator = pytrec_eval.RelevanceEvaluator(turn(qrels), wanted, relevance_level=relevant_grade)
+    found = evaluator.evaluate(turn(scores))
+    return {
+        ours: {query: found.get(query, {}).get(theirs, 0.0) for query in qrels}
+        for ours, theirs in TREC_NAMES.items()
+    }
+
+
+def assert_equal_to_trec_eval(scores, qrels, relevant_grade=1):
+    run = Run({query: list(of.items()) for query, of in scores.items()})
+    names = with_relevant_grade(list(TREC_NAMES), relevant_grade)
+    ours = evaluate(run, qrels, names).per_query
+    expected = trec_eval(scores, qrels, relevant_grade)
+    for name, of_query in zip(names, expected.values(), strict=True):
+        assert ours[name] == pytest.approx(of_query, abs=1e-12), name
+
+
+@pytest.mark.parametrize("relevant_grade", [1, 2])
+@pytest.mark.parametrize("levels", [3, 20, 100_000])
+def test_random_runs_score_as_by_trec_eval(levels: int, relevant_grade: int) -> None:
+    """Scores on few levels are mostly ties, on many almost none."""
+    generator = np.random.default_rng(levels)
+    documents = [f"d{number}" for number in range(300)]
+    scores, qrels = {}, {}
+    for number in range(25):
+        judged = generator.choice(documents, 40, replace=False)
+        grades = generator.integers(0, 4, 40)
+        grades[0] = 3
+        qrels[f"q{number}"] = dict(zip(judged.tolist(), grades.tolist(), strict=True))
+        if number != 7:  # which the run lacks
+            found = generator.choice(documents, generator.integers(1, 200), replace=False)
+            values = generator.integers(0, levels, len(found)).astype(float)
+            scores[f"q{number}"] = dict(zip(found.tolist(), values.tolist(), strict=True))
+    assert_equal_to_trec_eval(scores, qrels, relevant_grade)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no development collections in {SHARED}")
+@pytest.mark.parametrize("relevant_grade", [1, 2])
+@pytest.mark.parametrize("name", ["bm25-anserini", "splade-pp-ed", "distilbert-tasb"])
+def test_published_runs_score_as_by_trec_eval(name: str, relevant_grade: int) -> None:
+    folder = SHARED / "msmarco-dl19"
+    scores: dict[str, dict[str, float]] = {}
+    with gzip.open(folder / "reference_runs" / f"{name}.trec.gz", "rt") as file:
+        for line in file:
+            query, _, doc_id, _, score, _ = line.split()
+            # trec_eval holds scores as float32.
+            scores.setdefault(query, {})[doc_id] = float(np.float32(score))
+    assert_equal_to_trec_eval(scores, load_dataset(folder).qrels, relevant_grade)
+
+
+def test_grades_that_count_are_named() -> None:
+    names = ["nDCG@10", "RR@10", "AP", "R@100", "Judged@10", "P(rel=3)@5"]
+    assert with_relevant_grade(names, 1) == names
+    graded = ["nDCG@10", "RR(rel=2)@10", "AP(rel=2)", "R(rel=2)@100", "Judged@10", "P(rel=3)@5"]
+    assert with_relevant_grade(names, 2) == graded
+    # c, b, a are found in this order; only a has grade 2.
+    found = evaluate(RUN, QRELS, with_relevant_grade(["RR@10", "Judged@2"], 2))
+    assert found.per_query["RR(rel=2)@10"] == {"q1": pytest.approx(1 / 3), "q2": 0.0, "q3": 0.0}
+    assert found.per_query["Judged@2"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
+    with pytest.raises(ValueError, match="`relevant_grade` must be at least 1, got 0"):
+        with_relevant_grade(names, 0)

@@ -1,22 +1,24 @@
-"""indexes/dense.py against numpy."""
+"""indexes/dense.py, dense_rows.py and approximate.py against numpy."""
 
 import sys
 
 import numpy as np
 import pytest
 
+from lsr.indexes import dense_rows
+from lsr.indexes.approximate import Structure, build_structure, choose_kind, write_structure
 from lsr.indexes.dense import DenseIndex
+from lsr.indexes.dense_writer import DenseWriter
+
+K = 10
 
 
 def brute_force(ids, vectors, queries, k):
     """Float64 inner products rounded to float32, sorted by score and id in Python."""
     scores = (queries.astype(np.float64) @ vectors.astype(np.float64).T).astype(np.float32)
-    ranked = [
+    return [
         sorted(zip(ids, row.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0]))[:k]
         for row in scores
-    ]
-    return [[doc_id for doc_id, _ in row] for row in ranked], [
-        [score for _, score in row] for row in ranked
     ]
 
 
@@ -28,6 +30,38 @@ def collection(n, dimension, seed, distinct=None):
     return [f"d{i * 37 % 7919}é" for i in range(n)], vectors
 
 
+def clusters(n, dimension=16, seed=3):
+    """Unit vectors around 100 centres, and 60 queries around them."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((100, dimension))
+    around = centres[rng.integers(0, 100, n + 60)] + 0.5 * rng.standard_normal((n + 60, dimension))
+    around = (around / np.linalg.norm(around, axis=1, keepdims=True)).astype(np.float32)
+    return [f"d{i}" for i in range(n)], around[:n], around[n:]
+
+
+def recall(found, expected):
+    """Of the expected hits; what is found must have exact scores, in order."""
+    shared = 0
+    for hits, best in zip(found, expected, strict=True):
+        assert hits == sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+        assert len(hits) == len(best)
+        shared += len(set(hits) & set(best))  # with the scores
+    return shared / sum(map(len, expected))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How many queries went to a structure, call by call."""
+    real, calls = Structure.search, []
+
+    def search(self, queries, n, selector=None):
+        calls.append(len(queries))
+        return real(self, queries, n, selector)
+
+    monkeypatch.setattr(Structure, "search", search)
+    return calls
+
+
 @pytest.mark.parametrize("k", [1, 7, 200, 10_000])
 @pytest.mark.parametrize(
     ("n", "distinct"), [(1, None), (500, None), (500, 20), (300, 1), (6000, 3)]
@@ -36,50 +70,156 @@ def test_equals_brute_force_ties_included(n, distinct, k):
     ids, vectors = collection(n, 24, 0, distinct)
     queries = np.random.default_rng(1).standard_normal((130, 24)).astype(np.float32)
     queries[3] = 0  # every document is a tie
-    found, scores = DenseIndex(ids, vectors).search(queries, k)
-    expected, expected_scores = brute_force(ids, vectors, queries, k)
-    assert found == expected
-    assert scores.dtype == np.float32
-    assert scores.tolist() == expected_scores
+    found = DenseIndex(ids, vectors).search(queries, k)
+    assert found == brute_force(ids, vectors, queries, k)
     if distinct and k > 1:
-        assert len(set(scores[0].tolist())) < min(k, n)
+        assert len({score for _, score in found[0]}) < min(k, n)
 
 
-def test_no_queries():
+@pytest.mark.parametrize("n_allowed", [0, 1, 40, 499, 500])
+@pytest.mark.parametrize("k", [1, 30, 1000])
+def test_allowed_documents_are_ranked_as_if_there_were_no_others(n_allowed, k):
+    ids, vectors = collection(500, 24, 0, 60)
+    queries = np.random.default_rng(1).standard_normal((70, 24)).astype(np.float32)
+    rows = np.random.default_rng(2).permutation(500)[:n_allowed]
+    allowed = [ids[row] for row in rows] + ["nobody"]
+    found = DenseIndex(ids, vectors).search(queries, k, allowed)
+    assert found == brute_force([ids[row] for row in rows], vectors[rows], queries, k)
+
+
+def test_empty():
     ids, vectors = collection(5, 3, 0)
-    found, scores = DenseIndex(ids, vectors).search(np.empty((0, 3), np.float32), 2)
-    assert found == [] and scores.shape == (0, 2)
+    assert DenseIndex(ids, vectors).search(np.empty((0, 3), np.float32), 2) == []
+    none = DenseIndex([], np.empty((0, 3), np.float32))
+    assert len(none) == 0 and none.ids == []
+    assert none.search(vectors[:2], 4) == [[], []]
+    assert none.vectors([]).shape == (0, 3)
 
 
-def test_saved_and_loaded(tmp_path):
-    ids, vectors = collection(40, 6, 2)
+def test_vectors_and_scores_are_those_of_the_search():
+    ids, vectors = collection(300, 24, 0)
     index = DenseIndex(ids, vectors)
-    index.save(tmp_path / "index")
-    index.save(tmp_path / "index")
-    loaded = DenseIndex.load(tmp_path / "index")
-    queries = vectors[:5]
-    assert loaded.search(queries, 9)[0] == index.search(queries, 9)[0]
-    assert (loaded.search(queries, 9)[1] == index.search(queries, 9)[1]).all()
+    assert (len(index), index.dimension, index.kind) == (300, 24, "flat")
+    assert index.size_bytes == vectors.nbytes
+    asked = [ids[7], ids[250], ids[7]]
+    assert (index.vectors(asked) == vectors[[7, 250, 7]]).all()
+    query = np.random.default_rng(1).standard_normal(24).astype(np.float32)
+    of_search = dict(index.search(query[None], 300)[0])
+    # The same whatever is asked for beside it.
+    for some in (ids, ids[:5], ids[::-1], ids[20:21]):
+        scores = index.scores(query, some)
+        assert scores.dtype == np.float32
+        assert scores.tolist() == [of_search[doc_id] for doc_id in some]
+    assert index.scores(query, []).shape == (0,)
+    for use in (index.vectors, lambda some: index.scores(query, some)):
+        with pytest.raises(KeyError, match="no vector of document 'nobody'"):
+            use([ids[0], "nobody"])
 
 
-@pytest.mark.parametrize("file", ["vectors.npy", "ids.json"])
-@pytest.mark.parametrize("left", [0, 3, 150])
-def test_truncated(tmp_path, file, left):
-    ids, vectors = collection(40, 6, 2)
-    DenseIndex(ids, vectors).save(tmp_path)
-    content = (tmp_path / file).read_bytes()
-    assert len(content) > left
-    (tmp_path / file).write_bytes(content[:left])
-    with pytest.raises(ValueError, match="not a dense index, or a truncated one"):
-        DenseIndex.load(tmp_path)
+@pytest.mark.parametrize("kind", ["hnsw", "ivf-pq"])
+def test_structures_find_nearly_all_with_exact_scores(kind, asked, monkeypatch):
+    ids, vectors, queries = clusters(14_000)
+    index = DenseIndex(ids, vectors, kind=kind)
+    assert index.kind == kind
+    assert recall(index.search(queries, K), brute_force(ids, vectors, queries, K)) >= 0.95
+    assert asked == [60]
+    # Few documents, and as many hits as this: all are compared.
+    few = brute_force(ids[::50], vectors[::50], queries, K)
+    assert index.search(queries, K, ids[::50]) == few
+    assert index.search(queries, 200) == brute_force(ids, vectors, queries, 200)
+    assert asked == [60]
+    # Half of them, on one side of the space.
+    monkeypatch.setattr(dense_rows, "WIDEST", 25)
+    rows = np.argsort(vectors[:, 0])[:7000]
+    allowed = [ids[row] for row in rows]
+    half = brute_force(allowed, vectors[rows], queries, K)
+    assert recall(index.search(queries, K, allowed), half) >= 0.95
+    assert asked == [60, 60]
 
 
-def test_one_not_written_to_its_end_is_none(tmp_path):
-    ids, vectors = collection(4, 6, 2)
-    DenseIndex(ids, vectors).save(tmp_path)
-    (tmp_path / "ids.json").unlink()
-    with pytest.raises(FileNotFoundError, match="no dense index"):
-        DenseIndex.load(tmp_path)
+def test_queries_that_a_structure_finds_too_little_for_are_searched_flat(monkeypatch):
+    ids, vectors, queries = clusters(14_000)
+    index = DenseIndex(ids, vectors, kind="hnsw")
+    found = Structure.search
+
+    def little(self, queries, n, selector=None):
+        rows = found(self, queries, n, selector)
+        rows[::2, 3:] = -1
+        return rows
+
+    monkeypatch.setattr(Structure, "search", little)
+    expected = brute_force(ids, vectors, queries, K)
+    assert index.search(queries, K)[::2] == expected[::2]
+
+
+def test_the_same_vectors_make_the_same_structure(tmp_path):
+    _, vectors, _ = clusters(3000)
+    for name in "ab":
+        write_structure(build_structure("hnsw", vectors), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf-pq"])
+def test_rows_that_came_or_went_since_a_structure_was_built(tmp_path, kind, asked):
+    ids, vectors, queries = clusters(15_000)
+    writer = DenseWriter(tmp_path / "dense", [], 16)
+    writer.add(ids[:14_000], vectors[:14_000])
+    writer.merge(kind)
+    # The nearest of each query is replaced by its opposite or deleted, and a thousand are new.
+    expected = brute_force(ids[:14_000], vectors[:14_000], queries, 2)
+    replaced = sorted({hits[0][0] for hits in expected})
+    deleted = sorted({hits[1][0] for hits in expected} - set(replaced))
+    now = dict(zip(ids, vectors, strict=True))
+    for doc_id in replaced:
+        now[doc_id] = -now[doc_id]
+    writer.add(replaced, np.array([now[doc_id] for doc_id in replaced]))
+    writer.delete(deleted)
+    writer.add(ids[14_000:], vectors[14_000:])
+    for doc_id in deleted:
+        del now[doc_id]
+    index = DenseIndex.open(tmp_path / "dense", writer.flush())
+    assert index.kind == kind and len(index) == len(now)
+    assert index.ids == sorted(now)
+    truth = brute_force(list(now), np.array(list(now.values())), queries, K)
+    found = index.search(queries, K)
+    assert asked == [60]
+    assert recall(found, truth) >= 0.95
+    assert not {doc_id for hits in found for doc_id, _ in hits} & set(deleted)
+    newest = ids[14_000:]
+    assert index.search(queries, K, newest) == brute_force(newest, vectors[14_000:], queries, K)
+    writer.merge("flat")
+    merged = DenseIndex.open(tmp_path / "dense", writer.flush())
+    assert merged.kind == "flat"
+    assert merged.search(queries, K) == truth
+
+
+def test_flat_segments_are_one_index(tmp_path):
+    ids, vectors = collection(600, 24, 0, 90)
+    queries = np.random.default_rng(1).standard_normal((70, 24)).astype(np.float32)
+    writer = DenseWriter(tmp_path / "dense", [], 24)
+    names = []
+    for start in range(0, 600, 150):
+        writer.add(ids[start : start + 150], vectors[start : start + 150])
+        names = writer.flush()
+    assert len(names) == 4
+    index = DenseIndex.open(tmp_path / "dense", names)
+    expected = brute_force(ids, vectors, queries, 40)
+    assert index.search(queries, 40) == expected
+    assert (index.vectors(ids) == vectors).all()
+    allowed = ids[100:200]
+    expected = brute_force(allowed, vectors[100:200], queries, 40)
+    assert index.search(queries, 40, allowed) == expected
+
+
+def test_kinds_by_size():
+    assert [choose_kind("auto", n) for n in (0, 99_999, 100_000, 999_999, 1_000_000)] == [
+        *("flat", "flat", "hnsw", "hnsw", "ivf-pq")
+    ]
+    assert choose_kind("ivf-pq", 9_983) == "flat"
+    assert choose_kind("ivf-pq", 9_984) == "ivf-pq"
+    assert [choose_kind("hnsw", n) for n in (0, 1)] == ["flat", "hnsw"]
+    with pytest.raises(ValueError, match="must be one of auto, flat, hnsw, ivf-pq, got 'tree'"):
+        choose_kind("tree", 5)
 
 
 def test_refuses():
@@ -88,8 +228,6 @@ def test_refuses():
         DenseIndex(["a"], vectors)
     with pytest.raises(ValueError, match="got float64 of shape"):
         DenseIndex(["a", "b"], vectors.astype(np.float64))
-    with pytest.raises(ValueError, match="at least one row, got none"):
-        DenseIndex([], vectors[:0])
     with pytest.raises(ValueError, match="`ids` must differ, got 1 among 2"):
         DenseIndex(["a", "a"], vectors)
     index = DenseIndex(["a", "b"], vectors)
@@ -97,6 +235,8 @@ def test_refuses():
         index.search(vectors, 0)
     with pytest.raises(ValueError, match=r"`queries` must have shape \(m, 3\), got \(2, 2\)"):
         index.search(vectors[:, :2], 1)
+    with pytest.raises(ValueError, match="`queries` must be finite"):
+        index.search(vectors + np.float32("inf"), 1)
     vectors[1, 2] = np.nan
     with pytest.raises(ValueError, match="must be finite, that of document 'b' is not"):
         DenseIndex(["a", "b"], vectors)

@@ -1,7 +1,7 @@
 """indexes/manifest.py."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -33,6 +33,24 @@ def test_round_trip_and_overwrite(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
+def test_version_1_has_no_dense_side(tmp_path):
+    content = asdict(MANIFEST) | {"format_version": 1}
+    for since in ("dense", "dense_sha256", "dense_kind"):
+        del content[since]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert read_manifest(tmp_path) == replace(MANIFEST, format_version=1)
+    content["dense"] = "default"
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"missing \[\], unknown \['dense'\]"):
+        read_manifest(tmp_path)
+
+
+def test_the_dense_side(tmp_path):
+    manifest = replace(MANIFEST, dense="default", dense_sha256="ef", dense_kind="auto")
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+
+
 def test_absent(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not an index: it holds no manifest.json"):
         read_manifest(tmp_path / "nowhere")
@@ -49,10 +67,10 @@ def test_truncated(tmp_path):
 def test_foreign_and_incomplete(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text('{"format_version": 99}')
-    with pytest.raises(ValueError, match="format version must be 1, got 99"):
+    with pytest.raises(ValueError, match="format version must be 1 or 2, got 99"):
         read_manifest(tmp_path)
     path.write_text("[]")
-    with pytest.raises(ValueError, match="format version must be 1, got None"):
+    with pytest.raises(ValueError, match="format version must be 1 or 2, got None"):
         read_manifest(tmp_path)
     write_manifest(tmp_path, MANIFEST)
     content = json.loads(path.read_text())

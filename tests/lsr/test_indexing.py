@@ -309,7 +309,7 @@ def test_empty_documents_are_kept_and_counted(tmp_path):
     build = build_index(open_corpus(path), tmp_path / "index", "lexical")
     assert (build.n_documents, build.n_empty) == (2, 1)
     with Searcher(tmp_path / "index") as searcher:
-        assert searcher.explain("heat", "b") == []
+        assert searcher.explain("heat", "b").terms == []
         assert searcher.search("") == []
     path.write_text('{"_id": "b", "text": ""}\n')
     with pytest.raises(ValueError, match="none of 1 documents holds a token"):

@@ -1,4 +1,4 @@
-"""What an index acknowledged survives SIGKILL at any moment of build, add and delete.
+"""What an index acknowledged survives SIGKILL at any moment of build, add, delete and merge.
 
 LSR_KILLS sets how often a child is killed (default 4, for a quick suite).
 """
@@ -12,8 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lsr.encoders.load import default_tokenizer
+from lsr.live import open_live
 from lsr.search import Searcher
 
 KILLS = int(os.environ.get("LSR_KILLS", "4"))
@@ -25,8 +28,11 @@ import json, os, random, sys
 from pathlib import Path
 from lsr import indexing
 from lsr.corpus import open_corpus
+from lsr.encoders.dense import DenseEncoder
 
-folder = Path(sys.argv[1])
+folder, dense = Path(sys.argv[1]), sys.argv[4] or None
+if dense:
+    DenseEncoder(dense).encode_queries(["heat"])  # imports take longer than the test
 words = sys.argv[2].split()
 indexing.SHARD, indexing.COMMIT_SECONDS = 16, 0.02
 journal = (folder / "journal").open("a")
@@ -56,7 +62,11 @@ while True:
     if alive is None or (not first and rng.random() < 0.15):
         alive = [f"g{number}-{i}" for i in range(400)]
         built = corpus(alive)
-        do("build", alive, lambda: indexing.build_index(built, folder / "index", "lexical"))
+        settings = {"dense": dense, "dense_kind": rng.choice(["flat", "hnsw"])}
+        build = lambda: indexing.build_index(built, folder / "index", "lexical", **settings)
+        do("build", alive, build)
+    elif rng.random() < 0.2:
+        do("merge", [], lambda: indexing.merge_index(folder / "index"))
     elif rng.random() < 0.5 and len(alive) > 50:
         gone = rng.sample(alive, 20)
         do("delete", gone, lambda: indexing.delete_documents(folder / "index", gone))
@@ -74,14 +84,18 @@ def after(alive, kind, ids):
     """The ids of an index after an operation."""
     if kind == "build":
         return set(ids)
-    return alive | set(ids) if kind == "add" else alive - set(ids)
+    return alive | set(ids) if kind == "add" else alive - set(ids)  # a merge has none
 
 
 def holds_exactly(folder, ids):
-    """Whether a clean index holds these documents, forward vectors and no others."""
+    """Whether a clean index holds these documents, forward vectors and no others.
+
+    A dense side must hold the documents that Lucene does, and the vectors of their texts.
+    """
     with Searcher(folder / "index") as searcher:
         clean, report = searcher.index.check()
         assert clean, report
+        check_dense(folder)
         if searcher.index.n_docs != len(ids):
             return False
         try:
@@ -89,6 +103,32 @@ def holds_exactly(folder, ids):
         except KeyError:
             return False
         return True
+
+
+def check_dense(folder):
+    """The vectors are those of Lucene's documents and of their texts."""
+    with open_live(folder / "index") as live:
+        if live.dense:
+            assert live.dense.ids == (ids := live.index.matching({}))
+            live.dense.check()
+            texts = [document.content for document in live.index.documents(ids)]
+            vectors = live.dense_encoder.encode_documents(texts)
+            np.testing.assert_allclose(live.dense.vectors(ids), vectors, atol=1e-6)
+
+
+@pytest.fixture(params=["sparse", "both sides"])
+def dense_model(request, tmp_path):
+    """The path of a dense model of random word vectors; empty for an index without one."""
+    if request.param == "sparse":
+        return ""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    torch.manual_seed(0)
+    words = StaticEmbedding(default_tokenizer().backend_tokenizer, embedding_dim=8)
+    SentenceTransformer(modules=[words]).save(str(tmp_path / "model"), create_model_card=False)
+    return str(tmp_path / "model")
 
 
 def acknowledged(folder, alive):
@@ -104,15 +144,23 @@ def acknowledged(folder, alive):
 
 
 @pytest.mark.slow
-def test_every_acknowledged_document_survives_kills(tmp_path):
+def test_every_acknowledged_document_survives_kills(tmp_path, dense_model):
     rng = random.Random(7)
     alive = None
-    cut_off = dict.fromkeys(("build", "add", "delete", None), 0)
+    cut_off = dict.fromkeys(("build", "add", "delete", "merge", None), 0)
     for number in range(KILLS):
         (tmp_path / "journal").write_text("")
         (tmp_path / "alive").write_text(json.dumps(None if alive is None else sorted(alive)))
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, tmp_path, " ".join(WORDS), str(1000 * number)]
+            [
+                sys.executable,
+                "-c",
+                CHILD,
+                tmp_path,
+                " ".join(WORDS),
+                str(1000 * number),
+                dense_model,
+            ]
         )
         while not (tmp_path / "journal").stat().st_size:
             assert child.poll() is None

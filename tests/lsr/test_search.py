@@ -11,6 +11,7 @@ import pytest
 from lsr.corpus import open_corpus
 from lsr.indexes import exact
 from lsr.indexing import build_index
+from lsr.request import ask
 from lsr.search import Searcher
 from lsr.vectors import EXACT
 
@@ -51,17 +52,20 @@ def test_hits_are_those_of_brute_force_and_explanations_sum_to_their_scores(sear
     ids = [f"d{number}" for number in range(N)]
     impacts = searcher.index.impacts(ids)
     for query in queries(20):
-        vector, (scale,) = searcher._impacts(searcher.encoder.encode_queries([query]), None)
+        vector, (scale,) = searcher.passes.impacts(searcher.encoder.encode_queries([query]))
         (expected,) = exact.search(impacts, ids, vector, 10)
         hits = searcher.search(query, 10)
         assert [(hit.document.id, hit.score * scale) for hit in hits] == expected
         for hit in hits:
-            reasons = searcher.explain(query, hit.document.id)
+            why = searcher.explain(query, hit.document.id)
+            assert why[:5] == (hit.score, hit.score, 0.0, hit.score, None)
+            reasons = why.terms
             assert sum(reason.contribution for reason in reasons) == hit.score
             assert sum(reason.share for reason in reasons) == pytest.approx(1)
             for reason in reasons:
                 assert reason.query_weight * reason.document_weight == reason.contribution
                 assert reason.literal_in_query and reason.literal_in_document
+                assert not reason.from_feedback
 
 
 def test_quantised_scores_are_those_of_the_weights_within_the_step(searcher):
@@ -126,10 +130,10 @@ def test_min_score_and_max_terms(searcher):
     ]
     assert searcher.search("heat flow wing", N, min_score=1e30) == []
     heaviest = max(
-        searcher.explain("heat flow wing", everything[0].document.id),
+        searcher.explain("heat flow wing", everything[0].document.id).terms,
         key=lambda reason: reason.query_weight,
     )
-    (reason,) = searcher.explain("heat flow wing", everything[0].document.id, max_terms=1)
+    (reason,) = searcher.explain("heat flow wing", everything[0].document.id, max_terms=1).terms
     assert reason.term == heaviest.term
     assert searcher.search("heat flow wing", 5, max_terms=1) == searcher.search(reason.term, 5)
     for bad in (-1.0, float("nan"), float("inf")):
@@ -149,12 +153,12 @@ def test_absurd_k(searcher, k):
 
 def test_huge_weights_keep_scores_exact(searcher):
     weights = dict.fromkeys(set(WORDS) & set(searcher.encoder.vocabulary), 10_000.0)
-    vectors = searcher._vectors([weights])
-    impacts, (scale,) = searcher._impacts(vectors, None)
-    assert impacts.sum() * searcher._max_impact < EXACT
+    vector = searcher.passes.encode([weights], ask(weights), 1).sparse
+    impacts, _ = searcher.passes.impacts(vector)
+    assert impacts.sum() * int(searcher.index.user_data["max_impact"]) < EXACT
     hits = searcher.search(weights, 20)
     for hit in hits:
-        reasons = searcher.explain(weights, hit.document.id)
+        reasons = searcher.explain(weights, hit.document.id).terms
         assert sum(reason.contribution for reason in reasons) == hit.score
     assert len(hits) == 20
 

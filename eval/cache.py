@@ -1,0 +1,196 @@
+"""What evaluations keep between calls: indexes and first passes, found again by their content.
+
+DIR/indexes/ENCODER-KEY/   an index: whole once it has a manifest, else a build that goes on
+DIR/runs/KEY.trec          a first pass
+DIR/runs/KEY.json          what it is, its cost and its SHA-256; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lsr
+from lsr.corpus import open_corpus
+from lsr.encoders.default import DefaultEncoder
+from lsr.encoders.load import resolve
+from lsr.eval.datasets import Dataset
+from lsr.eval.results import Cost
+from lsr.indexes.manifest import NAME
+from lsr.indexing import Progress, build_index
+from lsr.live import DEFAULT, FITTED, encoder_name
+from lsr.run import Run
+from lsr.training.run_files import write_whole
+
+# Of the layout, and of what a first pass is: another one finds nothing of this one.
+VERSION = 1
+
+
+def default_folder() -> Path:
+    """Where a user's caches lie: $XDG_CACHE_HOME/lsr or ~/.cache/lsr."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsr"
+
+
+class Cache:
+    """Indexes and runs in a folder, made if absent. Entries are there whole or not at all."""
+
+    def __init__(self, folder: Path, progress: Progress = lambda step, done, total: None) -> None:
+        """See the module; `progress` is told where a call says no other."""
+        self.folder = folder
+        self._progress = progress
+        # By what `open_corpus` knows a corpus by: none is read twice to see what is in it.
+        self._digests: dict[str, str] = {}
+
+    def index(
+        self,
+        dataset: Dataset,
+        encoder: str,
+        top_k: int,
+        dense: str | None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """The index of a dataset's documents by an encoder, built unless it is there.
+
+        Args:
+            dataset: whose documents.
+            encoder: as `build_index` takes it.
+            top_k: as there.
+            dense: as there; None for no dense side.
+            progress: see Progress.
+
+        Raises:
+            As `build_index`.
+        """
+        path = self.index_path(dataset, encoder, top_k, dense, progress)
+        if not (path / NAME).exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            corpus = open_corpus(dataset.source or dataset.name)
+            progress = progress or self._progress
+            build_index(corpus, path, encoder, top_k=top_k, dense=dense, progress=progress)
+        return path
+
+    def index_path(
+        self,
+        dataset: Dataset,
+        encoder: str,
+        top_k: int,
+        dense: str | None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Where that index lies, or will."""
+        name = dataset.source or dataset.name
+        if name not in self._digests:
+            self._digests[name] = corpus_digest(name, progress or self._progress)
+        key = digest(
+            [self._digests[name], encoder_identity(encoder), top_k, dense and model_identity(dense)]
+        )
+        shown = re.sub(r"[^\w.-]+", "-", Path(encoder).name if Path(encoder).is_dir() else encoder)
+        return self.folder / "indexes" / f"{shown}-{key[:16]}"
+
+    def first_pass(
+        self, about: Mapping[str, Any], compute: Callable[[], tuple[Run, Cost]]
+    ) -> tuple[Run, Cost]:
+        """The run that `about` (JSON) describes and its cost, computed unless it is there.
+
+        A damaged entry is computed again, with a warning.
+        """
+        record = self.folder / "runs" / f"{digest(about)}.json"
+        if (found := _read(record)) is not None:
+            return found
+        run, cost = compute()
+        record.parent.mkdir(parents=True, exist_ok=True)
+        path = record.with_suffix(".trec")
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        run.write_trec(partial, "lsr")
+        partial.replace(path)
+        described = {"about": about, "cost": cost._asdict(), "sha256": _sha256(path)}
+        write_whole(record, json.dumps(described, indent=2))
+        # As it will be read: in a run file tied scores differ by an ulp.
+        return Run.read_trec(path), cost
+
+
+def _read(record: Path) -> tuple[Run, Cost] | None:
+    if not record.exists():
+        return None
+    path = record.with_suffix(".trec")
+    try:
+        described = json.loads(record.read_text(encoding="utf-8"))
+        cost = Cost(**described["cost"])
+        if _sha256(path) != described["sha256"]:
+            raise ValueError("its SHA-256 is not that of the file that was written")
+        return Run.read_trec(path), cost
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path} is damaged and computed again: {error}", stacklevel=3)
+        return None
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of what JSON can hold."""
+    return hashlib.sha256(json.dumps([VERSION, value], sort_keys=True).encode()).hexdigest()
+
+
+def corpus_digest(name: str, progress: Progress = lambda step, done, total: None) -> str:
+    """SHA-256 over a corpus' ids, texts and metadata, in order.
+
+    Raises:
+        As `open_corpus`.
+    """
+    found = hashlib.sha256()
+    for number, document in enumerate(open_corpus(name), 1):
+        record = [document.id, document.title, document.text, dict(document.metadata)]
+        found.update(json.dumps(record, sort_keys=True).encode())
+        if number % 1000 == 0:
+            progress("reading", number, None)
+    return found.hexdigest()
+
+
+def encoder_identity(name: str) -> list[Any]:
+    """An encoder's name and what tells its weights from others, in JSON.
+
+    Raises:
+        FileNotFoundError: no such encoder.
+    """
+    if name in FITTED:
+        return [name, lsr.__version__]
+    return [name, DefaultEncoder().fingerprint] if name == DEFAULT else model_identity(name)
+
+
+def model_identity(name: str) -> list[Any]:
+    """A checkpoint's name and its files; of a name that is no checkpoint, such as "default", that.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+    """
+    if name == DEFAULT:
+        return [name, lsr.__version__]
+    return [encoder_name(name), _files(resolve(name))]
+
+
+def index_identity(directory: Path) -> list[Any]:
+    """What tells the content of an index directory from any other, in JSON.
+
+    Manifest and Lucene's latest commit, which has a random id; and of all other files, of a dense
+    side or of what `lsr tune` found, name, size and time.
+    """
+    small = [directory / NAME, *sorted(directory.glob("generation-*/lucene/segments_*"))]
+    return [[_sha256(path) for path in small], _files(directory)]
+
+
+def _files(folder: Path) -> list[list[Any]]:
+    """Name, size and time of each file; locks come and go."""
+    return [
+        [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

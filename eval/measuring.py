@@ -1,0 +1,125 @@
+"""What an index answers to a dataset's queries, what that is worth, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lsr.eval.datasets import Dataset
+from lsr.eval.measures import Evaluation, evaluate, parse_measures, with_relevant_grade
+from lsr.eval.results import Cost, Result
+from lsr.indexing import Progress
+from lsr.request import ask
+from lsr.run import Run
+from lsr.search import Searcher
+
+# Documents of a query that are measured.
+DEPTH = 1000
+# Queries that are timed, one after the other, at LATENCY_K hits.
+LATENCY_QUERIES = 500
+LATENCY_K = 10
+
+
+def measure_index(
+    searcher: Searcher,
+    dataset: Dataset,
+    measures: Sequence[str],
+    *,
+    name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    threads: int = 1,
+    progress: Progress = lambda step, done, total: None,
+) -> Result:
+    """Quality and cost of an index on a dataset, by the BEIR rules (own id dropped).
+
+    Args:
+        searcher: the index.
+        dataset: queries and judgements.
+        measures: names of ir-measures.
+        name: of the system in tables; by default the encoder's.
+        settings: fields of `lsr.request.Request`.
+        threads: Java threads of the run; times are those of single queries.
+        progress: see Progress.
+
+    Raises:
+        ValueError: an unknown measure or setting.
+    """
+    # A misspelt measure is told before the work, not after it.
+    parse_measures(measures)
+    run = rank_queries(searcher, dataset, settings=settings, threads=threads, progress=progress)
+    cost = measure_cost(searcher, dataset, settings=settings, progress=progress)
+    evaluation = evaluate_run(run, dataset, measures)
+    return Result(name or searcher.manifest.encoder, dataset, run, evaluation, cost)
+
+
+def rank_queries(
+    searcher: Searcher,
+    dataset: Dataset,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    threads: int = 1,
+    progress: Progress = lambda step, done, total: None,
+) -> Run:
+    """The DEPTH best documents of an index for a dataset's queries, a query's own id dropped."""
+    texts = [query.text for query in dataset.queries]
+    # One more than is kept: a query's own document is dropped.
+    ranked = searcher.rank(texts, DEPTH + 1, threads=threads, progress=progress, **(settings or {}))
+    ids = [query.id for query in dataset.queries]
+    return Run(dict(zip(ids, ranked, strict=True))).without_self().truncate(DEPTH)
+
+
+def evaluate_run(run: Run, dataset: Dataset, measures: Sequence[str]) -> Evaluation:
+    """The measures of a run on a dataset, under names that say from which grade on is relevant."""
+    return evaluate(run, dataset.qrels, with_relevant_grade(measures, dataset.relevant_grade))
+
+
+def measure_cost(
+    searcher: Searcher,
+    dataset: Dataset,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress = lambda step, done, total: None,
+) -> Cost:
+    """What an index costs; a query at the median (postings: at the mean) of the first 500.
+
+    Postings are those of a query as it is first searched, cut by `max_terms` or `mass`: none in
+    mode dense. A dense side counts as part of the index in modes dense and hybrid.
+    """
+    texts = [query.text for query in dataset.queries[:LATENCY_QUERIES]]
+    # With `rescore` the cut comes later; its postings are those of the cut query.
+    request = ask("", **{**(settings or {}), "rescore": None})
+    encode = searcher.passes.encode
+    # The first query loads what is loaded once.
+    searcher.rank(texts[:1], LATENCY_K, **(settings or {}))
+    encode_seconds, seconds = [], []
+    for number, text in enumerate(texts, 1):
+        encode_seconds.append(_seconds(encode, [text], request, 1))
+        seconds.append(_seconds(searcher.rank, [text], LATENCY_K, **(settings or {})))
+        progress("timing single queries", number, len(texts))
+    vectors = encode(texts, request, 1).sparse
+    postings = 0
+    if vectors is not None:
+        postings = int(searcher.index.document_frequencies()[vectors.indices].sum())
+    index_bytes = searcher.index.size_bytes
+    dense = searcher.index.path.with_name("dense")
+    if request.mode != "sparse" and dense.is_dir():
+        index_bytes += sum(path.stat().st_size for path in dense.rglob("*") if path.is_file())
+    p50, p95 = np.percentile(seconds, [50, 95])
+    return Cost(
+        n_documents=searcher.index.n_docs,
+        index_bytes=index_bytes,
+        encode_docs_per_second=searcher.manifest.encode_docs_per_second,
+        encode_query_us=1e6 * float(np.median(encode_seconds)),
+        postings=postings / len(texts),
+        p50_ms=1e3 * float(p50),
+        p95_ms=1e3 * float(p95),
+    )
+
+
+def _seconds(function: Callable[..., object], *arguments: object, **named: object) -> float:
+    start = time.perf_counter()
+    function(*arguments, **named)
+    return time.perf_counter() - start

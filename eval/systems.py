@@ -1,0 +1,305 @@
+"""Systems as `lsr eval` takes them: run files, indexes and encoders with settings; and their cost.
+
+    [NAME=]SYSTEM[?KEY=VALUE&KEY=VALUE…]
+
+SYSTEM is a TREC run file, a folder of them (DATASET.trec, "/" in a name as "-"), an index
+directory, or an encoder, whose index is built in the cache. A KEY is a field of
+`lsr.request.Request`, nested ones with a dot (interpolation.alpha), or, of an index that is built,
+`top_k` or `dense`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from lsr.encoders.load import resolve
+from lsr.eval.cache import Cache, digest, index_identity
+from lsr.eval.datasets import Dataset
+from lsr.eval.measures import MEASURES, parse_measures
+from lsr.eval.measuring import DEPTH, evaluate_run, measure_cost, rank_queries
+from lsr.eval.results import Cost, Result
+from lsr.indexes.manifest import NAME
+from lsr.indexing import Progress
+from lsr.live import DEFAULT, FITTED
+from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
+from lsr.run import Run
+from lsr.search import Searcher
+
+# Expansion terms kept per document.
+TOP_K = 256
+_NESTED: dict[str, type[BaseModel]] = {"interpolation": Interpolation, "feedback": Feedback}
+# Of a request, but not of a system.
+_NOT_SETTINGS = ("query", "k")
+
+
+@dataclass(frozen=True)
+class System:
+    """What ranks documents for queries."""
+
+    name: str  # in tables
+    source: str  # a path, or an encoder's name
+    kind: Literal["run", "runs", "index", "encoder"]
+    settings: Mapping[str, Any]  # fields of Request
+    top_k: int = TOP_K  # of an index that is built
+    dense: str | None = None  # its dense model
+
+
+def parse_system(text: str) -> System:
+    """The system that `[NAME=]SYSTEM[?KEY=VALUE&…]` stands for; see the module.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a setting is unknown, given twice, out of range, or not for such a system.
+    """
+    head, _, tail = text.partition("?")
+    name, _, source = head.rpartition("=")
+    if Path(text).exists():
+        name, source, tail = "", text, ""
+    elif Path(head).exists():
+        name, source = "", head
+    if not source:
+        raise ValueError(f"system {text!r}: must be [NAME=]SYSTEM[?KEY=VALUE&…], and has no SYSTEM")
+    kind = _kind(source)
+    pairs = [pair.partition("=") for pair in tail.split("&")] if tail else []
+    for key, times in Counter(key for key, _, _ in pairs).items():
+        if times > 1:
+            raise ValueError(f"system {text!r}: {key!r} is given {times} times")
+    build = {key: value for key, _, value in pairs if key in ("top_k", "dense")}
+    settings = _settings(text, ["".join(pair) for pair in pairs if pair[0] not in build])
+    if pairs and kind in ("run", "runs"):
+        raise ValueError(f"system {text!r}: a run file takes no settings, got {tail!r}")
+    if build and kind == "index":
+        raise ValueError(
+            f"system {text!r}: {min(build)!r} is for an index that is built, {source} is there"
+        )
+    dense = build.get("dense")
+    if settings.get("mode", "sparse") == "sparse" and dense:
+        raise ValueError(f"system {text!r}: 'dense' is for mode 'dense' or 'hybrid'")
+    if settings.get("mode", "sparse") != "sparse" and kind == "encoder":
+        dense = dense or DEFAULT
+    top_k = build.get("top_k", str(TOP_K))
+    if not (top_k.isdecimal() and int(top_k) >= 1):
+        raise ValueError(f"system {text!r}: 'top_k' must be a number from 1 on, got {top_k!r}")
+    return System(name or text, source, kind, settings, int(top_k), dense)
+
+
+def _kind(source: str) -> Literal["run", "runs", "index", "encoder"]:
+    path = Path(source)
+    if source in (DEFAULT, *FITTED):
+        return "encoder"
+    if path.is_file():
+        return "run"
+    if path.is_dir():
+        if (path / NAME).exists():
+            return "index"
+        if (path / "config.json").exists() or (path / "modules.json").exists():
+            return "encoder"
+        if any(path.glob("*.trec")) or any(path.glob("*.trec.gz")):
+            return "runs"
+        raise ValueError(
+            f"{source}: this folder holds no index ({NAME}), no checkpoint (config.json) and no "
+            "run files (*.trec, *.trec.gz)"
+        )
+    if path.suffix in (".trec", ".run", ".gz", ".txt") or path.is_absolute():
+        raise FileNotFoundError(f"{source}: no such run file, index directory or checkpoint")
+    # A name for the hub, unless there is none of it.
+    resolve(source)
+    return "encoder"
+
+
+def _settings(text: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Fields of Request from "KEY=VALUE", checked."""
+    known = _keys()
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in known and not key.startswith("filters."):
+            raise ValueError(
+                f"system {text!r}: unknown setting {key!r} with value {value!r}; known are "
+                f"{', '.join(known)}"
+            )
+    try:
+        settings = parse_settings(pairs)
+        request = ask("", **settings)
+    except ValueError as error:
+        raise ValueError(f"system {text!r}: {error}") from error
+    given = request.model_dump(exclude_unset=True)
+    return {key: given[key] for key in settings}
+
+
+def _keys() -> list[str]:
+    keys = []
+    for key in Request.model_fields:
+        if key in _NESTED:
+            keys += [f"{key}.{field}" for field in _NESTED[key].model_fields]
+        elif key not in _NOT_SETTINGS:
+            keys.append("filters.NAME" if key == "filters" else key)
+    return [*keys, "top_k", "dense"]
+
+
+def check(datasets: Sequence[Dataset], systems: Sequence[System], measures: Sequence[str]) -> None:
+    """Refuse what cannot be evaluated together, before any of it is.
+
+    Raises:
+        FileNotFoundError: a folder of runs lacks one of a dataset.
+        ValueError: an unknown measure; two systems or datasets of one name; or one run file for
+            several datasets.
+    """
+    parse_measures(measures)
+    for what, names in (
+        ("systems", [system.name for system in systems]),
+        ("datasets", [file_name(dataset) for dataset in datasets]),
+    ):
+        for name, times in Counter(names).items():
+            if times > 1:
+                raise ValueError(f"{times} {what} are called {name!r}: names must differ")
+    for system in systems:
+        if system.kind == "run" and len(datasets) > 1:
+            raise ValueError(
+                f"{system.source} is one run file for {len(datasets)} datasets: give a folder "
+                f"that holds {file_name(datasets[0])}.trec, …"
+            )
+        for dataset in datasets if system.kind == "runs" else ():
+            run_file(system, dataset)
+
+
+def evaluate_system(
+    system: System,
+    dataset: Dataset,
+    measures: Sequence[str] = MEASURES,
+    *,
+    cache: Cache,
+    beside: Sequence[System] = (),
+    threads: int = 1,
+    progress: Progress = lambda step, done, total: None,
+) -> Result:
+    """Quality and cost of a system on a dataset; what is in the cache is not done again.
+
+    Cost is as it was when the run was made; a run file has none.
+
+    Args:
+        system: what ranks.
+        dataset: queries and judgements.
+        measures: names of ir-measures; see `with_relevant_grade`.
+        cache: indexes and runs.
+        beside: systems that are evaluated too, whose indexes this one may share.
+        threads: Java threads of the run.
+        progress: see Progress.
+
+    Raises:
+        ValueError: a run file cannot be used, or settings do not fit an index.
+    """
+    run: Run
+    cost: Cost | None = None
+    if system.kind in ("run", "runs"):
+        run = read_run(run_file(system, dataset), dataset)
+    else:
+        directory = _index_of(system, beside, dataset, cache, progress)
+        run, cost = _first_pass(system, directory, dataset, cache, threads, progress)
+    return Result(system.name, dataset, run, evaluate_run(run, dataset, measures), cost)
+
+
+def run_file(system: System, dataset: Dataset) -> Path:
+    """The run file of a system for a dataset.
+
+    Raises:
+        FileNotFoundError: a folder of runs lacks it.
+    """
+    if system.kind == "run":
+        return Path(system.source)
+    plain = Path(system.source) / f"{file_name(dataset)}.trec"
+    for path in (plain, plain.with_name(f"{plain.name}.gz")):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{system.source}: no {plain.name} or {plain.name}.gz in this folder")
+
+
+def read_run(path: Path, dataset: Dataset) -> Run:
+    """The DEPTH best of a run file (also .gz) for a dataset, without queries' own documents.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be used, or has no query of the dataset.
+    """
+    run = _read_gzip(path) if path.suffix == ".gz" else Run.read_trec(path)
+    if run.keys().isdisjoint(dataset.qrels):
+        raise ValueError(
+            f"{path}: none of its {len(run)} queries is among the {len(dataset.qrels)} of "
+            f"{dataset.name}, split {dataset.split!r}"
+        )
+    return run.without_self().truncate(DEPTH)
+
+
+def _read_gzip(path: Path) -> Run:
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / path.stem
+        try:
+            with gzip.open(path) as packed, plain.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: truncated or damaged gzip ({error})") from error
+        return Run.read_trec(plain)
+
+
+def file_name(dataset: Dataset) -> str:
+    """What a dataset's run file is called, without suffix."""
+    return dataset.label.replace("/", "-")
+
+
+def _index_of(
+    system: System, beside: Sequence[System], dataset: Dataset, cache: Cache, progress: Progress
+) -> Path:
+    """The index that a system searches, built if need be.
+
+    Where another system asks for the same with a dense side, sparse ones share that, unless there
+    is one without already.
+    """
+    if system.kind == "index":
+        return Path(system.source)
+    of_encoder = (dataset, system.source, system.top_k)
+    dense = system.dense
+    if dense is None and not (cache.index_path(*of_encoder, None, progress) / NAME).exists():
+        same = (
+            other.dense
+            for other in beside
+            if (other.source, other.top_k) == (system.source, system.top_k)
+        )
+        dense = next(filter(None, same), None)
+    return cache.index(*of_encoder, dense, progress)
+
+
+def _first_pass(
+    system: System,
+    directory: Path,
+    dataset: Dataset,
+    cache: Cache,
+    threads: int,
+    progress: Progress,
+) -> tuple[Run, Cost]:
+    about = {
+        "system": system.source,
+        "dataset": dataset.name,
+        "index": index_identity(directory),
+        "settings": dict(system.settings),
+        "queries": digest([list(query) for query in dataset.queries]),
+        "depth": DEPTH,
+    }
+
+    def compute() -> tuple[Run, Cost]:
+        with Searcher(directory) as searcher:
+            settings = system.settings
+            run = rank_queries(
+                searcher, dataset, settings=settings, threads=threads, progress=progress
+            )
+            return run, measure_cost(searcher, dataset, settings=settings, progress=progress)
+
+    return cache.first_pass(about, compute)

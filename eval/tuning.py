@@ -1,0 +1,205 @@
+"""The interpolation of an index, tuned on judged queries and stored with it: `lsr tune`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from lsr.eval.datasets import Dataset
+from lsr.eval.measures import evaluate, parse_measures
+from lsr.indexes.manifest import read_manifest
+from lsr.indexing import Progress
+from lsr.live import locked
+from lsr.request import Interpolation, Request, ask
+from lsr.run import Run
+from lsr.search import Searcher
+from lsr.tuning import write_tuning
+
+ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
+NORMALISATIONS = ("min-max", "theoretical", "z-score")
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What tuning found."""
+
+    dataset: str
+    split: str
+    measure: str
+    n_queries: int
+    interpolation: Interpolation  # the best on all queries: what is stored
+    tuned: float  # its mean, which flatters: it was chosen on these queries
+    cross_validated: float  # the mean where each fold's was chosen on the others
+    sparse: float  # the mean of either side alone
+    dense: float
+    means: dict[str, dict[float, float]]  # normalisation → α → mean
+
+    def record(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            **vars(self),
+            "interpolation": self.interpolation.model_dump(),
+            "means": {
+                name: {str(alpha): value for alpha, value in of.items()}
+                for name, of in self.means.items()
+            },
+        }
+
+
+def folds(query_ids: Sequence[str], n: int = FOLDS) -> list[list[str]]:
+    """Query ids in `n` parts of like size, the same for the same ids in whatever order.
+
+    Raises:
+        ValueError: there are fewer ids than parts.
+    """
+    if len(query_ids) < n:
+        raise ValueError(f"{n} folds need at least {n} queries, got {len(query_ids)}")
+    shuffled = np.random.default_rng(0).permutation(sorted(query_ids)).tolist()
+    return [shuffled[part::n] for part in range(n)]
+
+
+def best_setting(values: Mapping[Any, Mapping[str, float]], query_ids: Sequence[str]) -> Any:
+    """The setting whose values have the highest mean over these queries; of equals the first.
+
+    Args:
+        values: setting → query id → value of a measure.
+        query_ids: what is averaged over.
+    """
+    return max(values, key=lambda setting: round(mean(values[setting][q] for q in query_ids), 12))
+
+
+def cross_validate(
+    values: Mapping[Any, Mapping[str, float]], query_ids: Sequence[str], n: int = FOLDS
+) -> dict[str, Any]:
+    """For each query the setting that is best on the folds that it is not in.
+
+    Args:
+        values: setting → query id → value of a measure.
+        query_ids: all queries.
+        n: folds.
+
+    Raises:
+        ValueError: see `folds`.
+    """
+    chosen: dict[str, Any] = {}
+    for part in folds(query_ids, n):
+        others = [query_id for query_id in query_ids if query_id not in set(part)]
+        chosen |= dict.fromkeys(part, best_setting(values, others))
+    return chosen
+
+
+def tune(
+    directory: Path,
+    dataset: Dataset,
+    measure: str = "nDCG@10",
+    *,
+    normalisations: Sequence[str] = NORMALISATIONS,
+    store: bool = True,
+    progress: Progress = lambda step, done, total: None,
+) -> Tuning:
+    """Find α and normalisation of a convex combination for an index with a dense side.
+
+    Both sides are searched once; every α of ALPHAS and normalisation then orders the union of the
+    two lists anew, documents that one side did not return being scored exactly. The best by the
+    mean over the queries is stored for searches in mode hybrid without settings of their own.
+
+    Raises:
+        FileNotFoundError: no index there.
+        ValueError: no dense side, an unknown measure or normalisation, fewer than FOLDS queries.
+        IndexLockedError: another process builds this index or writes to it.
+    """
+    folds(list(dataset.qrels))
+    with Searcher(directory) as searcher:
+        values, sides = interpolations(
+            searcher, dataset, measure, normalisations=normalisations, progress=progress
+        )
+        folder = searcher.manifest.folder(directory)
+    query_ids = list(dataset.qrels)
+    best: Interpolation = best_setting(values, query_ids)
+    chosen = cross_validate(values, query_ids)
+    means: dict[str, dict[float, float]] = {name: {} for name in normalisations}
+    for how, of_query in values.items():
+        means[how.normalisation][how.alpha] = mean(of_query.values())
+    if store:
+        with locked(directory):
+            if read_manifest(directory).folder(directory) != folder:
+                raise ValueError(f"{directory} was built anew meanwhile: tune it again")
+            write_tuning(folder, best)
+    return Tuning(
+        dataset=dataset.name,
+        split=dataset.split,
+        measure=measure,
+        n_queries=len(query_ids),
+        interpolation=best,
+        tuned=means[best.normalisation][best.alpha],
+        cross_validated=mean(values[chosen[query_id]][query_id] for query_id in query_ids),
+        sparse=mean(sides["sparse"].values()),
+        dense=mean(sides["dense"].values()),
+        means=means,
+    )
+
+
+def interpolations(
+    searcher: Searcher,
+    dataset: Dataset,
+    measure: str,
+    *,
+    normalisations: Sequence[str] = NORMALISATIONS,
+    progress: Progress = lambda step, done, total: None,
+) -> tuple[dict[Interpolation, dict[str, float]], dict[str, dict[str, float]]]:
+    """Setting → query id → value of the measure; and side → query id → value.
+
+    Raises:
+        ValueError: no dense side, or an unknown measure or normalisation.
+    """
+    cutoff = parse_measures([measure])[measure].params.get("cutoff")
+    ids = [query.id for query in dataset.queries]
+    request = ask("", mode="hybrid", interpolation={})
+    depth = Interpolation().depth
+    # One more: a query's own document is dropped.
+    kept = depth if cutoff is None else cutoff + 1
+    passes = searcher.passes
+    batch = passes.encode([query.text for query in dataset.queries], request, threads=1)
+    passes.search(batch, ("sparse", "dense"), request, depth)
+
+    def measured(rankings: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float]:
+        run = Run({q: hits[:kept] for q, hits in zip(ids, rankings, strict=True)}).without_self()
+        return evaluate(run, dataset.qrels, [measure]).per_query[measure]
+
+    sides = {side: measured(batch.lists[side]) for side in ("sparse", "dense")}
+    values: dict[Interpolation, dict[str, float]] = {}
+    for name in normalisations:
+        asked = _with(request, name)
+        columns = []
+        for hits in passes.interpolated(replace(batch, lists=dict(batch.lists)), asked):
+            # At α = ½ each share is half of that side's normalised score.
+            found = sorted(hits)
+            shares = np.array([(hit.sparse, hit.dense) for hit in found]).reshape(-1, 2) * 2
+            columns.append(([hit.doc_id for hit in found], shares))
+        for alpha in ALPHAS:
+            rankings = [_best(doc_ids, shares, alpha, kept) for doc_ids, shares in columns]
+            how = _with(request, name, alpha).interpolation
+            assert how is not None
+            values[how] = measured(rankings)
+            progress("tuning", len(values), len(normalisations) * len(ALPHAS))
+    return values, sides
+
+
+def _with(request: Request, normalisation: str, alpha: float = 0.5) -> Request:
+    how = {"normalisation": normalisation, "alpha": alpha}
+    return ask(request, interpolation=how)
+
+
+def _best(
+    doc_ids: Sequence[str], shares: np.ndarray, alpha: float, k: int
+) -> list[tuple[str, float]]:
+    """The k best by α·sparse + (1 − α)·dense; `doc_ids` ascending, so that ties are in order."""
+    scores = alpha * shares[:, 0] + (1 - alpha) * shares[:, 1]
+    order = np.argsort(-scores, kind="stable")[:k]
+    return [(doc_ids[place], float(scores[place])) for place in order]

@@ -1,0 +1,243 @@
+"""The rows that segments of dense vectors come to, and their search by faiss."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lsr.indexes.approximate import Structure, faiss_module
+from lsr.indexes.dense_segments import (
+    Segment,
+    norms,
+    read_segment,
+    read_structure,
+    structure_kind,
+)
+
+# Neighbours that faiss is asked for beyond k, among which ties are put in order.
+SPARE = 16
+# What faiss' float32 sums may be off by, relative to ‖query‖ · ‖vector‖.
+ERROR = 1e-5
+# Rows whose products are in memory at once.
+BLOCK = 4096
+# A structure is asked only for up to 1 in 100 of the rows that may be found; for more, all of these
+# are compared, which is exact and hardly slower: 4,000 of 200,000 took a graph 17 ms, and comparing
+# all 10 ms.
+WIDEST = 100
+
+
+class _Selection(NamedTuple):
+    """The rows that a search may find."""
+
+    base: Any  # a faiss IDSelector, None for all rows
+    n_base: int
+    tail: Any
+    n_tail: int
+
+    @property
+    def n(self) -> int:
+        return self.n_base + self.n_tail
+
+
+class Rows(NamedTuple):
+    """What the segments of one commit come to: never changed, only replaced."""
+
+    names: tuple[str, ...]
+    segments: dict[str, Segment]  # by name, in order
+    ids: list[str]  # of each row: those of the base, dead ones too, and then those of the tail
+    row_of: dict[str, int]  # of each live id
+    base: np.ndarray  # the first segment's vectors, mapped
+    tail: np.ndarray  # the live vectors of all others, in memory
+    everything: _Selection
+    structure: Structure | None  # over the base
+    largest_norm: float
+
+    def numbers(self, ids: Sequence[str]) -> np.ndarray:
+        try:
+            return np.array([self.row_of[doc_id] for doc_id in ids], np.int64)
+        except KeyError as error:
+            raise KeyError(f"no vector of document {error.args[0]!r}") from None
+
+    def select(self, allowed: Collection[str] | None) -> _Selection:
+        if allowed is None:
+            return self.everything
+        known = {self.row_of[doc_id] for doc_id in allowed if doc_id in self.row_of}
+        return _select(np.fromiter(known, np.int64, len(known)), len(self.base), len(self.tail))
+
+    def gather(self, numbers: np.ndarray) -> np.ndarray:
+        vectors = np.empty((len(numbers), self.base.shape[1]), np.float32)
+        in_base = numbers < len(self.base)
+        vectors[in_base] = self.base[numbers[in_base]]
+        vectors[~in_base] = self.tail[numbers[~in_base] - len(self.base)]
+        return vectors
+
+    def scores(self, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Products of float32 are exact in float64, and each row is summed by itself."""
+        found = [np.empty(0, np.float32)]
+        for start in range(0, len(numbers), BLOCK):
+            vectors = self.gather(numbers[start : start + BLOCK])
+            products = np.multiply(vectors, query, dtype=np.float64)
+            found.append(products.sum(axis=1).astype(np.float32))
+        return np.concatenate(found)
+
+    def best(self, query: np.ndarray, numbers: np.ndarray, k: int) -> list[tuple[str, float]]:
+        """The k best of these rows."""
+        scores = self.scores(query, numbers)
+        if len(numbers) > k:
+            near = scores >= np.partition(scores, -k)[-k]
+            numbers, scores = numbers[near], scores[near]
+        ids = [self.ids[number] for number in numbers.tolist()]
+        hits = zip(ids, scores.tolist(), strict=True)
+        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
+
+    def candidates(self, queries: np.ndarray, k: int, selection: _Selection) -> list[np.ndarray]:
+        """Rows of each query among which its k best are, or likely are."""
+        if self.structure is None or not selection.n_base:
+            return self._exhaustive(queries, k, selection)
+        # Of a structure's candidates only some may be found, the best perhaps far down.
+        asked = self.structure.fetch(k) * len(self.base) // selection.n_base
+        if asked > selection.n_base // WIDEST:
+            return self._exhaustive(queries, k, selection)
+        rows = self.structure.search(queries, asked, selection.base)
+        if selection.n_tail:
+            n = min(k + SPARE, selection.n_tail)
+            _, since = _knn(queries, self.tail, n, selection.tail)
+            since[since >= 0] += len(self.base)
+            rows = np.concatenate([rows, since], axis=1)
+        found = [of_query[of_query >= 0] for of_query in rows]
+        # A graph may not lead to enough of the rows that are allowed.
+        few = [number for number, of_query in enumerate(found) if len(of_query) < k]
+        if few:
+            for number, of_query in zip(
+                few, self._exhaustive(queries[few], k, selection), strict=True
+            ):
+                found[number] = of_query
+        return found
+
+    def _exhaustive(self, queries: np.ndarray, k: int, selection: _Selection) -> list[np.ndarray]:
+        found = [np.empty(0, np.int64)] * len(queries)
+        slack = 2 * ERROR * norms(queries) * self.largest_norm
+        asked, left = k + SPARE, np.arange(len(queries))
+        while len(left):
+            asked = min(asked, selection.n)
+            rough, rows = self._scan(queries[left], asked, selection)
+            for number, of_query in zip(left.tolist(), rows, strict=True):
+                found[number] = of_query
+            if asked == selection.n:
+                break
+            # What faiss left out may still belong to the first k where its last is this near.
+            left = left[rough[:, -1] >= rough[:, k - 1] - slack[left]]
+            asked *= 2
+        return found
+
+    def _scan(
+        self, queries: np.ndarray, n: int, selection: _Selection
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rough scores, descending, and rows of the n nearest, each of shape (m, n)."""
+        parts = []
+        if selection.n_base:
+            parts.append(_knn(queries, self.base, min(n, selection.n_base), selection.base))
+        if selection.n_tail:
+            rough, rows = _knn(queries, self.tail, min(n, selection.n_tail), selection.tail)
+            parts.append((rough, rows + len(self.base)))
+        if len(parts) == 1:
+            return parts[0]
+        rough, rows = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
+        order = np.argsort(-rough, axis=1, kind="stable")[:, :n]
+        return np.take_along_axis(rough, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def _knn(
+    queries: np.ndarray, vectors: np.ndarray, n: int, selector: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of the n nearest, (m, n); vectors are read where they lie."""
+    faiss = faiss_module()
+    scores = np.empty((len(queries), n), np.float32)
+    rows = np.empty((len(queries), n), np.int64)
+    pointers = [faiss.swig_ptr(array) for array in (queries, vectors, scores, rows)]
+    sizes = queries.shape[1], len(queries), len(vectors), n
+    faiss.knn_inner_product(*pointers[:2], *sizes, *pointers[2:], selector)
+    return scores, rows
+
+
+def _select(numbers: np.ndarray, n_base: int, n_tail: int) -> _Selection:
+    mask = np.zeros(n_base + n_tail, bool)
+    mask[numbers] = True
+    parts: list[Any] = []
+    for part in (mask[:n_base], mask[n_base:]):
+        n = int(part.sum())
+        # faiss is faster without a selector, above all for many queries.
+        bits = None if n == len(part) else np.packbits(part, bitorder="little")
+        parts += [None if bits is None else faiss_module().IDSelectorBitmap(bits), n]
+    return _Selection(*parts)
+
+
+def read_rows(folder: Path, names: tuple[str, ...], before: Rows | None) -> Rows:
+    """What the named segments come to; those that `before` has are not read again.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is truncated or foreign, or there is no segment.
+    """
+    segments: dict[str, Segment] = {}
+    structure = None
+    for name in names:
+        if before is not None and name in before.names:
+            if structure_kind(name):
+                structure = before.structure
+            else:
+                segments[name] = before.segments[name]
+        elif structure_kind(name):
+            structure = read_structure(folder, name)
+        else:
+            segments[name] = read_segment(folder, name)
+    if not segments:
+        raise ValueError(f"{folder}: the commit lists no segment of vectors")
+    return assemble(names, segments, structure)
+
+
+def assemble(
+    names: tuple[str, ...], segments: dict[str, Segment], structure: Structure | None
+) -> Rows:
+    """What segments come to, at least one; `structure` is over the rows of the first."""
+    base, *others = segments.values()
+    row_of = dict(zip(base.ids, range(len(base.ids)), strict=True))
+    for segment in others:
+        for doc_id in segment.deleted:
+            row_of.pop(doc_id, None)
+    kept: list[list[int]] = [[] for _ in others]
+    ids: list[list[str]] = [[] for _ in others]
+    for doc_id, (number, row) in live_places(others).items():
+        kept[number].append(row)
+        ids[number].append(doc_id)
+    tail_ids = [doc_id for of_segment in ids for doc_id in of_segment]
+    row_of.update(zip(tail_ids, count(len(base.ids)), strict=False))
+    tail = [segment.vectors[rows] for segment, rows in zip(others, kept, strict=True) if rows]
+    empty = np.empty((0, base.vectors.shape[1]), np.float32)
+    return Rows(
+        names=names,
+        segments=segments,
+        ids=base.ids + tail_ids,
+        row_of=row_of,
+        base=base.vectors,
+        tail=np.concatenate([empty, *tail]),
+        everything=_select(
+            np.fromiter(row_of.values(), np.int64, len(row_of)), len(base.ids), len(tail_ids)
+        ),
+        structure=structure,
+        largest_norm=max(segment.largest_norm for segment in segments.values()),
+    )
+
+
+def live_places(segments: Sequence[Segment]) -> dict[str, tuple[int, int]]:
+    """Of each live document, the number of the segment that its vector is in, and the row there."""
+    places: dict[str, tuple[int, int]] = {}
+    for number, segment in enumerate(segments):
+        for doc_id in segment.deleted:
+            places.pop(doc_id, None)
+        places.update((doc_id, (number, row)) for row, doc_id in enumerate(segment.ids))
+    return places

@@ -1,0 +1,98 @@
+"""Commands that tune interpolation and feedback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsr.cli.arguments import IndexArgument, JsonOption
+from lsr.cli.errors import user_errors
+from lsr.cli.evaluation import DATASETS, DatasetArgument
+
+if TYPE_CHECKING:
+    from lsr.eval.datasets import Dataset
+
+
+def tune(
+    directory: IndexArgument,
+    dataset: DatasetArgument,
+    split: Annotated[str, typer.Option(help="Which qrels: not those it is measured on later.")] = (
+        "dev"
+    ),
+    measure: Annotated[str, typer.Option(help="What is made as high as it gets.")] = "nDCG@10",
+    as_json: JsonOption = False,
+) -> None:
+    """Find and store an index's interpolation (--mode hybrid): α and how scores are normalised."""
+    from lsr.display import progress_bar
+    from lsr.eval.datasets import load_dataset
+    from lsr.eval.tuning import tune as tune_index
+
+    with user_errors():
+        data = load_dataset(dataset, split)
+        with progress_bar() as progress:
+            found = tune_index(directory, data, measure, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(found.record()))
+        return
+    how = found.interpolation
+    typer.echo(
+        f"α {how.alpha} with {how.normalisation}, stored in {directory}\n"
+        f"{measure} of {found.n_queries} queries ({found.dataset}, {found.split}): "
+        f"{found.tuned:.4f}; {found.cross_validated:.4f} cross-validated; "
+        f"sparse alone {found.sparse:.4f}, dense alone {found.dense:.4f}"
+    )
+
+
+def grid(
+    datasets: Annotated[list[str], typer.Argument(metavar="DATASET...", help=DATASETS)],
+    out: Annotated[Path, typer.Option(help="Reports, and what is needed to go on after a kill.")],
+    encoders: Annotated[
+        list[str] | None,
+        typer.Option("--encoder", help="The sparse side; repeat. lexical and default if none."),
+    ] = None,
+    dense: Annotated[str, typer.Option(help="The dense side's model.")] = "default",
+    dev: Annotated[
+        str, typer.Option(help="The split of a folder that is tuned on; without one, by folds of test.")
+    ] = "dev",
+    cache: Annotated[Path | None, typer.Option(help="Indexes; ~/.cache/lsr by default.")] = None,
+) -> None:
+    """Where to interpolate when the query is moved by feedback: before, after, both, or not."""
+    from lsr.display import progress_bar
+    from lsr.eval.cache import Cache, default_folder
+    from lsr.eval.feedback_grid import MEASURES, feedback_grid
+    from lsr.eval.feedback_report import write_stages
+    from lsr.eval.publish import publish
+
+    with user_errors():
+        loaded = [(name, *_splits(name, dev)) for name in datasets]
+        for encoder in encoders or ["lexical", "default"]:
+            folder = out / Path(encoder).name
+            grids = {}
+            for name, test, tuned_on in loaded:
+                with progress_bar() as progress:
+                    index = Cache(cache or default_folder(), progress).index(
+                        test, encoder, 256, dense
+                    )
+                    kept = folder / "values" / Path(name).name
+                    grids[Path(name).name] = feedback_grid(
+                        index, test, tuned_on, kept, progress=progress
+                    )
+            publish([result for grid in grids.values() for result in grid.results], folder)
+            write_stages(grids, MEASURES[0], folder)
+            typer.echo(f"{folder}/report.html, stages.md, stages.svg, chosen.json", err=True)
+            typer.echo((folder / "report.md").read_text(encoding="utf-8"))
+            typer.echo((folder / "stages.md").read_text(encoding="utf-8"))
+
+
+def _splits(name: str, dev: str) -> tuple[Dataset, Dataset | None]:
+    """The test split, and the one that is tuned on where the dataset has it."""
+    from lsr.eval.datasets import load_dataset
+
+    test = load_dataset(name, "test")
+    if (Path(name) / "qrels" / f"{dev}.tsv").exists():
+        return test, load_dataset(name, dev)
+    typer.echo(f"{name}: no split {dev!r}; tuned by folds of its test queries", err=True)
+    return test, None

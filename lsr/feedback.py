@@ -1,0 +1,256 @@
+"""Feedback: a query moved towards the vectors of documents taken for relevant.
+
+Which documents these are is the caller's business. Nothing here looks at how a term is spelt or
+how common it is: Anserini leaves out terms of one or of more than 20 characters and those in more
+than a tenth of the documents, which suits words, but a term of a WordPiece vocabulary may be a
+piece or a single digit, and an encoder has weighed common terms already.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lsr.request import Feedback
+from lsr.vectors import concatenate, prune
+
+
+def move_dense(
+    query: np.ndarray, relevant: np.ndarray, negatives: np.ndarray, how: Feedback
+) -> np.ndarray:
+    """Return the moved dense query, float32, shape (D,).
+
+    ``average`` is the mean of the query and the relevant documents, ``rocchio`` is ::
+
+        α·query + β·mean(relevant) − γ·mean(negatives)
+
+    (Li et al., Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers,
+    arXiv:2108.11044). Vectors are taken as they are and the result is not normalised, so its inner
+    products are not cosines even where the query's are. Without relevant documents the query is
+    returned as it is; without negatives there is nothing to subtract.
+
+    Args:
+        query: float, shape (D,).
+        relevant: vectors of documents taken for relevant, shape (k, D).
+        negatives: vectors of documents taken for not relevant, shape (b, D).
+        how: `method`, and for rocchio `alpha`, `beta` and `gamma`.
+
+    Raises:
+        ValueError: the method is "relevance-model", which is about terms, or shapes do not agree.
+    """
+    if how.method == "relevance-model":
+        raise ValueError("method 'relevance-model' is for side 'sparse'")
+    for name, vectors in (("relevant", relevant), ("negatives", negatives)):
+        if vectors.ndim != 2 or vectors.shape[1:] != query.shape:
+            raise ValueError(
+                f"`{name}` must have shape (n, {query.shape[0]}), the query's width: "
+                f"got {vectors.shape}"
+            )
+    if not len(relevant):
+        return query.astype(np.float32)
+    moved: np.ndarray = query.astype(np.float64)
+    if how.method == "average":
+        moved = (moved + relevant.sum(axis=0, dtype=np.float64)) / (1 + len(relevant))
+    else:
+        moved = how.alpha * moved + how.beta * relevant.mean(axis=0, dtype=np.float64)
+        if len(negatives):
+            moved -= how.gamma * negatives.mean(axis=0, dtype=np.float64)
+    return moved.astype(np.float32)
+
+
+def move_sparse(
+    query: csr_array, relevant: csr_array, scores: np.ndarray, negatives: csr_array, how: Feedback
+) -> csr_array:
+    """Return the moved sparse query, float32, shape (1, V), indices ascending, no zeros.
+
+    With ``|x|`` for the Euclidean norm and x̂ for x / |x|, the methods are ::
+
+        rocchio           α·q̂ + β·mean(d̂) − γ·mean(n̂), weights that are not above 0 dropped
+        average           mean of q̂ and all d̂
+        relevance-model   (α·p(t|q) + β·p(t|R)) / (α + β)
+
+    Weights of queries and of documents are on different scales (their encoders differ, or their
+    texts' lengths do), which is why every vector is normalised before it is added, as in Anserini.
+    Unlike there, the mean is not normalised again: documents that agree move the query further
+    than documents that do not. (Rocchio, 1971, as in Manning et al., Introduction to Information
+    Retrieval, eq. 9.3.)
+
+    The relevance model is RM3: p(t|x) = weight / sum of weights, and p(t|R) is proportional to
+    Σ_d p(t|d)·score_d for the `terms` heaviest terms, others have 0 (Lavrenko and Croft, SIGIR
+    2001; Abdul-Jaleel et al., UMass at TREC 2004). Scores below 0, as cosines can be, count as 0;
+    if none is above 0, all documents count the same. Negatives are not used.
+
+    Of the moved query's terms are kept: the query's own, always; and of the others, heaviest
+    first, as many as there is room for in `terms`, which counts own terms in, and only such as
+    `heaviest` keeps of the moved query by `mass` and `ratio`. So feedback never loses what was
+    asked for, and adds nothing to a query that has `terms` terms already. (Anserini cuts the
+    documents' mean instead, so that own terms come on top.)
+
+    The result is then scaled to the query's norm. That ranks the same, and scores stay in the
+    first pass's range.
+
+    The query is returned as it is if there are no relevant documents, or if no weight is above 0.
+    A query without terms becomes what the documents make of it, with norm 1.
+
+    Args:
+        query: float32, shape (1, V).
+        relevant: documents taken for relevant, float32, shape (k, V).
+        scores: of these documents in the first pass, shape (k,); for the relevance model.
+        negatives: documents taken for not relevant, float32, shape (b, V).
+        how: method, weights and cuts.
+
+    Raises:
+        ValueError: shapes do not agree; of a relevance model, `alpha` and `beta` are both 0, or a
+            score is not finite.
+    """
+    if query.shape[0] != 1:
+        raise ValueError(f"`query` must have one row, got shape {query.shape}")
+    if scores.shape != (relevant.shape[0],):
+        raise ValueError(
+            f"`scores` must have one score for each of {relevant.shape[0]} documents, "
+            f"got shape {scores.shape}"
+        )
+    # Copies: scipy shares indices between matrices, and sorts them in place.
+    query, relevant, negatives = (
+        csr_array(vectors, dtype=np.float64, copy=True) for vectors in (query, relevant, negatives)
+    )
+    if not relevant.shape[0]:
+        return _finished(query)
+    if how.method == "relevance-model":
+        moved = _relevance_model(query, relevant, scores, how)
+    else:
+        moved = _rocchio(query, relevant, negatives, how)
+    # Terms are compared in float32: there, weights that should be equal are.
+    moved = _keep(_finished(moved), query.indices, how)
+    if not moved.nnz:
+        return _finished(query)
+    norm = float(_norms(query)[0]) or 1.0
+    moved = moved.astype(np.float64)
+    return _finished(moved * (norm / float(_norms(moved)[0])))
+
+
+def heaviest(
+    vectors: csr_array, terms: int | None, mass: float | None, ratio: float | None
+) -> csr_array:
+    """Return the vectors with only each row's heaviest terms, same shape and dtype.
+
+    A term is kept if every cut that is not None keeps it. In order of weight, and of equal
+    weights in order of term id, these are: `terms`, the first so many; `mass`, the fewest first
+    ones whose weights add up to at least this share of the row's sum; `ratio`, those that weigh at
+    least this share of the row's first. Shares are compared in float32. A row never depends on
+    other rows; of a row with terms at least one is kept.
+
+    Args:
+        vectors: weights above 0, shape (n, V).
+        terms: at least 1.
+        mass: in (0, 1].
+        ratio: in (0, 1].
+
+    Raises:
+        ValueError: a cut is out of its range.
+    """
+    for name, share in (("mass", mass), ("ratio", ratio)):
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"`{name}` must be in (0, 1], got {share}")
+    kept = np.ones(vectors.nnz, dtype=bool)
+    for start, end in zip(vectors.indptr[:-1], vectors.indptr[1:], strict=True):
+        weights = vectors.data[start:end].astype(np.float64)
+        if ratio is not None and len(weights):
+            kept[start:end] &= weights >= np.float32(ratio * weights.max())
+        # A mass of 1 is all terms, however little the last ones add to a rounded sum.
+        if mass is not None and mass < 1:
+            order = np.argsort(-weights, kind="stable")
+            sums = np.cumsum(weights[order])
+            before = np.concatenate(([0.0], sums[:-1])).astype(np.float32)
+            kept[start + order[before >= np.float32(mass * sums[-1:])]] = False
+    result = _select(vectors, kept)
+    return result if terms is None else prune(result, terms)
+
+
+def _rocchio(
+    query: csr_array, relevant: csr_array, negatives: csr_array, how: Feedback
+) -> csr_array:
+    n_relevant, n_negatives = relevant.shape[0], negatives.shape[0]
+    if how.method == "average":
+        factors = np.full(1 + n_relevant, 1 / (1 + n_relevant))
+        vectors = concatenate([query, relevant])
+    else:
+        # Negatives last; without any, there is no row to carry their factor.
+        factors = np.repeat(
+            [how.alpha, how.beta / n_relevant, -how.gamma / max(n_negatives, 1)],
+            [1, n_relevant, n_negatives],
+        )
+        vectors = concatenate([query, relevant, negatives])
+    return _weighted_sum(vectors, factors * _inverse(_norms(vectors)))
+
+
+def _relevance_model(
+    query: csr_array, relevant: csr_array, scores: np.ndarray, how: Feedback
+) -> csr_array:
+    if how.alpha + how.beta == 0:
+        raise ValueError("`alpha` or `beta` must be above 0")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"`scores` must be finite, got {scores.tolist()}")
+    weights = np.maximum(scores.astype(np.float64), 0)
+    if not weights.any():
+        weights = np.ones(len(scores))
+    model = _weighted_sum(relevant, weights / weights.sum() * _inverse(_sums(relevant)))
+    if how.terms is not None:
+        model = prune(_finished(model), how.terms).astype(np.float64)
+    both = concatenate([query, model])
+    return _weighted_sum(both, np.array([how.alpha, how.beta]) * _inverse(_sums(both)))
+
+
+def _keep(moved: csr_array, own: np.ndarray, how: Feedback) -> csr_array:
+    """The terms of the moved query, shape (1, V), that are its own or pass the cuts."""
+    is_own = np.isin(moved.indices, own)
+    passing = heaviest(moved, None, how.mass, how.ratio).indices
+    others = _select(moved, ~is_own & np.isin(moved.indices, passing))
+    if how.terms is not None:
+        room = how.terms - int(is_own.sum())
+        others = prune(others, room) if room > 0 else others[:0]
+    return _select(moved, is_own | np.isin(moved.indices, others.indices))
+
+
+def _weighted_sum(vectors: csr_array, factors: np.ndarray) -> csr_array:
+    """Σ factor·row over the rows, shape (1, V), float64, only of weights above 0.
+
+    Added in order of the rows, so that equal inputs give equal bits.
+    """
+    data = vectors.data * np.repeat(factors, np.diff(vectors.indptr))
+    terms, positions = np.unique(vectors.indices, return_inverse=True)
+    weights = np.zeros(len(terms))
+    np.add.at(weights, positions, data)
+    positive = weights > 0
+    terms, weights = terms[positive], weights[positive]
+    indptr = np.array([0, len(terms)], dtype=vectors.indptr.dtype)
+    return csr_array((weights, terms, indptr), shape=(1, vectors.shape[1]))
+
+
+def _select(vectors: csr_array, kept: np.ndarray) -> csr_array:
+    """The vectors with only the entries where `kept`, bool, shape (nnz,), is true."""
+    indptr = np.concatenate(([0], np.cumsum(kept)))[vectors.indptr].astype(vectors.indptr.dtype)
+    return csr_array((vectors.data[kept], vectors.indices[kept], indptr), shape=vectors.shape)
+
+
+def _sums(vectors: csr_array) -> np.ndarray:
+    return np.asarray(vectors.sum(axis=1), dtype=np.float64)
+
+
+def _norms(vectors: csr_array) -> np.ndarray:
+    norms: np.ndarray = np.sqrt(_sums(vectors.power(2)))
+    return norms
+
+
+def _inverse(values: np.ndarray) -> np.ndarray:
+    """1 / value; 0 for 0: an empty vector stays one."""
+    inverse = np.zeros_like(values)
+    np.divide(1.0, values, out=inverse, where=values > 0)
+    return inverse
+
+
+def _finished(vectors: csr_array) -> csr_array:
+    result = csr_array(vectors.astype(np.float32))
+    result.sort_indices()
+    result.eliminate_zeros()
+    return result

@@ -1,0 +1,188 @@
+"""Interpolation: one ranking out of a sparse and a dense one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from lsr.request import Interpolation
+from lsr.run import Ranking
+
+# The smallest score there can be: of weights that are at least 0, and of a cosine.
+SPARSE_LEAST = 0.0
+DENSE_LEAST = -1.0
+
+
+class Fused(NamedTuple):
+    """A document of the fused ranking, and what each side gave: ``score == sparse + dense``."""
+
+    doc_id: str
+    score: float
+    sparse: float
+    dense: float
+
+
+def fuse(
+    sparse: Ranking,
+    dense: Ranking,
+    how: Interpolation,
+    exact: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
+) -> list[Fused]:
+    """Return the union of two rankings by fused score descending, ties by doc id ascending.
+
+    With method "convex", a document's score is ::
+
+        α·norm(sparse score) + (1 − α)·norm(dense score)
+
+    where norm is, with the minimum, maximum, mean and (population) standard deviation of the
+    side's own list:
+
+    ============  ==================================================================
+    min-max       (s − min) / (max − min)
+    theoretical   (s − least) / (max − least); least is 0 for sparse, −1 for dense
+                  scores, which are cosines: TM2C2 of Bruch, Gai and Ingber, An
+                  Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023,
+                  arXiv:2210.11934. Their α is the weight of the dense side. As
+                  min-max if no score of the list is above least
+    z-score       (s − mean) / sd
+    none          s
+    ============  ==================================================================
+
+    Where these have nothing to divide by (one document, or equal scores), each returned document
+    gets 1 by min-max, as in Anserini and OpenSearch: with 0, as in ranx, to be returned would count
+    as little as not to be. Z-scores are then 0: every score is the mean.
+
+    What a side gives a document that only the other returned (`missing`):
+
+    ============  ==================================================================
+    exact         norm of its score in `exact`, by the list's minimum, maximum, …: it
+                  lies below the list's scores, where min-max is below 0. Where there
+                  is nothing to divide by, 0, or 1 if it is no lower than the list's
+                  minimum (z-score: 0)
+    zero          0, after normalisation: under z-score that is the mean
+    minimum       norm of the list's minimum
+    ============  ==================================================================
+
+    A side without documents has no scale: it gives 0 to all, and `exact` is not asked.
+
+    With method "rrf" (Cormack, Clarke and Büttcher, SIGIR 2009), it is ::
+
+        2α / (rank_constant + sparse rank) + 2(1 − α) / (rank_constant + dense rank)
+
+    with ranks from 1 by (score descending, doc id ascending), so that α = 0.5 is the paper's
+    unweighted sum; a side that did not return the document gives 0, whatever `missing` says.
+
+    `depth` is not applied: the rankings are taken as long as they are. The order of `sparse` and
+    `dense` does not matter. All results are finite if the scores are float32 values.
+
+    Args:
+        sparse: (doc id, score) of the sparse side.
+        dense: (doc id, score) of the dense side.
+        how: method, α, normalisation, `missing` and rank constant.
+        exact: doc id → score; first the sparse side's of documents that only `dense` has, then
+            the dense side's of those that only `sparse` has. More documents do no harm.
+
+    Raises:
+        ValueError: a score is not finite, or a ranking holds a document twice.
+        KeyError: `missing` is "exact" and a document that a side did not return is not in its
+            `exact`.
+    """
+    sides = (_scores("sparse", sparse), _scores("dense", dense))
+    # In order of id, so that the stable sorts by score below break ties by it.
+    doc_ids = sorted(sides[0].keys() | sides[1].keys())
+    if how.method == "rrf":
+        values = [_reciprocal_ranks(side, doc_ids, how.rank_constant) for side in sides]
+        weights = (2 * how.alpha, 2 * (1 - how.alpha))
+    else:
+        values = [
+            _normalised(name, side, doc_ids, how, known)
+            for name, side, known in zip(("sparse", "dense"), sides, exact, strict=True)
+        ]
+        weights = (how.alpha, 1 - how.alpha)
+    # Adding 0 makes −0 a 0.
+    shares = [weight * value + 0.0 for weight, value in zip(weights, values, strict=True)]
+    scores = shares[0] + shares[1]
+    order = np.argsort(-scores, kind="stable")
+    columns = [column[order].tolist() for column in (scores, *shares)]
+    return list(map(Fused, [doc_ids[i] for i in order.tolist()], *columns))
+
+
+def _scores(name: str, ranking: Ranking) -> dict[str, float]:
+    scores = dict(ranking)
+    if len(scores) < len(ranking):
+        twice, _ = Counter(doc_id for doc_id, _ in ranking).most_common(1)[0]
+        raise ValueError(f"`{name}` holds document {twice!r} twice")
+    _require_finite(name, scores)
+    return scores
+
+
+def _require_finite(name: str, scores: Mapping[str, float]) -> None:
+    finite = np.isfinite(np.fromiter(scores.values(), np.float64, len(scores)))
+    if not finite.all():
+        doc_id = list(scores)[int(np.argmin(finite))]
+        raise ValueError(f"`{name}` scores must be finite, got {scores[doc_id]} for {doc_id!r}")
+
+
+def _reciprocal_ranks(side: Mapping[str, float], doc_ids: list[str], constant: int) -> np.ndarray:
+    """1 / (constant + rank) of each document; 0 where the side does not have it."""
+    returned = np.array([i for i, doc_id in enumerate(doc_ids) if doc_id in side], dtype=np.intp)
+    scores = np.array([side[doc_ids[i]] for i in returned.tolist()], dtype=np.float64)
+    values = np.zeros(len(doc_ids))
+    ranked = returned[np.argsort(-scores, kind="stable")]
+    values[ranked] = 1 / (constant + np.arange(1, len(ranked) + 1))
+    return values
+
+
+def _normalised(
+    name: str,
+    side: Mapping[str, float],
+    doc_ids: list[str],
+    how: Interpolation,
+    exact: Mapping[str, float],
+) -> np.ndarray:
+    """The side's normalised score of each document, or what `missing` puts in its place."""
+    if not side:
+        return np.zeros(len(doc_ids))
+    listed = np.sort(np.fromiter(side.values(), np.float64, len(side)))
+    normalise = _normalisation(name, listed, how)
+    absent = [doc_id for doc_id in doc_ids if doc_id not in side]
+    if how.missing == "exact":
+        asked = {doc_id: exact[doc_id] for doc_id in absent if doc_id in exact}
+        if len(asked) < len(absent):
+            unknown = next(doc_id for doc_id in absent if doc_id not in exact)
+            raise KeyError(f"`exact` holds no {name} score of document {unknown!r}")
+        _require_finite(f"exact {name}", asked)
+        known = {**side, **asked}
+    else:
+        known = {**dict.fromkeys(absent, float(listed[0])), **side}
+    scores = np.fromiter(map(known.__getitem__, doc_ids), np.float64, len(doc_ids))
+    values = normalise(scores)
+    if how.missing == "zero":
+        values[[doc_id not in side for doc_id in doc_ids]] = 0
+    return values
+
+
+def _normalisation(
+    name: str, listed: np.ndarray, how: Interpolation
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The function that normalises scores by those of a list: float64, ascending, not empty."""
+    low, high = float(listed[0]), float(listed[-1])
+    if how.normalisation == "none":
+        return np.copy
+    if how.normalisation == "z-score":
+        if low == high:  # the computed mean may differ from the score by a rounding error
+            return np.zeros_like
+        # Of scores brought into [0, 1]: squares of tiny scores would be 0.
+        unit = (listed - low) / (high - low)
+        mean, deviation = float(unit.mean()), float(unit.std())
+        return lambda scores: ((scores - low) / (high - low) - mean) / deviation
+    least = low
+    if how.normalisation == "theoretical":
+        theory = SPARSE_LEAST if name == "sparse" else DENSE_LEAST
+        least = theory if theory < high else low
+    if least == high:
+        return lambda scores: (scores >= low).astype(np.float64)
+    return lambda scores: (scores - least) / (high - least)
