@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from lsr.corpus import read_lines
 
 Ranking = list[tuple[str, float]]
 # Query id → document id → grade; a grade above 0 is relevant.
 Qrels = dict[str, dict[str, int]]
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Run(Mapping[str, Ranking]):
@@ -83,9 +86,9 @@ class Run(Mapping[str, Ranking]):
     def write_trec(self, path: str | os.PathLike[str], tag: str) -> None:
         """Write ``query_id Q0 doc_id rank score tag`` lines, ranks from 1.
 
-        Tools order a run file by score and break ties their own way, so a score that does not lie
-        below the one before it is written as the next float64 below that. TREC files have no place
-        for a query without documents.
+        Tools order a run file by score and break ties their own way, and trec_eval holds scores as
+        float32: they are written as such, and one that then does not lie below the one before it
+        as the next float32 below that. TREC files have no place for a query without documents.
 
         Raises:
             ValueError: the tag or an id is empty or holds white space.
@@ -94,11 +97,14 @@ class Run(Mapping[str, Ranking]):
         _require_word("tag", tag)
         for query_id, ranking in self.items():
             _require_word("query id", query_id)
-            written = math.inf
+            written = np.float32(math.inf)
             for rank, (doc_id, score) in enumerate(ranking, 1):
                 _require_word("doc id", doc_id)
-                written = min(score, math.nextafter(written, -math.inf))
-                lines.append(f"{query_id} Q0 {doc_id} {rank} {written!r} {tag}\n")
+                written = min(
+                    np.float32(np.clip(score, -LARGEST, LARGEST)),
+                    np.nextafter(written, np.float32(-math.inf)),
+                )
+                lines.append(f"{query_id} Q0 {doc_id} {rank} {written!s} {tag}\n")
         Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 

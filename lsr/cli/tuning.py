@@ -55,7 +55,7 @@ def grid(
     ] = None,
     dense: Annotated[str, typer.Option(help="The dense side's model.")] = "default",
     dev: Annotated[
-        str, typer.Option(help="The split of a folder that is tuned on; without one, by folds of test.")
+        str, typer.Option(help="A folder's split that is tuned on; without one, by folds.")
     ] = "dev",
     cache: Annotated[Path | None, typer.Option(help="Indexes; ~/.cache/lsr by default.")] = None,
 ) -> None:

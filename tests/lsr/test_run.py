@@ -64,10 +64,26 @@ def test_trec_round_trip(tmp_path: Path) -> None:
     for query_id in RUN:
         assert [doc_id for doc_id, _ in run[query_id]] == [doc_id for doc_id, _ in RUN[query_id]]
         expected = [score for _, score in RUN[query_id]]
-        assert [score for _, score in run[query_id]] == pytest.approx(expected, rel=1e-14)
-    distinct = Run({"q": [("a", 0.1 + 0.2), ("b", 1e-300), ("c", 0.0), ("d", -7.25)]})
+        assert [score for _, score in run[query_id]] == pytest.approx(expected, rel=1e-6)
+    distinct = Run({"q": [("a", 0.375), ("b", 2.0**-100), ("c", 0.0), ("d", -7.25)]})
     distinct.write_trec(path, "test")
     assert Run.read_trec(path) == distinct
+
+
+def test_trec_eval_ranks_a_written_run_as_we_do(tmp_path: Path) -> None:
+    import pytrec_eval
+
+    # trec_eval holds scores as float32 and breaks ties by id descending, we by id ascending.
+    tied = {f"d{number:03}": 12.3 + (number % 2) * 1e-12 for number in range(200)}
+    path = tmp_path / "run.trec"
+    Run({"q": tied.items(), "r": [("a", 1e300), ("b", 1e300), ("c", 0.0)]}).write_trec(path, "test")
+    run = Run.read_trec(path)
+    assert [doc_id for doc_id, _ in run["q"]] == sorted(tied, key=lambda d: (-tied[d], d))
+    for query_id, ranking in run.items():
+        for rank, (doc_id, _) in enumerate(ranking, 1):
+            evaluator = pytrec_eval.RelevanceEvaluator({query_id: {doc_id: 1}}, {"recip_rank"})
+            found = evaluator.evaluate({query_id: dict(ranking)})[query_id]["recip_rank"]
+            assert found == pytest.approx(1 / rank)
 
 
 def test_write_trec_rejects(tmp_path: Path) -> None:
