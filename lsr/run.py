@@ -104,7 +104,7 @@ class Run(Mapping[str, Ranking]):
                     np.float32(np.clip(score, -LARGEST, LARGEST)),
                     np.nextafter(written, np.float32(-math.inf)),
                 )
-                lines.append(f"{query_id} Q0 {doc_id} {rank} {written!s} {tag}\n")
+                lines.append(f"{query_id} Q0 {doc_id} {rank} {float(written)!r} {tag}\n")
         Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
