@@ -12,6 +12,7 @@ from lsr.cli.evaluation import compare, demo, evaluate
 from lsr.cli.indexing import add, delete, doctor, index, merge
 from lsr.cli.searching import explain, search
 from lsr.cli.training import adapt, export, recipes, train
+from lsr.cli.tuning import grid, tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,8 @@ app.command()(search)
 app.command()(explain)
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(tune)
+app.command()(grid)
 app.command()(train)
 app.command()(adapt)
 app.command()(recipes)

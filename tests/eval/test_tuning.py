@@ -1,0 +1,241 @@
+"""eval/tuning.py and eval/feedback_grid.py: what is chosen on which queries, and what is stored."""
+
+import json
+from statistics import mean
+
+import numpy as np
+import pytest
+
+from lsr.corpus import Query, open_corpus
+from lsr.encoders.load import default_tokenizer
+from lsr.eval import feedback_grid as grid_module
+from lsr.eval.datasets import Dataset
+from lsr.eval.feedback_grid import STAGES, feedback_grid
+from lsr.eval.feedback_report import stage_comparisons, write_stages
+from lsr.eval.measures import evaluate
+from lsr.eval.tuning import ALPHAS, best_setting, cross_validate, folds, tune
+from lsr.indexing import build_index
+from lsr.run import Run
+from lsr.search import Searcher
+
+WORDS = (
+    "heat flow wing plate layer pressure shock nose cone theory speed drag lift mach jet".split()
+)
+N = 60
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """BM25 with a dense model of random word vectors."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    folder = tmp_path_factory.mktemp("tuning")
+    torch.manual_seed(0)
+    tokenizer = default_tokenizer().backend_tokenizer
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)])
+    model.save(str(folder / "dense"))
+    rng = np.random.default_rng(0)
+    with (folder / "corpus.jsonl").open("w") as file:
+        for number in range(N):
+            record = {"_id": f"d{number}", "text": " ".join(rng.choice(WORDS, 6))}
+            file.write(json.dumps(record) + "\n")
+    corpus = open_corpus(folder / "corpus.jsonl")
+    build_index(corpus, folder / "index", "lexical", dense=str(folder / "dense"))
+    return folder / "index"
+
+
+def dataset(split, n, seed):
+    rng = np.random.default_rng(seed)
+    queries = [Query(f"{split}{i}", " ".join(rng.choice(WORDS, 3))) for i in range(n)]
+    qrels = {
+        query.id: {f"d{number}": 1 for number in rng.choice(N, 6, replace=False).tolist()}
+        for query in queries
+    }
+    return Dataset("toy", split, queries, qrels)
+
+
+def test_folds_hold_each_query_once_whatever_the_order():
+    ids = [f"q{number}" for number in range(23)]
+    parts = folds(ids)
+    assert sorted(query_id for part in parts for query_id in part) == sorted(ids)
+    assert {len(part) for part in parts} == {4, 5}
+    assert folds(ids[::-1]) == parts
+    with pytest.raises(ValueError, match="5 folds need at least 5 queries, got 4"):
+        folds(ids[:4])
+
+
+def test_the_best_of_equals_is_the_first():
+    values = {"x": {"a": 1.0, "b": 0.0}, "y": {"a": 0.0, "b": 1.0}, "z": {"a": 0.0, "b": 0.9}}
+    assert best_setting(values, ["a", "b"]) == "x"
+    assert best_setting(values, ["b"]) == "y"
+
+
+def test_no_query_is_answered_by_what_was_chosen_on_it():
+    ids = [f"q{number}" for number in range(10)]
+    # Setting i is perfect on query i alone: whoever looked at it would choose it.
+    values = {i: {q: float(q == ids[i]) for q in ids} for i in range(10)}
+    chosen = cross_validate(values, ids)
+    assert all(values[chosen[query_id]][query_id] == 0 for query_id in ids)
+
+
+def test_tuned_values_are_those_of_searches_with_the_setting(index):
+    data = dataset("dev", 12, 1)
+    found = tune(index, data, store=False)
+    assert found.n_queries == 12 and list(found.means["z-score"]) == list(ALPHAS)
+    texts = [query.text for query in data.queries]
+    with Searcher(index) as searcher:
+
+        def measured(**settings):
+            rankings = searcher.rank(texts, 1000, **settings)
+            run = Run({q.id: hits for q, hits in zip(data.queries, rankings, strict=True)})
+            return evaluate(run, data.qrels, ["nDCG@10"]).means["nDCG@10"]
+
+        for normalisation, alpha in (("min-max", 0.35), ("theoretical", 0.8), ("z-score", 0.0)):
+            how = {"normalisation": normalisation, "alpha": alpha}
+            expected = measured(mode="hybrid", interpolation=how)
+            assert found.means[normalisation][alpha] == pytest.approx(expected)
+        assert found.sparse == pytest.approx(measured())
+        assert found.dense == pytest.approx(measured(mode="dense"))
+        best = found.interpolation
+        assert found.tuned == pytest.approx(
+            measured(mode="hybrid", interpolation=best.model_dump())
+        )
+    assert found.tuned == max(max(of.values()) for of in found.means.values())
+    assert found.cross_validated <= found.tuned
+    assert json.loads(json.dumps(found.record()))["interpolation"]["alpha"] == best.alpha
+
+
+def test_what_is_found_is_stored_with_the_index(index):
+    found = tune(index, dataset("dev", 12, 1))
+    path = index / "generation-1" / "interpolation.json"
+    try:
+        with Searcher(index) as searcher:
+            how = {"interpolation": found.interpolation.model_dump()}
+            tuned = searcher.rank(["heat flow"], 20, mode="hybrid")
+            assert tuned == searcher.rank(["heat flow"], 20, mode="hybrid", **how)
+    finally:
+        path.unlink()
+
+
+def test_errors_of_tuning(index, tmp_path):
+    with pytest.raises(ValueError, match="'nDCG@x' is not a measure"):
+        tune(index, dataset("dev", 12, 1), "nDCG@x")
+    with pytest.raises(ValueError, match="5 folds need at least 5 queries, got 3"):
+        tune(index, dataset("dev", 3, 1))
+    (tmp_path / "corpus.tsv").write_text("d1\theat\n")
+    build_index(open_corpus(tmp_path / "corpus.tsv"), tmp_path / "sparse", "lexical")
+    with pytest.raises(ValueError, match="no dense side"):
+        tune(tmp_path / "sparse", dataset("dev", 12, 1))
+
+
+@pytest.fixture
+def few_variants(monkeypatch):
+    monkeypatch.setattr(grid_module, "DOCUMENTS", (1, 3))
+    monkeypatch.setattr(grid_module, "BETAS", (0.5,))
+
+
+def test_grid_is_tuned_on_dev_and_measured_on_test(index, tmp_path, few_variants):
+    dev, test = dataset("dev", 9, 2), dataset("test", 7, 3)
+    found = feedback_grid(index, test, dev, tmp_path, measures=["nDCG@10", "R@100"])
+    names = [f"{side} feedback: {stage}" for side in ("dense", "sparse") for stage in STAGES]
+    assert [result.system for result in found.results] == [
+        "interpolated",
+        "sparse",
+        "dense",
+        *names,
+    ]
+    with Searcher(index) as searcher:
+        for result in found.results:
+            (request,) = found.chosen[result.system]
+            texts = [query.text for query in test.queries]
+            expected = searcher.rank(texts, 1000, **json.loads(request))
+            rankings = [result.run[query.id] for query in test.queries]
+            assert rankings == expected
+            evaluation = evaluate(result.run, test.qrels, ["nDCG@10", "R@100"])
+            assert result.evaluation == evaluation
+        # The variant that was chosen is the one that is best on dev.
+        name = "dense feedback: both"
+        means = {
+            request: mean
+            for request, mean in found.means.items()
+            if (how := json.loads(request)["feedback"])["side"] == "dense"
+            and how["interpolate"] == "both"
+        }
+        texts = [query.text for query in dev.queries]
+        for request, value in means.items():
+            rankings = searcher.rank(texts, 1000, **json.loads(request))
+            run = Run({q.id: hits for q, hits in zip(dev.queries, rankings, strict=True)})
+            assert evaluate(run, dev.qrels, ["nDCG@10"]).means["nDCG@10"] == pytest.approx(value)
+        assert means[found.chosen[name][0]] == max(means.values())
+
+
+def test_grid_without_dev_is_cross_validated_and_goes_on(
+    index, tmp_path, few_variants, monkeypatch
+):
+    test = dataset("test", 11, 4)
+    whole = feedback_grid(index, test, None, tmp_path / "whole", measures=["nDCG@10"])
+    part = folds(list(test.qrels))[0]
+    others = [query_id for query_id in test.qrels if query_id not in part]
+    tuned = tune(
+        index,
+        test._replace(
+            queries=[q for q in test.queries if q.id in others],
+            qrels={query_id: test.qrels[query_id] for query_id in others},
+        ),
+        store=False,
+    )
+    with Searcher(index) as searcher:
+        texts = {query.id: query.text for query in test.queries}
+        how = tuned.interpolation.model_dump()
+        for query_id in part:
+            (expected,) = searcher.rank([texts[query_id]], 1000, mode="hybrid", interpolation=how)
+            assert whole.results[0].run[query_id] == expected
+
+    calls = 0
+    original = grid_module.evaluate
+
+    def interrupted(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(grid_module, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        feedback_grid(index, test, None, tmp_path / "cut", measures=["nDCG@10"])
+    (kept,) = (tmp_path / "cut").iterdir()
+    lines = kept.read_bytes()
+    assert lines.count(b"\n") == 9
+    kept.write_bytes(lines[:-20])  # a kill while it was written
+    again = feedback_grid(index, test, None, tmp_path / "cut", measures=["nDCG@10"])
+    assert again == whole
+    (kept,) = (tmp_path / "cut").iterdir()
+    assert calls - 10 == len(kept.read_bytes().splitlines()) - 8 + len(whole.results)
+
+
+def test_stages_are_compared_and_drawn(index, tmp_path, few_variants, monkeypatch):
+    from lsr.eval import feedback_report
+
+    monkeypatch.setattr(feedback_report, "DOCUMENTS", (1, 3))
+    dev, test = dataset("dev", 9, 2), dataset("test", 7, 3)
+    found = feedback_grid(index, test, dev, tmp_path, measures=["nDCG@10"])
+    rows = stage_comparisons(found, "nDCG@10")
+    assert len(rows) == 12
+    values = {r.system: r.evaluation.per_query["nDCG@10"] for r in found.results}
+    side, first, second, pair, p = rows[-1]
+    assert (side, first, second) == ("sparse", "after", "both")
+    expected = mean(values["sparse feedback: both"].values()) - mean(
+        values["sparse feedback: after"].values()
+    )
+    assert pair.difference == pytest.approx(expected) and p >= pair.p_randomisation
+    write_stages({"toy": found}, "nDCG@10", tmp_path / "report")
+    table = (tmp_path / "report" / "stages.md").read_text().splitlines()
+    assert table[-1].startswith("| toy | sparse |") and f"{expected:+.4f}" in table[-1]
+    chosen = json.loads((tmp_path / "report" / "chosen.json").read_text())
+    assert chosen["toy"]["interpolated"][0]["mode"] == "hybrid"
+    first_bytes = (tmp_path / "report" / "stages.svg").read_bytes()
+    write_stages({"toy": found}, "nDCG@10", tmp_path / "report")
+    assert (tmp_path / "report" / "stages.svg").read_bytes() == first_bytes
