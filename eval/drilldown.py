@@ -20,7 +20,7 @@ Documents = Callable[[str, Sequence[str]], Mapping[str, Document]]
 # System, dataset name, query id, document id → what each term added; nothing where unknown.
 Explain = Callable[[str, str, str, str], Sequence[Contribution]]
 
-LISTS = 1_500
+LISTS = 1_200
 FEWEST = 10
 DEPTH = 10  # documents of a list
 EXPLAINED = 3  # of these

@@ -42,6 +42,9 @@ STAGES = ("none", "before", "after", "both")
 DOCUMENTS = (1, 3, 5, 10)
 # The query has α = 1 − β: only their ratio orders documents.
 BETAS = (0.2, 0.4, 0.6, 0.8)
+# The paper's interpolation: min-max, and these weights of the sparse side.
+NORMALISATIONS = ("min-max",)
+ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 # Dev queries beyond these are left out, by chance of a fixed seed.
 DEV_QUERIES = 300
 # Queries that are searched at once.
@@ -131,6 +134,7 @@ class _Grid:
         self._searcher = searcher
         self._tuning = tuning
         self._measure = measure
+        self._kept: int = parse_measures([measure])[measure].params.get("cutoff") or DEPTH
         self._progress = progress
         self._first: dict[str, list[tuple[list[Query], Batch]]] = {}
         self.means: dict[str, float] = {}
@@ -149,7 +153,12 @@ class _Grid:
     def choose(self, parts: Sequence[tuple[list[str], list[str]]]) -> dict[str, dict[str, str]]:
         """System → test query → the request that is best on the tuning queries of its part."""
         alphas, _ = interpolations(
-            self._searcher, self._tuning, self._measure, progress=self._progress
+            self._searcher,
+            self._tuning,
+            self._measure,
+            normalisations=NORMALISATIONS,
+            alphas=ALPHAS,
+            progress=self._progress,
         )
         self.interpolated = max(mean(of_query.values()) for of_query in alphas.values())
         chosen: dict[str, dict[str, str]] = {}
@@ -170,7 +179,7 @@ class _Grid:
         """The DEPTH best documents of each query by the request that was chosen for it."""
         rankings: dict[str, Ranking] = {}
         for request, query_ids in _groups(chosen).items():
-            found = self._rank(dataset, request)
+            found = self._rank(dataset, request, DEPTH)
             rankings |= {query_id: found[query_id] for query_id in query_ids}
         return Run({query.id: rankings[query.id] for query in dataset.queries})
 
@@ -179,7 +188,7 @@ class _Grid:
         with self._path.open("a", encoding="utf-8") as file:
             for done, request in enumerate(requests, 1):
                 if request not in self._values:
-                    run = self._rank(self._tuning, request)
+                    run = self._rank(self._tuning, request, self._kept)
                     found = evaluate(run, self._tuning.qrels, [self._measure])
                     self._values[request] = found.per_query[self._measure]
                     file.write(json.dumps([request, self._values[request]]) + "\n")
@@ -188,8 +197,9 @@ class _Grid:
                 self._progress(step, done, len(requests))
         return {request: self._values[request] for request in requests}
 
-    def _rank(self, dataset: Dataset, request: str) -> Run:
-        asked = ask("", k=DEPTH + 1, **json.loads(request))
+    def _rank(self, dataset: Dataset, request: str, k: int) -> Run:
+        # One more: a query's own document is dropped.
+        asked = ask("", k=k + 1, **json.loads(request))
         rankings: dict[str, Ranking] = {}
         for queries, batch in self._first_passes(dataset):
             # One side alone is not searched at the depth of the interpolation.
@@ -197,7 +207,7 @@ class _Grid:
             found = self._searcher.passes.answer(replace(batch, lists=lists), asked)
             for query, hits in zip(queries, found, strict=True):
                 rankings[query.id] = [(hit.doc_id, hit.score) for hit in hits]
-        return Run(rankings).without_self().truncate(DEPTH)
+        return Run(rankings).without_self().truncate(k)
 
     def _first_passes(self, dataset: Dataset) -> list[tuple[list[Query], Batch]]:
         """The queries in batches, encoded and searched on both sides once."""
@@ -225,6 +235,8 @@ def _hybrid(how: Interpolation, feedback: Mapping[str, Any] | None = None) -> st
 
 
 def _requests(how: Interpolation, side: Side, stage: str) -> list[str]:
+    if stage == "none":  # whatever the interpolation
+        return [_json({"mode": side, "feedback": variant}) for variant in variants(side)]
     return [
         _hybrid(how, variant | {"side": side, "interpolate": stage}) for variant in variants(side)
     ]

@@ -109,11 +109,10 @@ def _pairs() -> Sequence[tuple[str, str]]:
 def _best(means: Mapping[str, float], side: str, stage: str, documents: int) -> float:
     found = []
     for request, mean in means.items():
-        feedback: dict[str, Any] = json.loads(request)["feedback"]
-        if (feedback["side"], feedback["interpolate"], feedback["documents"]) == (
-            side,
-            stage,
-            documents,
-        ):
+        asked: dict[str, Any] = json.loads(request)
+        feedback = asked["feedback"]
+        moved = feedback.get("side", asked["mode"])
+        where = feedback.get("interpolate", "none")
+        if (moved, where, feedback["documents"]) == (side, stage, documents):
             found.append(mean)
     return max(found)

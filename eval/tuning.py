@@ -151,6 +151,7 @@ def interpolations(
     measure: str,
     *,
     normalisations: Sequence[str] = NORMALISATIONS,
+    alphas: Sequence[float] = ALPHAS,
     progress: Progress = lambda step, done, total: None,
 ) -> tuple[dict[Interpolation, dict[str, float]], dict[str, dict[str, float]]]:
     """Setting → query id → value of the measure; and side → query id → value.
@@ -182,12 +183,12 @@ def interpolations(
             found = sorted(hits)
             shares = np.array([(hit.sparse, hit.dense) for hit in found]).reshape(-1, 2) * 2
             columns.append(([hit.doc_id for hit in found], shares))
-        for alpha in ALPHAS:
+        for alpha in alphas:
             rankings = [_best(doc_ids, shares, alpha, kept) for doc_ids, shares in columns]
             how = _with(request, name, alpha).interpolation
             assert how is not None
             values[how] = measured(rankings)
-            progress("tuning", len(values), len(normalisations) * len(ALPHAS))
+            progress("tuning", len(values), len(normalisations) * len(alphas))
     return values, sides
 
 

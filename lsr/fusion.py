@@ -30,6 +30,7 @@ def fuse(
     dense: Ranking,
     how: Interpolation,
     exact: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
+    k: int | None = None,
 ) -> list[Fused]:
     """Return the union of two rankings by fused score descending, ties by doc id ascending.
 
@@ -84,6 +85,7 @@ def fuse(
         how: method, α, normalisation, `missing` and rank constant.
         exact: doc id → score; first the sparse side's of documents that only `dense` has, then
             the dense side's of those that only `sparse` has. More documents do no harm.
+        k: documents of the union that are returned; None for all.
 
     Raises:
         ValueError: a score is not finite, or a ranking holds a document twice.
@@ -105,7 +107,7 @@ def fuse(
     # Adding 0 makes −0 a 0.
     shares = [weight * value + 0.0 for weight, value in zip(weights, values, strict=True)]
     scores = shares[0] + shares[1]
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")[:k]
     columns = [column[order].tolist() for column in (scores, *shares)]
     return list(map(Fused, [doc_ids[i] for i in order.tolist()], *columns))
 

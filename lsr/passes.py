@@ -83,7 +83,7 @@ class Passes:
         self.feed_back(batch, request, first_pass)
         sides = last_sides(request)
         if len(sides) == 2:
-            ranked = self.interpolated(batch, request)
+            ranked = self.interpolated(batch, request, request.k)
         else:
             (side,) = sides
             depth = self.depth(request) if request.mode == "hybrid" else request.k
@@ -125,7 +125,9 @@ class Passes:
             moved: dict[Side, Any] = {}
             source: Sequence[Ranking] | None = first_pass
             if source is None and request.stages in ("before", "both"):
-                interpolated = self.interpolated(batch, request)
+                interpolated = self.interpolated(
+                    batch, request, None if how.negatives else how.documents
+                )
                 source = [[(hit.doc_id, hit.score) for hit in hits] for hits in interpolated]
             for side in request.sides_moved:
                 if source is None:
@@ -229,13 +231,15 @@ class Passes:
             for hits, scale in zip(found, scales, strict=True)
         ]
 
-    def interpolated(self, batch: Batch, request: Request) -> list[list[Fused]]:
-        """Both sides' lists as one, for each query."""
+    def interpolated(
+        self, batch: Batch, request: Request, k: int | None = None
+    ) -> list[list[Fused]]:
+        """Both sides' lists as one, for each query: its k best, or all."""
         how = request.interpolation or self._interpolation
         self.search(batch, ("sparse", "dense"), request, how.depth)
         lists = list(zip(batch.lists["sparse"], batch.lists["dense"], strict=True))
         if how.method != "convex" or how.missing != "exact":
-            return [fuse(sparse, dense, how) for sparse, dense in lists]
+            return [fuse(sparse, dense, how, k=k) for sparse, dense in lists]
         assert batch.sparse is not None and batch.dense is not None
         # What only the other side returned.
         absent: list[tuple[list[str], list[str]]] = []
@@ -256,7 +260,7 @@ class Passes:
                 },
                 dict(zip(no_dense, values, strict=True)),
             )
-            ranked.append(fuse(sparse, dense, how, exact))
+            ranked.append(fuse(sparse, dense, how, exact, k))
         return ranked
 
     def _sparse(self, queries: Queries) -> csr_array:
