@@ -13,7 +13,14 @@ from lsr.eval.datasets import Dataset
 from lsr.eval.feedback_grid import STAGES, feedback_grid
 from lsr.eval.feedback_report import stage_comparisons, write_stages
 from lsr.eval.measures import evaluate
-from lsr.eval.tuning import ALPHAS, best_setting, cross_validate, folds, tune
+from lsr.eval.tuning import (
+    ALPHAS,
+    best_setting,
+    cross_validate,
+    folds,
+    interpolations,
+    tune,
+)
 from lsr.indexing import build_index
 from lsr.run import Run
 from lsr.search import Searcher
@@ -160,7 +167,7 @@ def test_grid_is_tuned_on_dev_and_measured_on_test(index, tmp_path, few_variants
         means = {
             request: mean
             for request, mean in found.means.items()
-            if (how := json.loads(request)["feedback"])["side"] == "dense"
+            if (how := json.loads(request)["feedback"]).get("side") == "dense"
             and how["interpolate"] == "both"
         }
         texts = [query.text for query in dev.queries]
@@ -178,17 +185,20 @@ def test_grid_without_dev_is_cross_validated_and_goes_on(
     whole = feedback_grid(index, test, None, tmp_path / "whole", measures=["nDCG@10"])
     part = folds(list(test.qrels))[0]
     others = [query_id for query_id in test.qrels if query_id not in part]
-    tuned = tune(
-        index,
-        test._replace(
-            queries=[q for q in test.queries if q.id in others],
-            qrels={query_id: test.qrels[query_id] for query_id in others},
-        ),
-        store=False,
+    kept = test._replace(
+        queries=[query for query in test.queries if query.id in others],
+        qrels={query_id: test.qrels[query_id] for query_id in others},
     )
     with Searcher(index) as searcher:
+        values, _ = interpolations(
+            searcher,
+            kept,
+            "nDCG@10",
+            normalisations=grid_module.NORMALISATIONS,
+            alphas=grid_module.ALPHAS,
+        )
         texts = {query.id: query.text for query in test.queries}
-        how = tuned.interpolation.model_dump()
+        how = best_setting(values, others).model_dump()
         for query_id in part:
             (expected,) = searcher.rank([texts[query_id]], 1000, mode="hybrid", interpolation=how)
             assert whole.results[0].run[query_id] == expected
