@@ -33,9 +33,11 @@ from lsr.eval.measures import evaluate
 from lsr.eval.measuring import DEPTH, measure_cost, rank_queries
 from lsr.eval.results import Cost
 from lsr.eval.significance import compare, holm
+from lsr.fusion import fuse
 from lsr.indexes.dense import DenseIndex
 from lsr.indexes.manifest import NAME
 from lsr.indexing import build_index
+from lsr.request import Interpolation
 from lsr.run import Run
 from lsr.search import Searcher
 
@@ -43,8 +45,8 @@ FOLDERS = ("nfcorpus", "arguana", "cranfield", "mlquestions", "msmarco-dl19")
 INDEXED = ("lexical", "grafted", "default")
 SYSTEMS = ("lexical", "bm25s", "dense", "grafted", "default", "default+dense")
 MEASURE = "nDCG@10"
-# Of the dense side. Fixed beforehand, not tuned.
-ALPHA = 0.5
+# Fixed beforehand, not tuned.
+FIXED = Interpolation(alpha=0.5, normalisation="min-max", missing="zero")
 # Documents encoded at once.
 SHARD = 4096
 
@@ -69,7 +71,7 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
             run = rank_queries(searcher, dataset)
     elif system == "default+dense":
         sparse, dense = (run_of(side, folder, dataset, out) for side in ("default", "dense"))
-        run = interpolate(sparse, dense, ALPHA)
+        run = interpolate(sparse, dense, FIXED)
     else:
         rank = _bm25s if system == "bm25s" else _dense
         run = rank(folder, dataset).without_self().truncate(DEPTH)
@@ -80,32 +82,13 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
     return run
 
 
-def interpolate(sparse: Run, dense: Run, alpha: float) -> Run:
-    """(1 − α) · sparse + α · dense, each min-max normalised per query; who is absent has 0.
-
-    Args:
-        sparse: one side.
-        dense: the other side.
-        alpha: in [0, 1].
-
-    Raises:
-        ValueError: `alpha` is out of range.
-    """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"`alpha` must be in [0, 1], got {alpha}")
-    mixed: dict[str, list[tuple[str, float]]] = {}
-    for query_id in sparse.keys() | dense.keys():
-        scores: dict[str, float] = {}
-        for run, weight in ((sparse, 1 - alpha), (dense, alpha)):
-            ranking = dict(run.get(query_id, ()))
-            if not ranking:
-                continue
-            low, high = min(ranking.values()), max(ranking.values())
-            for doc_id, score in ranking.items():
-                # One document, or equal scores: all are the best.
-                normalised = (score - low) / (high - low) if high > low else 1.0
-                scores[doc_id] = scores.get(doc_id, 0.0) + weight * normalised
-        mixed[query_id] = list(scores.items())
+def interpolate(sparse: Run, dense: Run, how: Interpolation) -> Run:
+    """The two runs as one, query by query; see `lsr.fusion.fuse`."""
+    fused = {
+        query_id: fuse(list(sparse.get(query_id, ())), list(dense.get(query_id, ())), how)
+        for query_id in sparse.keys() | dense.keys()
+    }
+    mixed = {q: [(hit.doc_id, hit.score) for hit in hits] for q, hits in fused.items()}
     return Run(mixed).truncate(DEPTH)
 
 
