@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -157,8 +158,13 @@ def average_record(average: Average, system: str) -> dict[str, Any]:
 
 
 def write_run(folder: Path, result: Result) -> Path:
-    """Write folder/runs/SYSTEM/DATASET.trec; `--system folder/runs/SYSTEM` reads it."""
-    name = re.sub(r"[^\w.=+-]+", "-", result.system).strip("-")
+    """Write folder/runs/SYSTEM/DATASET.trec; `--system folder/runs/SYSTEM` reads it.
+
+    A name that cannot be a folder's is changed and gets a digest: two systems never share one.
+    """
+    name = re.sub(r"[^\w.=+-]+", "-", result.system).strip("-.")
+    if name != result.system:
+        name += f"-{hashlib.sha256(result.system.encode()).hexdigest()[:6]}"
     path = folder / "runs" / name / f"{file_name(result.dataset)}.trec"
     path.parent.mkdir(parents=True, exist_ok=True)
     result.run.write_trec(path, "lsr")

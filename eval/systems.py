@@ -203,7 +203,7 @@ def evaluate_system(
     if system.kind in ("run", "runs"):
         run = read_run(run_file(system, dataset), dataset)
     else:
-        directory = _index_of(system, beside, dataset, cache, progress)
+        directory = index_of(system, beside, dataset, cache, progress)
         run, cost = _first_pass(system, directory, dataset, cache, threads, progress)
     return Result(system.name, dataset, run, evaluate_run(run, dataset, measures), cost)
 
@@ -255,8 +255,12 @@ def file_name(dataset: Dataset) -> str:
     return dataset.label.replace("/", "-")
 
 
-def _index_of(
-    system: System, beside: Sequence[System], dataset: Dataset, cache: Cache, progress: Progress
+def index_of(
+    system: System,
+    beside: Sequence[System],
+    dataset: Dataset,
+    cache: Cache,
+    progress: Progress = lambda step, done, total: None,
 ) -> Path:
     """The index that a system searches, built if need be.
 

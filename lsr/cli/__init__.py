@@ -10,6 +10,7 @@ import typer
 
 from lsr.cli.evaluation import compare, demo, evaluate
 from lsr.cli.indexing import add, delete, doctor, index, merge
+from lsr.cli.reproducing import reproduce
 from lsr.cli.searching import explain, search
 from lsr.cli.training import adapt, export, recipes, train
 from lsr.cli.tuning import grid, tune
@@ -31,6 +32,7 @@ app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(tune)
 app.command()(grid)
+app.command()(reproduce)
 app.command()(train)
 app.command()(adapt)
 app.command()(recipes)

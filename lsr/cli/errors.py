@@ -19,7 +19,7 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         typer.echo("lsr: interrupted; a build goes on when it is run again", err=True)
         raise typer.Exit(130) from error
-    except (ValueError, KeyError, OSError, LuceneError, JavaError) as error:
+    except (ValueError, KeyError, OSError, ImportError, LuceneError, JavaError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         typer.echo(f"lsr: {message}", err=True)
         raise typer.Exit(1) from error

@@ -55,7 +55,10 @@ def evaluate(
         Path | None, typer.Option(help="Indexes and first passes; ~/.cache/lsr by default.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A folder for results.json and the runs as TREC files.")
+        Path | None,
+        typer.Option(
+            help="A folder for the report (HTML, Markdown, LaTeX), results.json and TREC runs."
+        ),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Write the run (one system, one dataset) here too.")
@@ -114,6 +117,8 @@ def _evaluate(
     from lsr.display import progress_bar
     from lsr.eval import report
     from lsr.eval.cache import Cache, default_folder
+    from lsr.eval.evidence import Evidence
+    from lsr.eval.publish import publish
     from lsr.eval.systems import check, evaluate_system, parse_system
 
     systems = [parse_system(text) for text in named]
@@ -147,7 +152,9 @@ def _evaluate(
     records += _print_averages(report.averages(results, measures), as_json)
     if out is not None:
         report.write_records(out, records)
-        # lsr.eval.publish: Markdown, LaTeX and HTML of `results` belong here.
+        with Evidence(data, systems, cache) as evidence:
+            page = publish(results, out, documents=evidence.documents, explain=evidence.explain)
+        typer.echo(f"{page} (and .md, .tex, results.json, runs/)", err=True)
     return results
 
 

@@ -61,6 +61,7 @@ def grid(
 ) -> None:
     """Where to interpolate when the query is moved by feedback: before, after, both, or not."""
     from lsr.display import progress_bar
+    from lsr.eval import report
     from lsr.eval.cache import Cache, default_folder
     from lsr.eval.feedback_grid import MEASURES, feedback_grid
     from lsr.eval.feedback_report import write_stages
@@ -80,7 +81,14 @@ def grid(
                     grids[Path(name).name] = feedback_grid(
                         index, test, tuned_on, kept, progress=progress
                     )
-            publish([result for grid in grids.values() for result in grid.results], folder)
+            records = []
+            for of_dataset in grids.values():
+                found = report.differences(of_dataset.results)
+                for result in of_dataset.results:
+                    report.write_run(folder, result)
+                    records.append(report.record(result, found))
+            report.write_records(folder, records)
+            publish([r for of_dataset in grids.values() for r in of_dataset.results], folder)
             write_stages(grids, MEASURES[0], folder)
             typer.echo(f"{folder}/report.html, stages.md, stages.svg, chosen.json", err=True)
             typer.echo((folder / "report.md").read_text(encoding="utf-8"))

@@ -188,7 +188,7 @@ def test_a_sparse_system_shares_the_index_that_a_dense_one_needs(two, builds, mo
     )
 
     def index_of(system, beside):
-        return evaluating._index_of(system, beside, dataset, cache, lambda *_: None)
+        return evaluating.index_of(system, beside, dataset, cache, lambda *_: None)
 
     assert index_of(sparse, [sparse, other]) != index_of(sparse, [sparse, hybrid])
     assert index_of(sparse, [sparse, hybrid]) == index_of(hybrid, [sparse, hybrid])

@@ -1,0 +1,74 @@
+"""What a report shows of single queries: the documents' texts, and why a system ranked them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+from lsr.corpus import Document, open_corpus
+from lsr.eval.cache import Cache
+from lsr.eval.datasets import Dataset
+from lsr.eval.systems import System, index_of
+from lsr.explanation import Contribution
+from lsr.search import Searcher
+
+
+class Evidence:
+    """Texts and reasons of an evaluation; indexes stay open until it is left."""
+
+    def __init__(
+        self, datasets: Sequence[Dataset], systems: Sequence[System], cache: Cache
+    ) -> None:
+        """Evidence of what `evaluate_system` has evaluated.
+
+        Args:
+            datasets: all of them.
+            systems: all of them.
+            cache: the one they were evaluated with.
+        """
+        self._datasets = {dataset.name: dataset for dataset in datasets}
+        self._systems = {system.name: system for system in systems}
+        self._cache = cache
+        self._opened = ExitStack()
+        self._searchers: dict[tuple[str, str], Searcher] = {}
+        self._queries: dict[str, dict[str, str]] = {}
+
+    def __enter__(self) -> Evidence:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+    def documents(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Document]:
+        """The documents of a dataset by id; its corpus is read through."""
+        wanted = set(ids)
+        corpus = open_corpus(self._datasets[dataset].source or dataset)
+        return {document.id: document for document in corpus if document.id in wanted}
+
+    def explain(
+        self, system: str, dataset: str, query_id: str, doc_id: str
+    ) -> Sequence[Contribution]:
+        """What each term added to a document's sparse score; of a run file nothing is known."""
+        described = self._systems[system]
+        if described.kind in ("run", "runs"):
+            return []
+        if dataset not in self._queries:
+            queries = self._datasets[dataset].queries
+            self._queries[dataset] = {query.id: query.text for query in queries}
+        searcher = self._searcher(described, self._datasets[dataset])
+        text = self._queries[dataset][query_id]
+        return searcher.explain(text, doc_id, **described.settings).terms
+
+    def _searcher(self, system: System, dataset: Dataset) -> Searcher:
+        key = (system.name, dataset.name)
+        if key not in self._searchers:
+            others = list(self._systems.values())
+            directory = index_of(system, others, dataset, self._cache)
+            self._searchers[key] = self._opened.enter_context(Searcher(directory))
+        return self._searchers[key]

@@ -1,0 +1,183 @@
+"""The command that runs published tables again."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsr.cli.arguments import JsonOption
+from lsr.cli.errors import user_errors
+
+if TYPE_CHECKING:
+    from lsr.eval.reproduce import Outcome, Published, Row
+    from lsr.indexing import Progress
+
+
+def reproduce(
+    table: Annotated[
+        str | None, typer.Argument(metavar="TABLE", help="See --list: beir13, msmarco-dev, dl19, …")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model of the table.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset of the table.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Indexes and first passes; ~/.cache/lsr by default.")
+    ] = None,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="List tables, models, and which of them lsr can run.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a published table again and say which numbers come out: ok, close, off or missing.
+
+    ok is within .003, close within .01 (.03 on arguana, climate-fever and trec-covid), off beyond.
+    Exit code 0 if all that was asked for was run and nothing is off. What cannot be had is listed
+    with the reason; the machinery is then checked on a miniature collection in the package.
+    """
+    from lsr.eval.cache import default_folder
+    from lsr.eval.reproduce import MINIATURE, choose, read_published
+
+    with user_errors():
+        published = read_published()
+        if list_all:
+            _list(published, as_json)
+            return
+        if table is None:
+            raise ValueError(f"name a table (see --list): {', '.join(published.tables)}")
+        rows = choose(published, table, model, dataset)
+        if table == MINIATURE:
+            outcomes = _check_machinery(published, rows, as_json)
+        else:
+            outcomes = _reproduce(published, rows, cache or default_folder(), as_json)
+            if any(outcome.ours is None for outcome in outcomes):
+                typer.echo("\nThe machinery, on the miniature collection in the package:", err=True)
+                outcomes += _check_machinery(published, choose(published, MINIATURE), as_json)
+    if any(outcome.verdict in ("off", "missing") for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _check_machinery(published: Published, rows: Sequence[Row], as_json: bool) -> list[Outcome]:
+    """Outcomes on the miniature, in a cache of its own: an old run would check nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _reproduce(published, rows, Path(folder), as_json)
+
+
+def _reproduce(
+    published: Published, rows: Sequence[Row], folder: Path, as_json: bool
+) -> list[Outcome]:
+    """Run rows and print each as it comes; those that are missing last."""
+    from lsr.eval.cache import Cache
+    from lsr.eval.reproduce import reproduce as run
+
+    outcomes: list[Outcome] = []
+    for outcome in run(published, rows, Cache(folder), _watch):
+        if as_json:
+            typer.echo(json.dumps(_record(published, outcome)))
+        elif outcome.ours is not None:
+            if not any(earlier.ours is not None for earlier in outcomes):
+                typer.echo(_HEAD)
+            typer.echo(_line(outcome))
+        outcomes.append(outcome)
+    if not as_json:
+        _print_missing(outcomes)
+        _print_sources(published, outcomes)
+        counts = [
+            f"{sum(outcome.verdict == verdict for outcome in outcomes)} {verdict}"
+            for verdict in ("ok", "close", "off", "missing")
+        ]
+        typer.echo(f"{len(outcomes)} numbers: {', '.join(counts)}")
+    return outcomes
+
+
+@contextmanager
+def _watch(what: str) -> Iterator[Progress]:
+    from lsr.display import progress_bar
+
+    typer.echo(what, err=True)
+    with progress_bar() as progress:
+        yield progress
+
+
+_FORMAT = "{:26} {:22} {:8} {:>9} {:>7} {:>8}  {:7}  {}"
+_HEAD = _FORMAT.format(
+    *("model", "dataset", "measure", "published", "ours", "diff.", "verdict", "source")
+)
+
+
+def _line(outcome: Outcome) -> str:
+    row = outcome.row
+    numbers = f"{row.published:.4f}", f"{outcome.ours:.4f}", f"{outcome.difference:+.4f}"
+    return _FORMAT.format(
+        row.model, row.dataset, row.measure, *numbers, outcome.verdict, row.source
+    )
+
+
+def _print_missing(outcomes: Iterable[Outcome]) -> None:
+    """Models and datasets that were not measured, with numbered reasons below."""
+    numbers: dict[str, int] = {}
+    lines: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for outcome in outcomes:
+        if outcome.ours is None:
+            for reason in outcome.reasons:
+                numbers.setdefault(reason, len(numbers) + 1)
+            key = (outcome.row.model, outcome.row.dataset, outcome.reasons)
+            lines.setdefault(key, []).append(outcome.row.measure)
+    for (model, dataset, reasons), measures in lines.items():
+        why = "".join(f"[{numbers[reason]}]" for reason in reasons)
+        shown = " ".join(dict.fromkeys(measures))
+        typer.echo(f"missing  {model:26} {dataset:22} {shown:22} {why}")
+    for reason, number in numbers.items():
+        typer.echo(f"[{number}] {reason}")
+
+
+def _print_sources(published: Published, outcomes: Iterable[Outcome]) -> None:
+    for key in dict.fromkeys(outcome.row.source for outcome in outcomes):
+        source = published.sources[key]
+        typer.echo(f"{key}: {source.title} {source.url}".rstrip())
+
+
+def _record(published: Published, outcome: Outcome) -> dict[str, object]:
+    return {
+        **outcome.row._asdict(),
+        "ours": outcome.ours,
+        "difference": outcome.difference,
+        "verdict": outcome.verdict,
+        "reasons": list(outcome.reasons),
+        "url": published.sources[outcome.row.source].url,
+    }
+
+
+def _list(published: Published, as_json: bool) -> None:
+    """Tables with their datasets and models; models with their encoder, or why lsr has none."""
+    in_tables = {
+        name: list(dict.fromkeys(row.model for row in table.rows))
+        for name, table in published.tables.items()
+    }
+    if as_json:
+        for name, table in published.tables.items():
+            typer.echo(
+                json.dumps({"table": name, "datasets": table.datasets, "models": in_tables[name]})
+            )
+        for name, model in published.models.items():
+            typer.echo(json.dumps({"model": name, **model._asdict()}))
+        return
+    for name, table in published.tables.items():
+        runnable = [m for m in in_tables[name] if published.models[m].encoder]
+        others = len(in_tables[name]) - len(runnable)
+        typer.echo(f"{name}: {len(table.rows)} numbers on {', '.join(table.datasets)}")
+        typer.echo(
+            f"  lsr runs {', '.join(runnable)}" + (f"; {others} others not" if others else "")
+        )
+    typer.echo("\nModels that lsr runs, and their encoders:")
+    for name, model in published.models.items():
+        if model.encoder:
+            typer.echo(f"  {name:31} {model.encoder}")
+    typer.echo("\nModels that it cannot run:")
+    for name, model in published.models.items():
+        if model.obstacle:
+            typer.echo(f"  {name:31} {model.obstacle}")

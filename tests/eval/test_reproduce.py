@@ -1,0 +1,365 @@
+"""lsr reproduce: what was published, what differences are called, and runs on the miniature."""
+
+import json
+import os
+import shutil
+import urllib.error
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from typer.testing import CliRunner
+
+from lsr.cli import app
+from lsr.eval import reproduce as reproducing
+from lsr.eval.datasets import load_dataset
+from lsr.eval.measures import parse_measures
+from lsr.eval.reproduce import MEAN, Model, Row, Source, Table, choose, read_published, verdict
+
+PUBLISHED = read_published()
+MINIATURE = Path(reproducing.__file__).with_name("miniature")
+
+
+def lsr_reproduce(*arguments):
+    return CliRunner().invoke(app, ["reproduce", *(str(argument) for argument in arguments)])
+
+
+def records(result):
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No host answers, and neither the hub's cache nor ir_datasets has anything."""
+
+    def no_snapshot(name, **options):
+        assert options == {"local_files_only": True}
+        raise LocalEntryNotFoundError("no snapshot")
+
+    def only_folders(name, split="test"):
+        if not Path(name).is_dir():
+            assert os.environ["IR_DATASETS_DL_TRIES"] == "1"
+            raise ConnectionError("could not download it")
+        return load_dataset(name, split)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_snapshot)
+    monkeypatch.setattr(reproducing, "load_dataset", only_folders)
+    monkeypatch.setattr(reproducing, "unreachable", lambda url: "no network")
+
+
+@pytest.fixture
+def two_datasets(monkeypatch, tmp_path):
+    """A table of two datasets, both the miniature; "good" and "bad" are lexical, "none" is not.
+
+    bm25-flat's numbers are lexical's but one, and so is its mean; arguana is judged more widely.
+    """
+    rows = [
+        Row("t", "good", "arguana", "nDCG@10", 0.5116 - 0.02, "a"),
+        Row("t", "good", "scifact", "nDCG@10", 0.5116 + 0.002, "a"),
+        Row("t", "good", "scifact", "R@10", 0.6667 - 0.009, "b"),
+        Row("t", "good", MEAN, "nDCG@10", 0.512, "a"),
+        Row("t", "bad", "scifact", "nDCG@10", 0.5116 - 0.02, "a"),
+        Row("t", "none", "scifact", "nDCG@10", 0.6, "a"),
+    ]
+    models = {
+        **{name: Model("lexical", "") for name in ("good", "bad")},
+        "none": Model("", "another engine"),
+        **PUBLISHED.models,
+    }
+    sources = {"a": Source("A", "https://a"), "b": Source("B", "https://b"), **PUBLISHED.sources}
+    tables = {"t": Table(["arguana", "scifact"], rows), **PUBLISHED.tables}
+    published = reproducing.Published(sources, models, tables)
+    monkeypatch.setattr(reproducing, "read_published", lambda: published)
+    monkeypatch.setattr(reproducing, "load_dataset", lambda name: load_dataset(MINIATURE))
+    monkeypatch.setattr(reproducing, "unreachable", lambda url: "")
+    return tmp_path / "cache"
+
+
+def test_every_row_has_a_source_a_model_and_a_value():
+    assert list(PUBLISHED.tables) == [
+        *("beir13", "cqadupstack", "msmarco-dev", "dl19", "dl20", "miniature")
+    ]
+    seen = set()
+    for name, table in PUBLISHED.tables.items():
+        parse_measures(list({row.measure for row in table.rows}))
+        for row in table.rows:
+            assert row.table == name
+            assert PUBLISHED.sources[row.source].title
+            assert PUBLISHED.sources[row.source].url or row.source == "lsr"
+            assert row.model in PUBLISHED.models
+            assert row.dataset in (*table.datasets, MEAN)
+            assert 0 < row.published < 1
+        keys = [row._replace(published=0) for row in table.rows]
+        assert len(set(keys)) == len(keys)
+        seen |= {row.model for row in table.rows}
+    assert seen == PUBLISHED.models.keys()
+    for model in PUBLISHED.models.values():
+        assert bool(model.encoder) != bool(model.obstacle)
+
+
+def test_datasets_are_those_of_lsr_and_have_a_host():
+    for table in PUBLISHED.tables.values():
+        for name in table.datasets:
+            if name != reproducing.MINIATURE:
+                assert reproducing._host(name) in reproducing.HOSTS.values()
+    assert reproducing.CLOSE_ON.keys() <= set(PUBLISHED.tables["beir13"].datasets)
+
+
+def test_means_of_sources_are_those_of_their_values():
+    table = PUBLISHED.tables["beir13"]
+    means = [row for row in table.rows if row.dataset == MEAN]
+    assert len(means) == 12
+    for mean in means:
+        values = [
+            row.published
+            for row in table.rows
+            if (row.model, row.source, row.measure) == (mean.model, mean.source, "nDCG@10")
+            and row.dataset != MEAN
+        ]
+        assert len(values) == 13
+        assert sum(values) / 13 == pytest.approx(mean.published, abs=0.0006)
+
+
+def test_some_numbers_by_hand():
+    values = {
+        tuple(row[:4]) + row[5:]: row.published for t in PUBLISHED.tables.values() for row in t.rows
+    }
+    assert values["beir13", "splade-v3", "scifact", "nDCG@10", "splade-v3-paper"] == 0.71
+    two_click = "pyserini-2cr-msmarco-v1-passage"
+    assert values["msmarco-dev", "splade-pp-ed", "msmarco-dev", "RR@10", two_click] == 0.3828
+    assert values["dl19", "splade-pp-ed", "dl19", "AP", two_click] == 0.505
+
+
+@pytest.mark.parametrize(
+    ("dataset", "published", "ours", "expected"),
+    [
+        ("scifact", 0.7, 0.7, "ok"),
+        ("scifact", 0.7, 0.703, "ok"),
+        ("scifact", 0.7, 0.697, "ok"),
+        ("scifact", 0.7, 0.70301, "close"),
+        ("scifact", 0.7, 0.71, "close"),
+        ("scifact", 0.7, 0.69, "close"),
+        ("scifact", 0.7, 0.71001, "off"),
+        ("scifact", 0.7, 0.6, "off"),
+        ("arguana", 0.5, 0.503, "ok"),
+        ("arguana", 0.5, 0.5031, "close"),
+        ("climate-fever", 0.25, 0.28, "close"),
+        ("trec-covid", 0.7, 0.67, "close"),
+        ("trec-covid", 0.7, 0.6699, "off"),
+        (MEAN, 0.5, 0.52, "off"),
+    ],
+)
+def test_verdicts(dataset, published, ours, expected):
+    assert verdict(dataset, published, ours) == expected
+
+
+def test_the_miniature_is_a_whole_collection():
+    dataset = load_dataset(MINIATURE)
+    documents = [json.loads(line) for line in (MINIATURE / "corpus.jsonl").open()]
+    ids = {document["_id"] for document in documents}
+    assert (len(dataset.queries), len(ids), len(documents)) == (10, 40, 40)
+    grades = [grade for of in dataset.qrels.values() for grade in of.values()]
+    assert set(grades) == {1, 2}
+    assert {doc_id for of in dataset.qrels.values() for doc_id in of} <= ids
+
+
+def test_miniature_end_to_end():
+    result = lsr_reproduce("miniature", "--json")
+    assert result.exit_code == 0, result.output
+    found = records(result)
+    assert [record["model"] for record in found[::3]] == ["lexical", "grafted", "default"]
+    assert {record["verdict"] for record in found} == {"ok"}
+    # Recorded to four digits.
+    assert all(abs(record["difference"]) <= 0.00005 for record in found)
+
+
+def test_a_wrong_number_is_off_and_fails(monkeypatch):
+    rows = [
+        row._replace(published=row.published + (0.02 if row.measure == "RR@10" else 0))
+        for row in PUBLISHED.tables["miniature"].rows
+        if row.model == "lexical"
+    ]
+    table = Table(["miniature"], rows)
+    wrong = PUBLISHED._replace(tables={"miniature": table})
+    monkeypatch.setattr(reproducing, "read_published", lambda: wrong)
+    result = lsr_reproduce("miniature")
+    assert result.exit_code == 1
+    lines = [line.split() for line in result.stdout.splitlines() if line.startswith("lexical")]
+    assert [(line[2], line[-2]) for line in lines] == [
+        ("nDCG@10", "ok"),
+        ("RR@10", "off"),
+        ("R@10", "ok"),
+    ]
+    assert lines[1][3:6] == ["0.5233", "0.5033", "-0.0200"]
+    assert result.stdout.splitlines()[-1] == "3 numbers: 2 ok, 0 close, 1 off, 0 missing"
+
+
+def test_a_table_is_run_with_its_mean_and_found_in_the_cache_again(two_datasets, builds):
+    arguments = ("t", "--model", "good", "--cache", two_datasets, "--json")
+    result = lsr_reproduce(*arguments)
+    assert result.exit_code == 0, result.output
+    found = [(r["dataset"], r["measure"], r["verdict"], r["url"]) for r in records(result)]
+    assert found == [
+        ("arguana", "nDCG@10", "close", "https://a"),
+        ("scifact", "nDCG@10", "ok", "https://a"),
+        ("scifact", "R@10", "close", "https://b"),
+        (MEAN, "nDCG@10", "ok", "https://a"),
+    ]
+    assert len(builds) == 1
+    assert records(lsr_reproduce(*arguments)) == records(result)
+    assert len(builds) == 1
+
+
+def test_only_a_dataset_and_only_what_can_be_run(two_datasets):
+    result = lsr_reproduce("t", "--dataset", "scifact", "--cache", two_datasets, "--json")
+    assert result.exit_code == 1
+    found = [(r["model"], r["measure"], r["verdict"]) for r in records(result)]
+    assert found == [
+        ("good", "nDCG@10", "ok"),
+        ("good", "R@10", "close"),
+        ("bad", "nDCG@10", "off"),
+    ]
+
+
+def test_a_failure_is_a_reason_and_the_rest_is_run(two_datasets, monkeypatch):
+    def evaluate(system, *arguments, **options):
+        if system.name == "bad":
+            raise ValueError("the checkpoint holds something else")
+        return reproducing_evaluate(system, *arguments, **options)
+
+    reproducing_evaluate = reproducing.evaluate_system
+    monkeypatch.setattr(reproducing, "evaluate_system", evaluate)
+    result = lsr_reproduce("t", "--dataset", "scifact", "--cache", two_datasets)
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert ["missing", "bad", "scifact", "nDCG@10", "[1]"] in [line.split() for line in lines]
+    assert "[1] the checkpoint holds something else" in lines
+    assert "3 numbers: 1 ok, 1 close, 0 off, 1 missing" in lines
+    # And then the machinery.
+    assert lines[-1] == "9 numbers: 9 ok, 0 close, 0 off, 0 missing"
+
+
+def test_checkpoints_are_searched_with_all_their_terms(two_datasets, monkeypatch):
+    systems = []
+
+    def evaluate(system, *arguments, **options):
+        systems.append(system)
+        raise FileNotFoundError("gone")
+
+    monkeypatch.setattr(reproducing, "evaluate_system", evaluate)
+    monkeypatch.setattr(reproducing, "missing_checkpoint", lambda encoder: "")
+    assert lsr_reproduce("msmarco-dev", "--model", "splade-tiny").exit_code == 1
+    assert (systems[0].source, systems[0].name) == ("rasyosef/splade-tiny", "splade-tiny")
+    assert systems[0].top_k > 100_000
+
+
+def test_offline_what_is_missing_is_listed_and_the_machinery_checked(offline):
+    result = lsr_reproduce("beir13", "--model", "splade-v3")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    missing = [line.split()[2:] for line in lines if line.startswith("missing")]
+    assert missing[0] == ["trec-covid", "nDCG@10", "R@100", "[1][2]"]
+    assert missing[-1] == ["mean", "nDCG@10", "[3]"]
+    assert len(missing) == 14
+    assert (
+        "[1] naver/splade-v3: not in the hub cache, and https://huggingface.co does not answer: "
+        "no network"
+    ) in lines
+    assert any(line.startswith("[2] its data are not on disk") for line in lines)
+    assert "[3] a mean over 13 datasets, of which 13 were not measured" in lines
+    assert "40 numbers: 0 ok, 0 close, 0 off, 40 missing" in lines
+    assert lines[-1] == "9 numbers: 9 ok, 0 close, 0 off, 0 missing"
+    assert "IR_DATASETS_DL_TRIES" not in os.environ
+
+
+def test_offline_in_json(offline):
+    result = lsr_reproduce("dl20", "--model", "splade-pp-sd", "--json")
+    assert result.exit_code == 1
+    found = records(result)
+    assert [r["table"] for r in found].count("miniature") == 9
+    assert {r["verdict"] for r in found if r["table"] == "dl20"} == {"missing"}
+    assert all(len(r["reasons"]) == 2 for r in found if r["table"] == "dl20")
+    assert len(found) == len(result.stdout.splitlines())
+
+
+def test_no_data_are_fetched_for_checkpoints_that_are_missing(monkeypatch):
+    monkeypatch.setattr(reproducing, "unreachable", lambda url: "")
+    monkeypatch.setattr(reproducing, "load_dataset", lambda name: pytest.fail(name))
+    monkeypatch.setattr(reproducing, "missing_checkpoint", lambda encoder: f"no {encoder}")
+    rows = choose(PUBLISHED, "dl19", "splade-v3")
+    outcomes = list(reproducing.reproduce(PUBLISHED, rows, None, None))
+    assert {outcome.verdict for outcome in outcomes} == {"missing"}
+    assert outcomes[0].reasons[0] == "no naver/splade-v3"
+
+
+def test_the_hub_is_not_asked_where_that_is_forbidden(offline, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(reproducing, "unreachable", pytest.fail)
+    assert "HF_HUB_OFFLINE is set" in reproducing.missing_checkpoint("naver/splade-v3")
+    assert reproducing.missing_checkpoint("default") == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (urllib.error.HTTPError("u", 404, "not found", Message(), None), ""),
+        (urllib.error.URLError(TimeoutError("timed out")), "timed out"),
+        (ConnectionResetError("reset"), "reset"),
+    ],
+)
+def test_a_host_that_answers_anything_is_reachable(answer, expected, monkeypatch):
+    asked = []
+
+    def urlopen(request, timeout):
+        asked.append((request.get_method(), timeout))
+        raise answer
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    reproducing.unreachable.cache_clear()
+    for _ in range(2):
+        assert reproducing.unreachable("https://host.invalid") == expected
+    reproducing.unreachable.cache_clear()
+    assert asked == [("HEAD", reproducing.TIMEOUT_S)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name a table (see --list): beir13, cqadupstack, msmarco-dev, dl19, dl20, miniature"),
+        (("beir",), "no table 'beir'; there are beir13, cqadupstack, msmarco-dev, dl19, dl20"),
+        (("dl19", "--model", "x"), "no model 'x' in table dl19; of those lsr can run: splade-v3,"),
+        (("dl19", "--model", "ance"), "lsr cannot run ance: dense vectors"),
+        (
+            ("beir13", "--dataset", "dl19"),
+            "no dataset 'dl19' in table beir13; there are trec-covid",
+        ),
+    ],
+)
+def test_what_is_not_there(arguments, message):
+    result = lsr_reproduce(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_list():
+    result = lsr_reproduce("--list")
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "splade-v3 naver/splade-v3" in lines
+    assert any(line.startswith("bm25-flat Lucene's BM25") for line in lines)
+    assert any(line.startswith("beir13: ") and "trec-covid" in line for line in lines)
+    found = records(lsr_reproduce("--list", "--json"))
+    assert [record["table"] for record in found if "table" in record] == list(PUBLISHED.tables)
+    assert {record["model"] for record in found if "model" in record} == PUBLISHED.models.keys()
+
+
+def test_a_wrong_judgement_shows(tmp_path, monkeypatch):
+    """The check of the machinery does read its data."""
+    shutil.copytree(MINIATURE, tmp_path / "miniature")
+    qrels = tmp_path / "miniature" / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text().replace("bike-1", "moon-4"))
+    monkeypatch.setattr(
+        reproducing, "load_dataset", lambda name: load_dataset(tmp_path / "miniature")
+    )
+    assert lsr_reproduce("miniature", "--model", "default").exit_code == 1
