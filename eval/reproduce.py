@@ -122,9 +122,9 @@ def verdict(dataset: str, published: float, ours: float) -> str:
     return "close" if difference <= CLOSE_ON.get(dataset, CLOSE) else "off"
 
 
-def read_published(path: Path | None = None) -> Published:
-    """The numbers of published.json, or of another file of its shape."""
-    path = path or Path(__file__).with_name("published.json")
+def read_published() -> Published:
+    """The numbers of published.json, which says itself what is where in it."""
+    path = Path(__file__).with_name("published.json")
     found = json.loads(path.read_text(encoding="utf-8"))
     tables = {}
     for name, table in found["tables"].items():
@@ -300,11 +300,11 @@ def _is_ours(encoder: str) -> bool:
 
 
 def missing_checkpoint(encoder: str) -> str:
-    """Why an encoder cannot be had, without asking the hub for it; "" if it may be."""
+    """Why an encoder cannot be had; "" if it is there, or if the hub gives the smallest file."""
     if _is_ours(encoder):
         return ""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         snapshot_download(encoder, local_files_only=True)
@@ -312,10 +312,15 @@ def missing_checkpoint(encoder: str) -> str:
     except LocalEntryNotFoundError:
         if constants.HF_HUB_OFFLINE:
             return f"{encoder}: not in the hub cache, and HF_HUB_OFFLINE is set"
-    no_answer = unreachable(constants.ENDPOINT)
-    if not no_answer:
-        return ""
-    return f"{encoder}: not in the hub cache, and {constants.ENDPOINT} does not answer: {no_answer}"
+    hub = constants.ENDPOINT
+    if no_answer := unreachable(hub):
+        return f"{encoder}: not in the hub cache, and {hub} does not answer: {no_answer}"
+    try:
+        hf_hub_download(encoder, "config.json", etag_timeout=TIMEOUT_S)
+    except (HfHubHTTPError, OSError) as error:
+        # Such as a licence that has to be accepted first.
+        return f"{encoder}: {error}"
+    return ""
 
 
 @functools.cache

@@ -35,9 +35,9 @@ def reproduce(
 ) -> None:
     """Run a published table again and say which numbers come out: ok, close, off or missing.
 
-    ok is within .003, close within .01 (.03 on arguana, climate-fever and trec-covid), off beyond.
-    Exit code 0 if all that was asked for was run and nothing is off. What cannot be had is listed
-    with the reason; the machinery is then checked on a miniature collection in the package.
+    ok: within .003; close: .01 (arguana, climate-fever and trec-covid: .03); off: beyond.
+    Exit code 0 if all that was asked for was run and nothing is off.
+    What cannot be had is listed with reasons; a miniature collection then checks the machinery.
     """
     from lsr.eval.cache import default_folder
     from lsr.eval.reproduce import MINIATURE, choose, read_published

@@ -12,12 +12,21 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from typer.testing import CliRunner
 
 from lsr.cli import app
+from lsr.corpus import open_corpus
 from lsr.eval import reproduce as reproducing
 from lsr.eval.datasets import load_dataset
-from lsr.eval.measures import parse_measures
+from lsr.eval.measures import evaluate, parse_measures
 from lsr.eval.reproduce import MEAN, Model, Row, Source, Table, choose, read_published, verdict
+from lsr.run import Run
 
 PUBLISHED = read_published()
+# With the fastest encoder's numbers on the miniature alone.
+BRIEF = PUBLISHED._replace(
+    tables={
+        **PUBLISHED.tables,
+        "miniature": Table(["miniature"], PUBLISHED.tables["miniature"].rows[:3]),
+    }
+)
 MINIATURE = Path(reproducing.__file__).with_name("miniature")
 
 
@@ -46,13 +55,15 @@ def offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", no_snapshot)
     monkeypatch.setattr(reproducing, "load_dataset", only_folders)
     monkeypatch.setattr(reproducing, "unreachable", lambda url: "no network")
+    monkeypatch.setattr(reproducing, "read_published", lambda: BRIEF)
 
 
 @pytest.fixture
 def two_datasets(monkeypatch, tmp_path):
-    """A table of two datasets, both the miniature; "good" and "bad" are lexical, "none" is not.
+    """A cache, and a table of two datasets which are both the miniature.
 
-    bm25-flat's numbers are lexical's but one, and so is its mean; arguana is judged more widely.
+    "good" and "bad" are the encoder lexical and differ by what is published of them; "none" cannot
+    be run.
     """
     rows = [
         Row("t", "good", "arguana", "nDCG@10", 0.5116 - 0.02, "a"),
@@ -65,10 +76,10 @@ def two_datasets(monkeypatch, tmp_path):
     models = {
         **{name: Model("lexical", "") for name in ("good", "bad")},
         "none": Model("", "another engine"),
-        **PUBLISHED.models,
+        **BRIEF.models,
     }
-    sources = {"a": Source("A", "https://a"), "b": Source("B", "https://b"), **PUBLISHED.sources}
-    tables = {"t": Table(["arguana", "scifact"], rows), **PUBLISHED.tables}
+    sources = {"a": Source("A", "https://a"), "b": Source("B", "https://b"), **BRIEF.sources}
+    tables = {"t": Table(["arguana", "scifact"], rows), **BRIEF.tables}
     published = reproducing.Published(sources, models, tables)
     monkeypatch.setattr(reproducing, "read_published", lambda: published)
     monkeypatch.setattr(reproducing, "load_dataset", lambda name: load_dataset(MINIATURE))
@@ -156,12 +167,11 @@ def test_verdicts(dataset, published, ours, expected):
 
 def test_the_miniature_is_a_whole_collection():
     dataset = load_dataset(MINIATURE)
-    documents = [json.loads(line) for line in (MINIATURE / "corpus.jsonl").open()]
-    ids = {document["_id"] for document in documents}
-    assert (len(dataset.queries), len(ids), len(documents)) == (10, 40, 40)
+    ids = [document.id for document in open_corpus(MINIATURE)]
+    assert (len(dataset.queries), len(ids)) == (10, 40)
     grades = [grade for of in dataset.qrels.values() for grade in of.values()]
     assert set(grades) == {1, 2}
-    assert {doc_id for of in dataset.qrels.values() for doc_id in of} <= ids
+    assert {doc_id for of in dataset.qrels.values() for doc_id in of} <= set(ids)
 
 
 def test_miniature_end_to_end():
@@ -222,6 +232,17 @@ def test_only_a_dataset_and_only_what_can_be_run(two_datasets):
     ]
 
 
+def test_measures_without_grades_count_from_the_relevant_grade(two_datasets, monkeypatch):
+    graded = load_dataset(MINIATURE)._replace(relevant_grade=2)
+    monkeypatch.setattr(reproducing, "load_dataset", lambda name: graded)
+    result = lsr_reproduce("t", "--dataset", "scifact", "--cache", two_datasets, "--json")
+    found = {record["measure"]: record for record in records(result)[:2]}
+    assert found["nDCG@10"]["verdict"] == "ok"
+    run = next((two_datasets / "runs").glob("*.trec"))
+    expected = evaluate(Run.read_trec(run), graded.qrels, ["R(rel=2)@10"]).means
+    assert found["R@10"]["ours"] == expected["R(rel=2)@10"] != pytest.approx(0.6667, abs=1e-4)
+
+
 def test_a_failure_is_a_reason_and_the_rest_is_run(two_datasets, monkeypatch):
     def evaluate(system, *arguments, **options):
         if system.name == "bad":
@@ -237,7 +258,7 @@ def test_a_failure_is_a_reason_and_the_rest_is_run(two_datasets, monkeypatch):
     assert "[1] the checkpoint holds something else" in lines
     assert "3 numbers: 1 ok, 1 close, 0 off, 1 missing" in lines
     # And then the machinery.
-    assert lines[-1] == "9 numbers: 9 ok, 0 close, 0 off, 0 missing"
+    assert lines[-1] == "3 numbers: 3 ok, 0 close, 0 off, 0 missing"
 
 
 def test_checkpoints_are_searched_with_all_their_terms(two_datasets, monkeypatch):
@@ -269,7 +290,7 @@ def test_offline_what_is_missing_is_listed_and_the_machinery_checked(offline):
     assert any(line.startswith("[2] its data are not on disk") for line in lines)
     assert "[3] a mean over 13 datasets, of which 13 were not measured" in lines
     assert "40 numbers: 0 ok, 0 close, 0 off, 40 missing" in lines
-    assert lines[-1] == "9 numbers: 9 ok, 0 close, 0 off, 0 missing"
+    assert lines[-1] == "3 numbers: 3 ok, 0 close, 0 off, 0 missing"
     assert "IR_DATASETS_DL_TRIES" not in os.environ
 
 
@@ -277,7 +298,7 @@ def test_offline_in_json(offline):
     result = lsr_reproduce("dl20", "--model", "splade-pp-sd", "--json")
     assert result.exit_code == 1
     found = records(result)
-    assert [r["table"] for r in found].count("miniature") == 9
+    assert [r["table"] for r in found].count("miniature") == 3
     assert {r["verdict"] for r in found if r["table"] == "dl20"} == {"missing"}
     assert all(len(r["reasons"]) == 2 for r in found if r["table"] == "dl20")
     assert len(found) == len(result.stdout.splitlines())
@@ -298,6 +319,18 @@ def test_the_hub_is_not_asked_where_that_is_forbidden(offline, monkeypatch):
     monkeypatch.setattr(reproducing, "unreachable", pytest.fail)
     assert "HF_HUB_OFFLINE is set" in reproducing.missing_checkpoint("naver/splade-v3")
     assert reproducing.missing_checkpoint("default") == ""
+
+
+def test_a_licence_that_is_not_accepted_is_a_reason(offline, monkeypatch):
+    def gated(name, file, etag_timeout):
+        raise LocalEntryNotFoundError("accept the licence first")
+
+    monkeypatch.setattr(reproducing, "unreachable", lambda url: "")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", gated)
+    reason = reproducing.missing_checkpoint("naver/splade-v3")
+    assert reason == "naver/splade-v3: accept the licence first"
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: "config.json")
+    assert reproducing.missing_checkpoint("naver/splade-v3") == ""
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,10 @@ def test_two_datasets_and_two_systems_and_a_second_time_nothing_is_done(two, bui
     assert json.loads((out / "results.json").read_text()) == found
     runs = sorted(path.relative_to(out / "runs").as_posix() for path in out.rglob("*.trec"))
     assert runs == ["BM25/one.trec", "BM25/other.trec", "cut/one.trec", "cut/other.trec"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    # Texts of documents are in it, and why they were ranked.
+    assert "heat wing" in page and '"reasons"' in page
+    assert (out / "report.md").exists() and (out / "report.tex").exists()
     # A query's own document is in no run.
     assert [hit[0] for hit in Run.read_trec(out / "runs" / "BM25" / "one.trec")["q1"]] == ["a", "b"]
 

@@ -249,3 +249,44 @@ def test_stages_are_compared_and_drawn(index, tmp_path, few_variants, monkeypatc
     first_bytes = (tmp_path / "report" / "stages.svg").read_bytes()
     write_stages({"toy": found}, "nDCG@10", tmp_path / "report")
     assert (tmp_path / "report" / "stages.svg").read_bytes() == first_bytes
+
+
+def test_the_command_line_tunes_and_writes_the_grid(index, tmp_path, few_variants, monkeypatch):
+    from typer.testing import CliRunner
+
+    from lsr.cli import app
+    from lsr.eval import feedback_report
+
+    monkeypatch.setattr(feedback_report, "DOCUMENTS", (1, 3))
+    folder = tmp_path / "toy"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_bytes((index.parent / "corpus.jsonl").read_bytes())
+    lines = []
+    for split, n, seed in (("dev", 9, 2), ("test", 7, 3)):
+        data = dataset(split, n, seed)
+        lines += [json.dumps({"_id": query.id, "text": query.text}) for query in data.queries]
+        judged = [f"{q}\t{d}\t{g}" for q, of in data.qrels.items() for d, g in of.items()]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(judged) + "\n")
+    (folder / "queries.jsonl").write_text("\n".join(lines) + "\n")
+
+    def lsr(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    arguments = ("grid", folder, "--encoder", "lexical", "--dense", index.parent / "dense")
+    arguments += ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    found = lsr(*arguments)
+    assert found.exit_code == 0, found.output
+    assert "dense feedback: both" in found.stdout and "| toy | sparse |" in found.stdout
+    out = tmp_path / "out" / "lexical"
+    for name in ("report.html", "report.tex", "stages.svg", "chosen.json", "results.json"):
+        assert (out / name).stat().st_size > 0
+    assert len(list((out / "runs").rglob("*.trec"))) == 11
+    assert lsr(*arguments).stdout == found.stdout
+
+    (built,) = (tmp_path / "cache" / "indexes").iterdir()
+    tuned = lsr("tune", built, folder, "--json")
+    assert tuned.exit_code == 0, tuned.output
+    assert json.loads(tuned.stdout)["n_queries"] == 9
+    assert (built / "generation-1" / "interpolation.json").exists()
+    refused = lsr("tune", built, folder, "--split", "train")
+    assert refused.exit_code == 1 and "no split 'train'" in refused.stderr
