@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lsr
 from lsr.corpus import open_corpus
@@ -37,6 +37,15 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsr"
 
 
+class IndexSpec(NamedTuple):
+    """An index as `build_index` is asked for it."""
+
+    dataset: Dataset  # whose documents
+    encoder: str
+    top_k: int
+    dense: str | None  # None for no dense side
+
+
 class Cache:
     """Indexes and runs in a folder, made if absent. Entries are there whole or not at all."""
 
@@ -47,43 +56,28 @@ class Cache:
         # By what `open_corpus` knows a corpus by: none is read twice to see what is in it.
         self._digests: dict[str, str] = {}
 
-    def index(
-        self,
-        dataset: Dataset,
-        encoder: str,
-        top_k: int,
-        dense: str | None,
-        progress: Progress | None = None,
-    ) -> Path:
-        """The index of a dataset's documents by an encoder, built unless it is there.
-
-        Args:
-            dataset: whose documents.
-            encoder: as `build_index` takes it.
-            top_k: as there.
-            dense: as there; None for no dense side.
-            progress: see Progress.
+    def index(self, wanted: IndexSpec, progress: Progress | None = None) -> Path:
+        """An index, built unless it is there.
 
         Raises:
             As `build_index`.
         """
-        path = self.index_path(dataset, encoder, top_k, dense, progress)
+        path = self.index_path(wanted, progress)
         if not (path / NAME).exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            corpus = open_corpus(dataset.source or dataset.name)
-            progress = progress or self._progress
-            build_index(corpus, path, encoder, top_k=top_k, dense=dense, progress=progress)
+            build_index(
+                open_corpus(wanted.dataset.source or wanted.dataset.name),
+                path,
+                wanted.encoder,
+                top_k=wanted.top_k,
+                dense=wanted.dense,
+                progress=progress or self._progress,
+            )
         return path
 
-    def index_path(
-        self,
-        dataset: Dataset,
-        encoder: str,
-        top_k: int,
-        dense: str | None,
-        progress: Progress | None = None,
-    ) -> Path:
+    def index_path(self, wanted: IndexSpec, progress: Progress | None = None) -> Path:
         """Where that index lies, or will."""
+        dataset, encoder, top_k, dense = wanted
         name = dataset.source or dataset.name
         if name not in self._digests:
             self._digests[name] = corpus_digest(name, progress or self._progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 
 from lsr.corpus import Document, open_corpus
 from lsr.eval.cache import Cache
@@ -15,10 +14,14 @@ from lsr.search import Searcher
 
 
 class Evidence:
-    """Texts and reasons of an evaluation; indexes stay open until it is left."""
+    """Texts and reasons of an evaluation."""
 
     def __init__(
-        self, datasets: Sequence[Dataset], systems: Sequence[System], cache: Cache
+        self,
+        datasets: Sequence[Dataset],
+        systems: Sequence[System],
+        cache: Cache,
+        opened: ExitStack,
     ) -> None:
         """Evidence of what `evaluate_system` has evaluated.
 
@@ -26,24 +29,14 @@ class Evidence:
             datasets: all of them.
             systems: all of them.
             cache: the one they were evaluated with.
+            opened: closes the indexes that are opened.
         """
         self._datasets = {dataset.name: dataset for dataset in datasets}
         self._systems = {system.name: system for system in systems}
         self._cache = cache
-        self._opened = ExitStack()
+        self._opened = opened
         self._searchers: dict[tuple[str, str], Searcher] = {}
         self._queries: dict[str, dict[str, str]] = {}
-
-    def __enter__(self) -> Evidence:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._opened.close()
 
     def documents(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Document]:
         """The documents of a dataset by id; its corpus is read through."""

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from lsr.encoders.load import resolve
-from lsr.eval.cache import Cache, digest, index_identity
+from lsr.eval.cache import Cache, IndexSpec, digest, index_identity
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import MEASURES, parse_measures
 from lsr.eval.measuring import DEPTH, evaluate_run, measure_cost, rank_queries
@@ -269,16 +269,16 @@ def index_of(
     """
     if system.kind == "index":
         return Path(system.source)
-    of_encoder = (dataset, system.source, system.top_k)
+    plain = IndexSpec(dataset, system.source, system.top_k, None)
     dense = system.dense
-    if dense is None and not (cache.index_path(*of_encoder, None, progress) / NAME).exists():
+    if dense is None and not (cache.index_path(plain, progress) / NAME).exists():
         same = (
             other.dense
             for other in beside
             if (other.source, other.top_k) == (system.source, system.top_k)
         )
         dense = next(filter(None, same), None)
-    return cache.index(*of_encoder, dense, progress)
+    return cache.index(plain._replace(dense=dense), progress)
 
 
 def _first_pass(

@@ -45,7 +45,9 @@ class LuceneIndex:
         self.path = path
         self.n_terms = len(vocabulary)
         terms = pack_strings(vocabulary)
-        self._engine = self._ask(lambda: jvm.engine_class()(str(path), terms, create, writable))
+        # Java's working directory is that of the VM's start.
+        place = str(path.absolute())
+        self._engine = self._ask(lambda: jvm.engine_class()(place, terms, create, writable))
 
     @classmethod
     def create(cls, path: Path, vocabulary: Sequence[str]) -> LuceneIndex:

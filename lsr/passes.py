@@ -101,6 +101,16 @@ class Passes:
         return [hits[: request.k] for hits in ranked]
 
     def encode(self, queries: Queries, request: Request, threads: int) -> Batch:
+        """The vectors of queries for every side that the request needs, cut as it says.
+
+        Args:
+            queries: n texts or term → weight maps.
+            request: what is wanted; its query is not looked at.
+            threads: Java threads of the searches.
+
+        Raises:
+            ValueError: a term that the index does not have, or no dense side.
+        """
         sides = {*last_sides(request), *first_sides(request)}
         batch = Batch(None, None, threads)
         if "sparse" in sides:
@@ -117,7 +127,7 @@ class Passes:
     def feed_back(
         self, batch: Batch, request: Request, first_pass: Sequence[Ranking] | None = None
     ) -> None:
-        """Move the queries of a batch towards their first results."""
+        """Move the queries of a batch towards their first results; see `answer`."""
         if not (how := request.feedback):
             return
         depth = self.depth(request)

@@ -166,6 +166,24 @@ class Searcher:
             "side: it has no interpolated score"
         )
 
+    def approximations(
+        self, query: str | Mapping[str, float] | Request, **settings: Any
+    ) -> list[str]:
+        """Why the answer may lack documents that belong there; nothing where it is exact.
+
+        Raises:
+            ValueError: see `search`.
+        """
+        request = _request(query, None, settings)
+        found = []
+        if request.rescore:
+            found.append(
+                f"only the {request.rescore} best by the cut query are scored by all its terms"
+            )
+        if request.mode != "sparse" and self.passes.dense.kind != "flat":
+            found.append(f"dense neighbours are looked for by {self.passes.dense.kind}")
+        return found
+
     def _contributions(
         self, query: csr_array, document: Document, request: Request, before: csr_array
     ) -> list[Contribution]:

@@ -112,6 +112,7 @@ def _evaluate(
     as_json: bool,
 ) -> list[Result]:
     """Evaluate, print dataset by dataset, write under `out`."""
+    from contextlib import ExitStack
     from dataclasses import replace
 
     from lsr.display import progress_bar
@@ -152,7 +153,8 @@ def _evaluate(
     records += _print_averages(report.averages(results, measures), as_json)
     if out is not None:
         report.write_records(out, records)
-        with Evidence(data, systems, cache) as evidence:
+        with ExitStack() as opened:
+            evidence = Evidence(data, systems, cache, opened)
             page = publish(results, out, documents=evidence.documents, explain=evidence.explain)
         typer.echo(f"{page} (and .md, .tex, results.json, runs/)", err=True)
     return results

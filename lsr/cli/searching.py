@@ -105,6 +105,8 @@ def _print_hits(
     as_json: bool,
 ) -> None:
     hits = searcher.search(query, k, **settings)
+    for reason in searcher.approximations(query, **settings):
+        typer.echo(f"approximate: {reason}", err=True)
     reasons = [searcher.explain(query, hit.document.id, **settings) for hit in hits]
     if as_json:
         for hit, why in zip(hits, reasons, strict=True):

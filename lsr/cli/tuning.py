@@ -62,10 +62,11 @@ def grid(
     """Where to interpolate when the query is moved by feedback: before, after, both, or not."""
     from lsr.display import progress_bar
     from lsr.eval import report
-    from lsr.eval.cache import Cache, default_folder
+    from lsr.eval.cache import Cache, IndexSpec, default_folder
     from lsr.eval.feedback_grid import MEASURES, feedback_grid
     from lsr.eval.feedback_report import write_stages
     from lsr.eval.publish import publish
+    from lsr.eval.systems import TOP_K
 
     with user_errors():
         loaded = [(name, *_splits(name, dev)) for name in datasets]
@@ -75,7 +76,7 @@ def grid(
             for name, test, tuned_on in loaded:
                 with progress_bar() as progress:
                     index = Cache(cache or default_folder(), progress).index(
-                        test, encoder, 256, dense
+                        IndexSpec(test, encoder, TOP_K, dense)
                     )
                     kept = folder / "values" / Path(name).name
                     grids[Path(name).name] = feedback_grid(

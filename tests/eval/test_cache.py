@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from lsr.corpus import open_corpus
-from lsr.eval.cache import Cache, default_folder
+from lsr.eval.cache import Cache, IndexSpec, default_folder
 from lsr.eval.datasets import load_dataset
 from lsr.eval.systems import evaluate_system, parse_system
 from lsr.indexing import add_documents, build_index
@@ -36,22 +36,25 @@ def test_a_damaged_run_is_computed_again(two):
 def test_what_is_cached_is_known_by_its_content(two, builds):
     cache = Cache(two[0].parent / "cache")
     dataset = load_dataset(two[0])
-    path = cache.index(dataset, "lexical", 256, None)
+    path = cache.index(IndexSpec(dataset, "lexical", 256, None))
     assert (
-        cache.index(dataset._replace(name=str(two[0]), split="dev"), "lexical", 256, None) == path
+        cache.index(
+            IndexSpec(dataset._replace(name=str(two[0]), split="dev"), "lexical", 256, None)
+        )
+        == path
     )
-    assert cache.index_path(dataset, "lexical", 64, None) != path
-    assert cache.index_path(dataset, "grafted", 256, None) != path
-    assert cache.index_path(dataset, "lexical", 256, "default") != path
-    assert cache.index_path(load_dataset(two[1]), "lexical", 256, None) != path
+    assert cache.index_path(IndexSpec(dataset, "lexical", 64, None)) != path
+    assert cache.index_path(IndexSpec(dataset, "grafted", 256, None)) != path
+    assert cache.index_path(IndexSpec(dataset, "lexical", 256, "default")) != path
+    assert cache.index_path(IndexSpec(load_dataset(two[1]), "lexical", 256, None)) != path
     assert len(builds) == 1
     # The same documents elsewhere are the same documents.
     shutil.copytree(two[0], two[0].parent / "copy")
     copy = load_dataset(two[0].parent / "copy")
-    assert Cache(cache.folder).index_path(copy, "lexical", 256, None) == path
+    assert Cache(cache.folder).index_path(IndexSpec(copy, "lexical", 256, None)) == path
     with (two[0].parent / "copy" / "corpus.jsonl").open("a") as file:
         file.write('\n{"_id": "new", "text": "flow"}')
-    assert Cache(cache.folder).index_path(copy, "lexical", 256, None) != path
+    assert Cache(cache.folder).index_path(IndexSpec(copy, "lexical", 256, None)) != path
 
 
 def test_an_index_that_changes_is_ranked_again(two):

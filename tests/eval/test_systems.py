@@ -11,7 +11,7 @@ from lsr.cli import app
 from lsr.corpus import open_corpus
 from lsr.eval import cache as caching
 from lsr.eval import systems as evaluating
-from lsr.eval.cache import Cache
+from lsr.eval.cache import Cache, IndexSpec
 from lsr.eval.datasets import load_dataset
 from lsr.eval.systems import parse_system
 from lsr.indexing import build_index
@@ -198,7 +198,7 @@ def test_a_sparse_system_shares_the_index_that_a_dense_one_needs(two, builds, mo
     assert index_of(sparse, [sparse, hybrid]) == index_of(hybrid, [sparse, hybrid])
     assert builds[0] is None and set(builds[1:]) == {"default"}
     # Once there is one without a dense side, it is taken.
-    plain = cache.index_path(dataset, "lexical", 256, None)
+    plain = cache.index_path(IndexSpec(dataset, "lexical", 256, None))
     plain.mkdir(parents=True)
     (plain / "manifest.json").write_text("{}")
     assert index_of(sparse, [sparse, hybrid]) == plain

@@ -1,6 +1,7 @@
 """indexes/lucene.py against indexes/exact.py."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,3 +196,13 @@ def test_matching_and_document_frequencies(filled):
     index.commit({"part": "merged"})
     stacked = csr_array(np.vstack([row.toarray() for row in truth.values()]))
     assert index.document_frequencies().tolist() == (stacked > 0).sum(axis=0).tolist()
+
+
+def test_a_relative_path_is_of_the_directory_that_one_is_in_now(tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with LuceneIndex.create(Path("index"), TERMS) as index:
+            index.add(documents(1), random_impacts(1, 0), new=True)
+            index.commit({})
+        assert any((tmp_path / name / "index").glob("segments_*"))

@@ -89,3 +89,32 @@ def save_decoder(tmp_path, byte_level):
         return str(path)
 
     return save
+
+
+@pytest.fixture
+def failing_after():
+    """A function that makes the lexical encoder fail at its n-th batch."""
+    from lsr.encoders.lexical import LexicalEncoder
+
+    def fail(patch, n):
+        real = LexicalEncoder.encode_documents
+        calls = iter(range(1000))
+
+        def encode_documents(self, texts, top_k=None):
+            if next(calls) >= n:
+                raise KeyboardInterrupt
+            return real(self, texts, top_k)
+
+        patch.setattr(LexicalEncoder, "encode_documents", encode_documents)
+
+    return fail
+
+
+@pytest.fixture
+def small_steps(monkeypatch):
+    """A commit after every ten documents."""
+    from lsr import indexing
+
+    monkeypatch.setattr(indexing, "SHARD", 10)
+    monkeypatch.setattr(indexing.shards, "__defaults__", (10,))
+    monkeypatch.setattr(indexing, "COMMIT_SECONDS", -1.0)

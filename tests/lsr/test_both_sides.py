@@ -14,12 +14,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from typer.testing import CliRunner
 
-from lsr import indexing, live
+from lsr import live
 from lsr.cli import app
 from lsr.cli.indexing import DenseKind
 from lsr.corpus import open_corpus
 from lsr.encoders.dense import DenseEncoder
-from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer
 from lsr.indexes.approximate import KINDS
 from lsr.indexes.dense import DenseIndex
@@ -58,13 +57,6 @@ def corpus(tmp_path):
     return write_corpus(tmp_path / "corpus.jsonl", [f"d{number}" for number in range(100)])
 
 
-@pytest.fixture
-def small_steps(monkeypatch):
-    """A commit after every ten documents."""
-    monkeypatch.setattr(indexing.shards, "__defaults__", (10,))
-    monkeypatch.setattr(indexing, "COMMIT_SECONDS", -1.0)
-
-
 def build(corpus, directory, model, **settings):
     return build_index(corpus, directory, "lexical", dense=model, **settings)
 
@@ -84,20 +76,7 @@ def sides(directory):
         return check_sides(opened)
 
 
-def failing_after(patch, n):
-    """Make the lexical encoder fail at its n-th batch."""
-    real = LexicalEncoder.encode_documents
-    calls = iter(range(1000))
-
-    def encode_documents(self, texts, top_k=None):
-        if next(calls) >= n:
-            raise KeyboardInterrupt
-        return real(self, texts, top_k)
-
-    patch.setattr(LexicalEncoder, "encode_documents", encode_documents)
-
-
-def interrupted(monkeypatch, corpus, directory, model, **settings):
+def interrupted(monkeypatch, failing_after, corpus, directory, model, **settings):
     """A build that ends after six commits."""
     with monkeypatch.context() as patch:
         failing_after(patch, 6)
@@ -148,10 +127,10 @@ def test_an_index_without_a_dense_side_is_as_it_was(corpus, tmp_path):
 
 @pytest.mark.parametrize("kind", ["auto", "hnsw"])
 def test_an_interrupted_build_goes_on_and_ends_as_if_it_had_not_been(
-    corpus, tmp_path, model, monkeypatch, small_steps, kind
+    corpus, tmp_path, model, monkeypatch, failing_after, small_steps, kind
 ):
     build(corpus, tmp_path / "whole", model, dense_kind=kind)
-    interrupted(monkeypatch, corpus, tmp_path / "index", model, dense_kind=kind)
+    interrupted(monkeypatch, failing_after, corpus, tmp_path / "index", model, dense_kind=kind)
     assert build(corpus, tmp_path / "index", model, dense_kind=kind).n_documents == 40
     assert len(sides(tmp_path / "index")) == 100
     assert dense_files(tmp_path / "index") == dense_files(tmp_path / "whole")
@@ -172,12 +151,12 @@ def test_a_build_cut_off_while_vectors_are_merged_goes_on(
 
 @pytest.mark.parametrize("change", ["none", "kind", "weights", "added"])
 def test_a_build_with_another_dense_side_starts_afresh(
-    corpus, tmp_path, model, monkeypatch, small_steps, change
+    corpus, tmp_path, model, monkeypatch, failing_after, small_steps, change
 ):
     path = tmp_path / "model"
     shutil.copytree(model, path)
     before = None if change == "added" else str(path)
-    interrupted(monkeypatch, corpus, tmp_path / "index", before)
+    interrupted(monkeypatch, failing_after, corpus, tmp_path / "index", before)
     if change == "weights":
         shutil.rmtree(path)
         save_model(path, seed=1)

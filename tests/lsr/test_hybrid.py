@@ -259,6 +259,9 @@ def test_pruned_queries_and_their_rescoring(searcher):
     candidates = {hit.document.id for hit in searcher.search(query, 30, mass=0.5)}
     expected = [h for h in searcher.search(query, N) if h.document.id in candidates][:10]
     assert some == expected
+    told = searcher.approximations(query, mass=0.5, rescore=30)
+    assert told == ["only the 30 best by the cut query are scored by all its terms"]
+    assert searcher.approximations(query, mode="hybrid") == []
 
 
 def test_explanations_of_both_sides_sum_to_the_score(searcher):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from lsr import indexing, live
+from lsr import live
 from lsr.corpus import open_corpus
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer
@@ -39,14 +39,6 @@ def corpus(tmp_path):
     return write_corpus(tmp_path / "corpus.jsonl", [f"d{number}" for number in range(100)])
 
 
-@pytest.fixture
-def small_steps(monkeypatch):
-    """A commit after every ten documents."""
-    monkeypatch.setattr(indexing, "SHARD", 10)
-    monkeypatch.setattr(indexing.shards, "__defaults__", (10,))
-    monkeypatch.setattr(indexing, "COMMIT_SECONDS", -1.0)
-
-
 def contents(directory):
     """Everything that searches of an index can see."""
     with Searcher(directory) as searcher:
@@ -56,21 +48,8 @@ def contents(directory):
         return ids, searcher.index.documents(found), impacts
 
 
-def failing_after(monkeypatch, n):
-    """Make the lexical encoder fail at its n-th batch."""
-    real = LexicalEncoder.encode_documents
-    calls = iter(range(1000))
-
-    def encode_documents(self, texts, top_k=None):
-        if next(calls) >= n:
-            raise KeyboardInterrupt
-        return real(self, texts, top_k)
-
-    monkeypatch.setattr(LexicalEncoder, "encode_documents", encode_documents)
-
-
 def test_an_interrupted_build_goes_on_and_ends_as_if_it_had_not_been(
-    corpus, tmp_path, monkeypatch, small_steps
+    corpus, tmp_path, monkeypatch, failing_after, small_steps
 ):
     build_index(corpus, tmp_path / "whole", "lexical")
     with monkeypatch.context() as patch:
@@ -95,7 +74,7 @@ def test_an_interrupted_build_goes_on_and_ends_as_if_it_had_not_been(
 
 @pytest.mark.slow
 def test_a_killed_build_does_not_stand_in_the_way_of_one_by_another_encoder(
-    corpus, tmp_path, monkeypatch, small_steps
+    corpus, tmp_path, monkeypatch, failing_after, small_steps
 ):
     with monkeypatch.context() as patch:
         failing_after(patch, 6)
@@ -107,7 +86,7 @@ def test_a_killed_build_does_not_stand_in_the_way_of_one_by_another_encoder(
 
 @pytest.mark.parametrize("change", ["corpus", "top_k"])
 def test_a_build_with_other_settings_starts_afresh(
-    corpus, tmp_path, monkeypatch, small_steps, change
+    corpus, tmp_path, monkeypatch, failing_after, small_steps, change
 ):
     with monkeypatch.context() as patch:
         failing_after(patch, 6)
@@ -122,7 +101,9 @@ def test_a_build_with_other_settings_starts_afresh(
         assert searcher.index.check()[0]
 
 
-def test_a_build_does_not_go_on_with_other_weights(tmp_path, corpus, monkeypatch, small_steps):
+def test_a_build_does_not_go_on_with_other_weights(
+    tmp_path, corpus, monkeypatch, failing_after, small_steps
+):
     with monkeypatch.context() as patch:
         failing_after(patch, 6)
         with pytest.raises(KeyboardInterrupt):
@@ -139,7 +120,9 @@ def test_a_bad_corpus_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "index").exists()
 
 
-def test_a_failed_rebuild_leaves_the_live_index_alone(corpus, tmp_path, monkeypatch, small_steps):
+def test_a_failed_rebuild_leaves_the_live_index_alone(
+    corpus, tmp_path, monkeypatch, failing_after, small_steps
+):
     build_index(corpus, tmp_path / "index", "lexical")
     before = contents(tmp_path / "index")
     other = write_corpus(tmp_path / "other.jsonl", ["x", "y"] + [f"d{n}" for n in range(30)])
