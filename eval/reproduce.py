@@ -54,6 +54,8 @@ class Source(NamedTuple):
 
     title: str
     url: str  # "" for our own
+    commit: str = ""  # of the repository that the numbers were read in
+    evidence: str = ""  # how they were read
 
 
 class Row(NamedTuple):
@@ -79,6 +81,8 @@ class Model(NamedTuple):
 
     encoder: str  # as `lsr eval --system` takes it; "" where lsr cannot run the model
     obstacle: str  # "" where it can
+    mb: int = 0  # of its weights, roughly; 0 where there is nothing to download
+    gated: bool = False  # whether the hub wants its conditions accepted first
 
 
 class Published(NamedTuple):
@@ -87,6 +91,7 @@ class Published(NamedTuple):
     sources: dict[str, Source]
     models: dict[str, Model]
     tables: dict[str, Table]
+    downloads: dict[str, int]  # what ir_datasets fetches at once → MB
 
 
 class Outcome(NamedTuple):
@@ -142,10 +147,11 @@ def read_published() -> Published:
     return Published(
         {key: Source(**source) for key, source in found["sources"].items()},
         {
-            name: Model(model.get("encoder", ""), model.get("obstacle", ""))
+            name: Model(**{"encoder": "", "obstacle": "", **model})
             for name, model in found["models"].items()
         },
         tables,
+        found["downloads"],
     )
 
 
@@ -196,13 +202,14 @@ def reproduce(
     """
     models = dict.fromkeys(row.model for row in rows)
     encoders = {model: published.models[model].encoder for model in models}
-    missing = {model: missing_checkpoint(encoder) for model, encoder in encoders.items()}
+    missing = {model: _missing_model(published.models[model]) for model in models}
     found: dict[tuple[str, str], float] = {}
     for name in dict.fromkeys(row.dataset for row in rows if row.dataset != MEAN):
         of_dataset = [row for row in rows if row.dataset == name]
         wanted = dict.fromkeys(row.model for row in of_dataset)
         with _brief_downloads(name):
-            dataset = _load(name, fetch=any(not missing[model] for model in wanted))
+            fetch = any(not missing[model] for model in wanted)
+            dataset = _load(name, published.downloads, fetch)
             for model in wanted:
                 asked = [row for row in of_dataset if row.model == model]
                 outcomes = _run(asked, encoders[model], missing[model], dataset, cache, watch)
@@ -248,7 +255,7 @@ def _mean(row: Row, datasets: Sequence[str], found: Mapping[tuple[str, str], flo
     return Outcome(row, sum(found[row.model, name] for name in datasets) / len(datasets))
 
 
-def _load(name: str, fetch: bool) -> Dataset | str:
+def _load(name: str, downloads: Mapping[str, int], fetch: bool) -> Dataset | str:
     """A dataset, or why there is none.
 
     Where its host does not answer, ir_datasets is asked for what it has on disk; where it does,
@@ -256,6 +263,9 @@ def _load(name: str, fetch: bool) -> Dataset | str:
     """
     if name == MINIATURE:
         return load_dataset(Path(__file__).with_name(MINIATURE))
+    if Path(name).is_dir():
+        # `load_dataset` would take it, and whatever it holds be compared with the real one.
+        return f"{name}: the folder of this name in the working directory hides it; run elsewhere"
     host = _host(name)
     no_answer = unreachable(host)
     if not (fetch or no_answer):
@@ -265,17 +275,20 @@ def _load(name: str, fetch: bool) -> Dataset | str:
     try:
         return load_dataset(name)
     except (OSError, ValueError) as error:
-        # The reason is the same for each dataset of a host.
         if no_answer and isinstance(error, ConnectionError | requests.RequestException):
-            return (
-                f"its data are not on disk, and {host} does not answer: {no_answer}. Run this "
-                "where there is a network, or copy the folder ~/.ir_datasets from there"
-            )
+            size = f"{downloads[_archive(name)]:,} MB"
+            return f"{name} ({size}): not on disk, and {host} does not answer: {no_answer}"
         return f"{name}: {error}"
 
 
 def _host(name: str) -> str:
     return HOSTS[SHORT_NAMES[name].partition("/")[0]]
+
+
+def _archive(name: str) -> str:
+    """What ir_datasets downloads for a dataset, a key of Published.downloads."""
+    collection = SHORT_NAMES[name].partition("/")[0]
+    return name.partition("/")[0] if collection == "beir" else collection
 
 
 @contextmanager
@@ -297,6 +310,14 @@ def _brief_downloads(name: str) -> Iterator[None]:
 
 def _is_ours(encoder: str) -> bool:
     return encoder in (DEFAULT, *FITTED)
+
+
+def _missing_model(model: Model) -> str:
+    """`missing_checkpoint`, with what there is to download."""
+    if not (reason := missing_checkpoint(model.encoder)):
+        return ""
+    gate = "; the hub wants its conditions accepted first" if model.gated else ""
+    return f"{reason} (about {model.mb} MB{gate})"
 
 
 def missing_checkpoint(encoder: str) -> str:

@@ -15,7 +15,7 @@ from lsr.cli.arguments import JsonOption
 from lsr.cli.errors import user_errors
 
 if TYPE_CHECKING:
-    from lsr.eval.reproduce import Outcome, Published, Row
+    from lsr.eval.reproduce import Outcome, Published, Row, Source
     from lsr.indexing import Progress
 
 
@@ -133,12 +133,22 @@ def _print_missing(outcomes: Iterable[Outcome]) -> None:
         typer.echo(f"missing  {model:26} {dataset:22} {shown:22} {why}")
     for reason, number in numbers.items():
         typer.echo(f"[{number}] {reason}")
+    if numbers:
+        typer.echo(
+            "What is not on disk is downloaded where there is a network; or copy ~/.ir_datasets "
+            "and the hub's cache from there."
+        )
 
 
 def _print_sources(published: Published, outcomes: Iterable[Outcome]) -> None:
     for key in dict.fromkeys(outcome.row.source for outcome in outcomes):
-        source = published.sources[key]
-        typer.echo(f"{key}: {source.title} {source.url}".rstrip())
+        typer.echo(_source_line(key, published.sources[key]))
+
+
+def _source_line(key: str, source: Source) -> str:
+    commit = f"commit {source.commit[:7]}" if source.commit else ""
+    parts = [f"{key}: {source.title}", source.url, commit, f"({source.evidence})"]
+    return " ".join(filter(None, parts))
 
 
 def _record(published: Published, outcome: Outcome) -> dict[str, object]:
@@ -153,27 +163,28 @@ def _record(published: Published, outcome: Outcome) -> dict[str, object]:
 
 
 def _list(published: Published, as_json: bool) -> None:
-    """Tables with their datasets and models; models with their encoder, or why lsr has none."""
-    in_tables = {
-        name: list(dict.fromkeys(row.model for row in table.rows))
-        for name, table in published.tables.items()
-    }
+    """Tables with their models and sources; models with their encoder, or why lsr has none."""
+    for name, table in published.tables.items():
+        sources: dict[str, list[str]] = {}
+        for row in table.rows:
+            if row.source not in sources.setdefault(row.model, []):
+                sources[row.model].append(row.source)
+        if as_json:
+            record = {"table": name, "datasets": table.datasets, "models": sources}
+            typer.echo(json.dumps(record))
+            continue
+        typer.echo(f"{name}: {len(table.rows)} numbers on {', '.join(table.datasets)}")
+        for model_name, keys in sources.items():
+            runs = "runs" if published.models[model_name].encoder else "-"
+            typer.echo(f"  {runs:5} {model_name:31} {', '.join(keys)}")
+        typer.echo("")
     if as_json:
-        for name, table in published.tables.items():
-            typer.echo(
-                json.dumps({"table": name, "datasets": table.datasets, "models": in_tables[name]})
-            )
+        for key, source in published.sources.items():
+            typer.echo(json.dumps({"source": key, **source._asdict()}))
         for name, model in published.models.items():
             typer.echo(json.dumps({"model": name, **model._asdict()}))
         return
-    for name, table in published.tables.items():
-        runnable = [m for m in in_tables[name] if published.models[m].encoder]
-        others = len(in_tables[name]) - len(runnable)
-        typer.echo(f"{name}: {len(table.rows)} numbers on {', '.join(table.datasets)}")
-        typer.echo(
-            f"  lsr runs {', '.join(runnable)}" + (f"; {others} others not" if others else "")
-        )
-    typer.echo("\nModels that lsr runs, and their encoders:")
+    typer.echo("Models that lsr runs, and their encoders:")
     for name, model in published.models.items():
         if model.encoder:
             typer.echo(f"  {name:31} {model.encoder}")
@@ -181,3 +192,6 @@ def _list(published: Published, as_json: bool) -> None:
     for name, model in published.models.items():
         if model.obstacle:
             typer.echo(f"  {name:31} {model.obstacle}")
+    typer.echo("\nSources:")
+    for key, source in published.sources.items():
+        typer.echo(f"  {_source_line(key, source)}")
