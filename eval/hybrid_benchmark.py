@@ -30,6 +30,8 @@ DIMENSION = 384
 WORDS_PER_DOCUMENT = 60
 WORDS_PER_QUERY = 6
 K = 10
+# Queries that warm the VM up first.
+WARM = 50
 FULL: dict[str, Any] = {"mode": "hybrid", "feedback": {"interpolate": "both"}}
 # Name → settings of a request, and k.
 MODES: dict[str, tuple[dict[str, Any], int]] = {
@@ -97,11 +99,12 @@ def measure(index: Path, n_queries: int) -> dict[str, float]:
     queries = list(synthetic_texts(n_queries, WORDS_PER_QUERY, 2))
     times: dict[str, list[float]] = {name: [] for name in MODES}
     with Searcher(index) as searcher:
-        for number, query in enumerate([*queries[:20], *queries]):
+        warm = queries[:WARM]
+        for number, query in enumerate([*warm, *queries]):
             for name, (settings, k) in MODES.items():
                 start = time.perf_counter()
                 searcher.rank([query], k, **settings)
-                if number >= 20:  # the first ones warm the VM up
+                if number >= len(warm):
                     times[name].append(1000 * (time.perf_counter() - start))
     return {name: median(of) for name, of in times.items()}
 
