@@ -42,6 +42,8 @@ STAGES = ("none", "before", "after", "both")
 DOCUMENTS = (1, 3, 5, 10)
 # The query has α = 1 − β: only their ratio orders documents.
 BETAS = (0.2, 0.4, 0.6, 0.8)
+# Of a moved sparse query.
+TERMS = 64
 # The paper's interpolation: min-max, and these weights of the sparse side.
 NORMALISATIONS = ("min-max",)
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
@@ -67,6 +69,7 @@ def variants(side: Side) -> list[dict[str, Any]]:
             {"method": "relevance-model", "documents": documents, "alpha": 0.5, "beta": 0.5}
             for documents in DOCUMENTS
         ]
+        found = [variant | {"terms": TERMS} for variant in found]
     return found
 
 

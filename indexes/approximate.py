@@ -82,7 +82,7 @@ def build_structure(
         index = faiss.index_factory(dimension, f"IVF{lists},PQ{parts}", faiss.METRIC_INNER_PRODUCT)
         index.train(_sample(vectors, max(lists, 256 * 4) * TRAIN_MOST))
     # Threads that add to one graph make another one each time.
-    with _threads(1 if kind == "hnsw" else 0):
+    with faiss_threads(1 if kind == "hnsw" else 0):
         for start in range(0, n, BLOCK):
             index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
             progress(min(start + BLOCK, n), n)
@@ -192,7 +192,7 @@ def _sample(vectors: np.ndarray, size: int) -> np.ndarray:
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
+def faiss_threads(n: int) -> Iterator[None]:
     """Run faiss on n threads, 0 for as many as before."""
     faiss = faiss_module()
     before = faiss.omp_get_max_threads()

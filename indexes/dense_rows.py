@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsr.indexes.approximate import Structure, faiss_module
+from lsr.indexes.approximate import Structure, faiss_module, faiss_threads
 from lsr.indexes.dense_segments import (
     Segment,
     norms,
@@ -160,7 +160,9 @@ def _knn(
     rows = np.empty((len(queries), n), np.int64)
     pointers = [faiss.swig_ptr(array) for array in (queries, vectors, scores, rows)]
     sizes = queries.shape[1], len(queries), len(vectors), n
-    faiss.knn_inner_product(*pointers[:2], *sizes, *pointers[2:], selector)
+    # Threads share out queries: of one they only wait, and keep a core from the sparse side.
+    with faiss_threads(1 if len(queries) == 1 else 0):
+        faiss.knn_inner_product(*pointers[:2], *sizes, *pointers[2:], selector)
     return scores, rows
 
 

@@ -257,21 +257,22 @@ class Passes:
             found = {doc_id for doc_id, _ in sparse}, {doc_id for doc_id, _ in dense}
             absent.append((sorted(found[1] - found[0]), sorted(found[0] - found[1])))
         impacts, scales = self.impacts(batch.sparse)
-        scored = self._live.index.scores(impacts, [ids for ids, _ in absent], threads=batch.threads)
-        ranked = []
-        for number, ((sparse, dense), (no_sparse, no_dense)) in enumerate(
-            zip(lists, absent, strict=True)
-        ):
-            values = self.dense.scores(batch.dense[number], no_dense).tolist()
-            exact = (
-                {
-                    doc_id: score / scales[number]
-                    for doc_id, score in zip(no_sparse, scored[number], strict=True)
-                },
-                dict(zip(no_dense, values, strict=True)),
-            )
-            ranked.append(fuse(sparse, dense, how, exact, k))
-        return ranked
+        no_sparse = [ids for ids, _ in absent]
+        scored = self._pool.submit(
+            self._live.index.scores, impacts, no_sparse, threads=batch.threads
+        )
+        of_dense = [
+            dict(zip(ids, self.dense.scores(query, ids).tolist(), strict=True))
+            for query, (_, ids) in zip(batch.dense, absent, strict=True)
+        ]
+        of_sparse = [
+            {doc_id: score / scale for doc_id, score in zip(ids, scores, strict=True)}
+            for ids, scores, scale in zip(no_sparse, scored.result(), scales, strict=True)
+        ]
+        return [
+            fuse(sparse, dense, how, (exact[0], exact[1]), k)
+            for (sparse, dense), *exact in zip(lists, of_sparse, of_dense, strict=True)
+        ]
 
     def _sparse(self, queries: Queries) -> csr_array:
         texts = [query for query in queries if isinstance(query, str)]

@@ -76,7 +76,7 @@ class Feedback(_Settings):
     )
     iterations: Annotated[int, Field(ge=1, le=10)] = 1
     terms: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=64, description="terms of the moved sparse query: its own, then the heaviest others"
+        default=20, description="terms of the moved sparse query: its own, then the heaviest others"
     )
     mass: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="or the heaviest that hold this share of the sum of weights"
