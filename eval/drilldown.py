@@ -41,6 +41,11 @@ def drilldown(
     return {
         "systems": grid.systems,
         "measures": grid.measures,
+        # Ranks are told among these: runs may have been cut before.
+        "kept": max(
+            (len(hits) for row in grid.rows for result in row for hits in result.run.values()),
+            default=0,
+        ),
         "datasets": [
             {
                 "label": label,

@@ -163,7 +163,7 @@ function relevantTable(query) {
   const rows = query.relevant.map(([id, grade, ranks]) =>
     make("tr", {}, make("th", { scope: "row" }, titled(query, id)), number(String(grade), grade),
       ...ranks.map((rank) => number(rank === null ? "\u2013" : String(rank), rank ?? ""))));
-  return grid(`Relevant documents and their ranks${more}`, ["document", "grade", ...data.systems], 1, rows);
+  return grid(`Relevant documents and their ranks among the first ${data.kept}${more}`, ["document", "grade", ...data.systems], 1, rows);
 }
 
 // Own keys only: a document may be called "constructor".
