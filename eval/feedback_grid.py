@@ -28,7 +28,8 @@ import numpy as np
 
 from lsr.corpus import Query
 from lsr.eval.datasets import Dataset
-from lsr.eval.measures import evaluate, parse_measures
+from lsr.eval.measures import parse_measures
+from lsr.eval.measuring import evaluate_run
 from lsr.eval.results import Result
 from lsr.eval.tuning import best_setting, folds, interpolations
 from lsr.indexing import Progress
@@ -120,7 +121,7 @@ def feedback_grid(
         grid = _Grid(searcher, tuning, measures[0], out, progress)
         chosen = grid.choose(parts)
         results = [
-            Result(name, test, run, evaluate(run, test.qrels, measures), None)
+            Result(name, test, run, evaluate_run(run, test, measures), None)
             for name, of_query in chosen.items()
             for run in [grid.run(test, of_query)]
         ]
@@ -192,8 +193,8 @@ class _Grid:
             for done, request in enumerate(requests, 1):
                 if request not in self._values:
                     run = self._rank(self._tuning, request, self._kept)
-                    found = evaluate(run, self._tuning.qrels, [self._measure])
-                    self._values[request] = found.per_query[self._measure]
+                    found = evaluate_run(run, self._tuning, [self._measure]).per_query
+                    (self._values[request],) = found.values()
                     file.write(json.dumps([request, self._values[request]]) + "\n")
                     file.flush()
                 self.means[request] = mean(self._values[request].values())

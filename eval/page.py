@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,17 @@ POLICY = (
 )
 
 
+def require_libraries() -> None:
+    """Raises ImportError, with how to install it, where jinja2 or matplotlib is missing."""
+    for name in ("jinja2", "matplotlib"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(
+                f'a report needs `pip install "lsr-search[eval]"` ({error})'
+            ) from error
+
+
 def render(
     grid: Grid,
     *,
@@ -29,12 +41,9 @@ def render(
     Raises:
         ImportError: jinja2 is missing, or matplotlib.
     """
-    try:
-        import matplotlib  # noqa: F401
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ImportError(f'a report needs `pip install "lsr-search[eval]"` ({error})') from error
+    require_libraries()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     folder = Path(__file__).parent
     environment = Environment(

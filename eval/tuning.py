@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lsr.eval.datasets import Dataset
-from lsr.eval.measures import evaluate, parse_measures
+from lsr.eval.measures import parse_measures
+from lsr.eval.measuring import evaluate_run
 from lsr.indexes.manifest import read_manifest
 from lsr.indexing import Progress
 from lsr.live import locked
@@ -171,7 +172,8 @@ def interpolations(
 
     def measured(rankings: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float]:
         run = Run({q: hits[:kept] for q, hits in zip(ids, rankings, strict=True)}).without_self()
-        return evaluate(run, dataset.qrels, [measure]).per_query[measure]
+        (values,) = evaluate_run(run, dataset, [measure]).per_query.values()
+        return values
 
     sides = {side: measured(batch.lists[side]) for side in ("sparse", "dense")}
     values: dict[Interpolation, dict[str, float]] = {}

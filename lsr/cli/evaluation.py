@@ -119,9 +119,12 @@ def _evaluate(
     from lsr.eval import report
     from lsr.eval.cache import Cache, default_folder
     from lsr.eval.evidence import Evidence
+    from lsr.eval.page import require_libraries
     from lsr.eval.publish import publish
     from lsr.eval.systems import check, evaluate_system, parse_system
 
+    if out is not None:
+        require_libraries()
     systems = [parse_system(text) for text in named]
     check(data, systems, measures)
     cache = Cache(folder or default_folder())

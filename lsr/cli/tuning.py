@@ -14,6 +14,7 @@ from lsr.cli.evaluation import DATASETS, DatasetArgument
 
 if TYPE_CHECKING:
     from lsr.eval.datasets import Dataset
+    from lsr.eval.feedback_grid import FeedbackGrid
 
 
 def tune(
@@ -61,39 +62,55 @@ def grid(
 ) -> None:
     """Where to interpolate when the query is moved by feedback: before, after, both, or not."""
     from lsr.display import progress_bar
-    from lsr.eval import report
     from lsr.eval.cache import Cache, IndexSpec, default_folder
-    from lsr.eval.feedback_grid import MEASURES, feedback_grid
-    from lsr.eval.feedback_report import write_stages
-    from lsr.eval.publish import publish
-    from lsr.eval.systems import TOP_K
+    from lsr.eval.feedback_grid import feedback_grid
+    from lsr.eval.page import require_libraries
+    from lsr.eval.systems import TOP_K, file_name
 
     with user_errors():
-        loaded = [(name, *_splits(name, dev)) for name in datasets]
-        for encoder in encoders or ["lexical", "default"]:
+        require_libraries()
+        loaded = [_splits(name, dev) for name in datasets]
+        names = [file_name(test) for test, _ in loaded]
+        _refuse_same("datasets", names)
+        asked = encoders or ["lexical", "default"]
+        _refuse_same("encoders", [Path(encoder).name for encoder in asked])
+        for encoder in asked:
             folder = out / Path(encoder).name
             grids = {}
-            for name, test, tuned_on in loaded:
+            for name, (test, tuned_on) in zip(names, loaded, strict=True):
                 with progress_bar() as progress:
                     index = Cache(cache or default_folder(), progress).index(
                         IndexSpec(test, encoder, TOP_K, dense)
                     )
-                    kept = folder / "values" / Path(name).name
-                    grids[Path(name).name] = feedback_grid(
-                        index, test, tuned_on, kept, progress=progress
-                    )
-            records = []
-            for of_dataset in grids.values():
-                found = report.differences(of_dataset.results)
-                for result in of_dataset.results:
-                    report.write_run(folder, result)
-                    records.append(report.record(result, found))
-            report.write_records(folder, records)
-            publish([r for of_dataset in grids.values() for r in of_dataset.results], folder)
-            write_stages(grids, MEASURES[0], folder)
-            typer.echo(f"{folder}/report.html, stages.md, stages.svg, chosen.json", err=True)
-            typer.echo((folder / "report.md").read_text(encoding="utf-8"))
-            typer.echo((folder / "stages.md").read_text(encoding="utf-8"))
+                    kept = folder / "values" / name
+                    grids[name] = feedback_grid(index, test, tuned_on, kept, progress=progress)
+            _write_grids(grids, folder)
+
+
+def _refuse_same(what: str, names: list[str]) -> None:
+    """Each has a folder or a column of its own."""
+    if same := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"several {what} are called {same[0]!r}: names must differ")
+
+
+def _write_grids(grids: dict[str, FeedbackGrid], folder: Path) -> None:
+    from lsr.eval import report
+    from lsr.eval.feedback_grid import MEASURES
+    from lsr.eval.feedback_report import write_stages
+    from lsr.eval.publish import publish
+
+    records = []
+    for of_dataset in grids.values():
+        found = report.differences(of_dataset.results)
+        for result in of_dataset.results:
+            report.write_run(folder, result)
+            records.append(report.record(result, found))
+    report.write_records(folder, records)
+    publish([result for of_dataset in grids.values() for result in of_dataset.results], folder)
+    write_stages(grids, MEASURES[0], folder)
+    typer.echo(f"{folder}/report.html, stages.md, stages.svg, chosen.json", err=True)
+    typer.echo((folder / "report.md").read_text(encoding="utf-8"))
+    typer.echo((folder / "stages.md").read_text(encoding="utf-8"))
 
 
 def _splits(name: str, dev: str) -> tuple[Dataset, Dataset | None]:

@@ -1,6 +1,7 @@
 """eval/tuning.py and eval/feedback_grid.py: what is chosen on which queries, and what is stored."""
 
 import json
+import shutil
 from statistics import mean
 
 import numpy as np
@@ -178,6 +179,18 @@ def test_grid_is_tuned_on_dev_and_measured_on_test(index, tmp_path, few_variants
         assert means[found.chosen[name][0]] == max(means.values())
 
 
+def test_measures_count_from_the_grade_of_the_track(index, tmp_path, few_variants):
+    data = dataset("test", 7, 3)
+    graded = {q: {d: 1 + n % 2 for n, d in enumerate(of)} for q, of in data.qrels.items()}
+    track = data._replace(qrels=graded, relevant_grade=2)
+    found = feedback_grid(index, track, None, tmp_path, measures=["RR@10"])
+    for result in found.results:
+        expected = evaluate(result.run, graded, ["RR(rel=2)@10"])
+        assert result.evaluation == expected
+    tuned = tune(index, track, "RR@10", store=False)
+    assert 0 < tuned.tuned < tune(index, data, "RR@10", store=False).tuned
+
+
 def test_grid_without_dev_is_cross_validated_and_goes_on(
     index, tmp_path, few_variants, monkeypatch
 ):
@@ -204,7 +217,7 @@ def test_grid_without_dev_is_cross_validated_and_goes_on(
             assert whole.results[0].run[query_id] == expected
 
     calls = 0
-    original = grid_module.evaluate
+    original = grid_module.evaluate_run
 
     def interrupted(*arguments):
         nonlocal calls
@@ -213,7 +226,7 @@ def test_grid_without_dev_is_cross_validated_and_goes_on(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(grid_module, "evaluate", interrupted)
+    monkeypatch.setattr(grid_module, "evaluate_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         feedback_grid(index, test, None, tmp_path / "cut", measures=["nDCG@10"])
     (kept,) = (tmp_path / "cut").iterdir()
@@ -282,6 +295,15 @@ def test_the_command_line_tunes_and_writes_the_grid(index, tmp_path, few_variant
         assert (out / name).stat().st_size > 0
     assert len(list((out / "runs").rglob("*.trec"))) == 11
     assert lsr(*arguments).stdout == found.stdout
+
+    # Two of one name would write over each other.
+    (tmp_path / "more").mkdir()
+    shutil.copytree(folder, tmp_path / "more" / "toy")
+    refused = lsr(*arguments, tmp_path / "more" / "toy")
+    assert refused.exit_code == 1
+    assert "several datasets are called 'toy': names must differ" in refused.stderr
+    refused = lsr(*arguments, "--encoder", tmp_path / "lexical")
+    assert refused.exit_code == 1 and "several encoders are called 'lexical'" in refused.stderr
 
     (built,) = (tmp_path / "cache" / "indexes").iterdir()
     tuned = lsr("tune", built, folder, "--json")
