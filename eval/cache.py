@@ -23,7 +23,7 @@ from lsr.encoders.load import resolve
 from lsr.eval.datasets import Dataset
 from lsr.eval.results import Cost
 from lsr.indexes.manifest import NAME
-from lsr.indexing import Progress, build_index
+from lsr.indexing import Progress, build_index, read_through
 from lsr.live import DEFAULT, FITTED, encoder_name
 from lsr.run import Run
 from lsr.training.run_files import write_whole
@@ -80,7 +80,7 @@ class Cache:
         dataset, encoder, top_k, dense = wanted
         name = dataset.source or dataset.name
         if name not in self._digests:
-            self._digests[name] = corpus_digest(name, progress or self._progress)
+            _, self._digests[name] = read_through(open_corpus(name), progress or self._progress)
         key = digest(
             [self._digests[name], encoder_identity(encoder), top_k, dense and model_identity(dense)]
         )
@@ -127,21 +127,6 @@ def _read(record: Path) -> tuple[Run, Cost] | None:
 def digest(value: Any) -> str:
     """SHA-256 of what JSON can hold."""
     return hashlib.sha256(json.dumps([VERSION, value], sort_keys=True).encode()).hexdigest()
-
-
-def corpus_digest(name: str, progress: Progress = lambda step, done, total: None) -> str:
-    """SHA-256 over a corpus' ids, texts and metadata, in order.
-
-    Raises:
-        As `open_corpus`.
-    """
-    found = hashlib.sha256()
-    for number, document in enumerate(open_corpus(name), 1):
-        record = [document.id, document.title, document.text, dict(document.metadata)]
-        found.update(json.dumps(record, sort_keys=True).encode())
-        if number % 1000 == 0:
-            progress("reading", number, None)
-    return found.hexdigest()
 
 
 def encoder_identity(name: str) -> list[Any]:

@@ -179,7 +179,8 @@ def _reasons(
 
 def _reason(reason: Contribution) -> list[Any]:
     """Term, contribution, share, and on which sides it is not literal."""
-    sides = (("query", reason.literal_in_query), ("document", reason.literal_in_document))
+    query = "query before feedback" if reason.from_feedback else "query"
+    sides = ((query, reason.literal_in_query), ("document", reason.literal_in_document))
     expanded = " and ".join(side for side, literal in sides if not literal)
     return [reason.term, _rounded(reason.contribution), round(reason.share, 3), expanded]
 

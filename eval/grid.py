@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lsr.eval.comparison import compare_results
 from lsr.eval.datasets import Dataset
 from lsr.eval.results import Result
-from lsr.eval.significance import Paired, compare, holm
+from lsr.eval.significance import Paired
 
 ALPHA = 0.05
 BETTER, WORSE = "†", "‡"
@@ -133,14 +134,12 @@ def _differences(
 ) -> dict[tuple[int, int, int], Difference]:
     found = {}
     for place, row in enumerate(rows):
-        if len(row[0].dataset.queries) < 2:
+        if len(row) < 2 or len(row[0].dataset.queries) < 2:
             continue
+        compared = compare_results(row)
         for measure, name in enumerate(names[place]):
-            baseline, *others = (result.evaluation.per_query[name] for result in row)
-            pairs = [compare(baseline, values) for values in others]
-            corrected = holm([pair.p_randomisation for pair in pairs])
-            for system, (pair, p) in enumerate(zip(pairs, corrected, strict=True), 1):
-                found[measure, place, system] = Difference(pair, p)
+            for system, other in enumerate(compared.rows[name], 1):
+                found[measure, place, system] = Difference(other.paired, other.p_randomisation_holm)
     return found
 
 

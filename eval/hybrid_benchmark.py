@@ -23,6 +23,7 @@ import numpy as np
 
 from lsr.corpus import Corpus, open_corpus
 from lsr.encoders.load import default_tokenizer
+from lsr.indexes.approximate import KINDS, Kind
 from lsr.indexing import build_index
 from lsr.search import Searcher
 
@@ -70,7 +71,7 @@ def synthetic_texts(n: int, n_words: int, seed: int) -> Iterator[str]:
         yield from (" ".join(words[number] for number in row) for row in drawn.tolist())
 
 
-def build(folder: Path, n_documents: int, kind: str) -> Path:
+def build(folder: Path, n_documents: int, kind: Kind) -> Path:
     """An index of the synthetic corpus under `folder`, unless it is there."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -89,7 +90,7 @@ def build(folder: Path, n_documents: int, kind: str) -> Path:
         file.writelines(f"d{number}\t{text}\n" for number, text in enumerate(texts))
     corpus: Corpus = open_corpus(path)
     start = time.perf_counter()
-    build_index(corpus, index, "lexical", dense=str(folder / "dense"), dense_kind=kind)  # type: ignore[arg-type]
+    build_index(corpus, index, "lexical", dense=str(folder / "dense"), dense_kind=kind)
     print(f"built in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return index
 
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lsr.eval.hybrid_benchmark")
     parser.add_argument("--documents", type=int, default=200_000)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--kind", choices=("auto", "flat", "hnsw", "ivf-pq"), default="auto")
+    parser.add_argument("--kind", choices=KINDS, default="auto")
     parser.add_argument("--folder", type=Path, help="where the index is kept")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)

@@ -116,7 +116,7 @@ def build_index(
     if dense_kind not in KINDS:
         raise ValueError(f"`dense_kind` must be one of {', '.join(KINDS)}, got {dense_kind!r}")
     refuse_foreign(directory)
-    n_documents, corpus_sha256 = _read_through(corpus, progress)
+    n_documents, corpus_sha256 = read_through(corpus, progress)
     vectors = [] if dense is None else [dense_name(dense), dense_kind]
     settings = json.dumps([encoder_name(encoder), top_k, IMPACT_SCALE, corpus_sha256, *vectors])
     directory.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def add_documents(
         ValueError: bad corpus or weights; what was committed stays.
         IndexLockedError: another process builds this index or writes to it.
     """
-    n_documents, _ = _read_through(corpus, progress)
+    n_documents, _ = read_through(corpus, progress)
     with open_live(directory, writable=True) as live:
         writer = dense_writer(live, directory)
         return _encode_into(
@@ -262,7 +262,7 @@ def _merge_dense(
     commit_both(index, index.user_data, writer)
 
 
-def _read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:
+def read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:
     """Number of documents, and a SHA-256 over ids and texts."""
     digest = hashlib.sha256()
     n_documents = 0

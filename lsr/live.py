@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -42,12 +43,13 @@ T = TypeVar("T")
 DENSE = "dense"
 
 
-class Live(NamedTuple):
+@dataclass(frozen=True)
+class Live:
     """An open generation: both sides are those of one commit."""
 
     manifest: Manifest
     encoder: Encoder
-    index: LuceneIndex  # type: ignore[assignment]  # hides tuple.index
+    index: LuceneIndex
     dense_encoder: DenseEncoder | None  # loads its model when it is first asked for vectors
     dense: DenseIndex | None
 

@@ -43,7 +43,9 @@ class Searcher:
         """
         self._opened = ExitStack()
         self._live = self._opened.enter_context(open_live(directory))
-        self.manifest, self.encoder, self.index = self._live[:3]
+        self.manifest = self._live.manifest
+        self.encoder = self._live.encoder
+        self.index = self._live.index
         tuned = read_tuning(self.manifest.folder(directory))
         pool = self._opened.enter_context(ThreadPoolExecutor(1, "lsr-sparse"))
         self.passes = Passes(self._live, tuned or Interpolation(), pool)

@@ -99,7 +99,6 @@ def test_a_build_makes_both_sides(corpus, tmp_path, model, small_steps):
     with open_live(tmp_path / "index") as opened:
         names = json.loads(opened.index.user_data["dense"])
         assert list(opened.dense.names) == names and len(names) == 1
-        assert opened[:3] == (opened.manifest, opened.encoder, opened.index)
         query = opened.dense_encoder.encode_queries(["wing theory"])
         hits = opened.dense.search(query, 5)[0]
         assert [score for _, score in hits] == sorted((s for _, s in hits), reverse=True)
