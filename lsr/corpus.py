@@ -247,6 +247,11 @@ def parse_object(line: str) -> dict[str, object]:
     return value
 
 
+def parse_document(raw: bytes) -> Document:
+    """Return the document of one line of JSON, see `open_corpus`; ValueError if there is none."""
+    return _document_from_json(_decode(raw))
+
+
 def _id_of(record: Mapping[str, object], keys: tuple[str, ...]) -> str:
     value = next((record[key] for key in keys if record.get(key) is not None), None)
     if value is None:

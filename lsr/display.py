@@ -12,45 +12,20 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from lsr.encoders.tokens import whole_text
 from lsr.explanation import Contribution, Explanation
+from lsr.highlight import excerpt, matches
 from lsr.indexing import Progress
 from lsr.search import Hit
 
-SNIPPET = 300  # characters
-
-
-def matched_spans(tokenizer: Any, text: str, terms: set[str]) -> list[tuple[int, int]]:
-    """(start, end) of every word of `text` with a token among `terms`, in characters, in order."""
-    encoding = whole_text(tokenizer).encode(text, add_special_tokens=False)
-    words = {
-        word
-        for word, token in zip(encoding.word_ids, encoding.tokens, strict=True)
-        if word is not None and token in terms
-    }
-    return [span for word in sorted(words) if (span := encoding.word_to_chars(word))]
-
 
 def snippet(tokenizer: Any, text: str, terms: set[str]) -> Text:
-    """The part of `text` with the most matched words, which are highlighted."""
+    """The part of `text` with the most words that hold `terms`, which are highlighted."""
     text = " ".join(text.split())
-    spans = matched_spans(tokenizer, text, terms)
-    start = 0
-    if len(text) > SNIPPET and spans:
-        inside = [
-            sum(begin <= other and end <= begin + SNIPPET for other, end in spans)
-            for begin, _ in spans
-        ]
-        start = min(spans[inside.index(max(inside))][0], len(text) - SNIPPET)
-        # Begin at a word.
-        start = text.rfind(" ", 0, start + 1) + 1
-    shown = Text(text[start : start + SNIPPET])
-    for begin, end in spans:
-        if begin >= start and end <= start + SNIPPET:
-            shown.stylize("bold yellow", begin - start, end - start)
-    if start:
-        shown = Text("… ").append_text(shown)
-    return shown.append(" …") if start + SNIPPET < len(text) else shown
+    part, matched = excerpt(text, matches(tokenizer, text, dict.fromkeys(terms, True)))
+    shown = Text(part)
+    for match in matched:
+        shown.stylize("bold yellow", match.start, match.end)
+    return shown
 
 
 def chart(reasons: Sequence[Contribution], limit: int | None = None) -> Table:

@@ -156,6 +156,20 @@ class Request(_Settings):
                     )
         return filters
 
+    @field_validator("query", "filters")
+    @classmethod
+    def _utf8(cls, value: Any) -> Any:
+        texts = [value] if isinstance(value, str) else [*value, *value.values()]
+        for text in texts:
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise ValueError(
+                        f"{text!r} holds a lone surrogate, which UTF-8 cannot express"
+                    ) from error
+        return value
+
     @field_validator("query")
     @classmethod
     def _weights(cls, query: str | dict[str, float]) -> str | dict[str, float]:
@@ -263,13 +277,22 @@ def ask(query: str | Mapping[str, float] | Request, **settings: Any) -> Request:
     try:
         return Request.model_validate(values)
     except ValidationError as error:
-        # Each member of a union fails in its own way: the first says enough.
-        told: dict[str, str] = {}
-        for detail in error.errors():
-            if detail["loc"][:2] == ("query", "str") and isinstance(detail["input"], dict):
-                continue
-            told.setdefault(".".join(str(part) for part in detail["loc"][:2]), _told(detail))
-        raise ValueError("; ".join(told.values())) from error
+        raise ValueError(told(error.errors())) from error
+
+
+def told(details: Sequence[Any]) -> str:
+    """What is wrong with a request, in a sentence for each setting.
+
+    Args:
+        details: pydantic's errors of a Request, or of a model that extends it.
+    """
+    # Each member of a union fails in its own way: the first says enough.
+    found: dict[str, str] = {}
+    for detail in details:
+        if detail["loc"][:2] == ("query", "str") and isinstance(detail["input"], dict):
+            continue
+        found.setdefault(".".join(str(part) for part in detail["loc"][:2]), _told(detail))
+    return "; ".join(found.values())
 
 
 def _told(detail: Any) -> str:

@@ -9,16 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.corpus import Document
 from lsr.explanation import Contribution, Explanation, contributions
+from lsr.fusion import Fused
+from lsr.indexes.lucene import LARGEST_K, LuceneError
 from lsr.indexing import Progress
 from lsr.live import open_live
-from lsr.passes import Passes, Queries, last_sides
+from lsr.passes import Batch, Passes, Queries, first_sides, last_sides
 from lsr.request import Interpolation, Request, ask
 from lsr.run import Ranking
 from lsr.tuning import read_tuning
+from lsr.vectors import concatenate
 
 # Queries that go through the passes together.
 BATCH = 256
@@ -29,6 +33,23 @@ class Hit(NamedTuple):
 
     document: Document
     score: float
+
+
+class Position(NamedTuple):
+    """A hit that others follow, wherever it would rank now."""
+
+    score: float
+    doc_id: str
+    rank: int  # from 1, as it was
+
+
+class QueryTerm(NamedTuple):
+    """One term of a query as an index is searched for it."""
+
+    term: str
+    weight: float
+    literal: bool  # the query's own token, not an expansion
+    from_feedback: bool
 
 
 class Searcher:
@@ -46,6 +67,7 @@ class Searcher:
         self.manifest = self._live.manifest
         self.encoder = self._live.encoder
         self.index = self._live.index
+        self.commit = self._commit()  # that answers come from; rises with every change
         tuned = read_tuning(self.manifest.folder(directory))
         pool = self._opened.enter_context(ThreadPoolExecutor(1, "lsr-sparse"))
         self.passes = Passes(self._live, tuned or Interpolation(), pool)
@@ -72,6 +94,11 @@ class Searcher:
         """
         self._live.refresh()
         self.passes.refresh()
+        self.commit = self._commit()
+
+    def _commit(self) -> int:
+        # Indexes of before commits were counted have none.
+        return int(self.index.user_data.get("commit", "0"))
 
     def search(
         self, query: str | Mapping[str, float] | Request, k: int | None = None, **settings: Any
@@ -88,11 +115,81 @@ class Searcher:
         Raises:
             ValueError: a setting is out of range, or the index has no dense side.
         """
-        request = _request(query, k, settings)
-        batch = self.passes.encode([request.query], request, threads=1)
-        (ranked,) = self.passes.answer(batch, request)
-        documents = self.index.documents([hit.doc_id for hit in ranked])
-        return [Hit(document, hit.score) for document, hit in zip(documents, ranked, strict=True)]
+        (found,) = self.answer([_request(query, k, settings)])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        after: Sequence[Position | None] | None = None,
+        *,
+        threads: int = 1,
+    ) -> list[list[Hit] | Exception]:
+        """The hits of each request, as `search` gives them, or what `search` would raise.
+
+        Requests that differ in nothing but the query go through the passes together.
+
+        Args:
+            requests: n of them.
+            after: for each request the hit that its hits follow; None for those from the first on.
+            threads: Java threads.
+        """
+        places = list(after or [None] * len(requests))
+        ranked: list[list[Fused] | Exception] = [[]] * len(requests)
+        waiting = {
+            number: request.k + (place.rank if place else 0)
+            for number, (request, place) in enumerate(zip(requests, places, strict=True))
+        }
+        while waiting:
+            found = self._ranked(
+                {n: requests[n].model_copy(update={"k": k}) for n, k in waiting.items()}, threads
+            )
+            for number, hits in found.items():
+                k, place = waiting.pop(number), places[number]
+                if isinstance(hits, Exception) or place is None:
+                    ranked[number] = hits
+                    continue
+                before = (-place.score, place.doc_id)
+                following = [hit for hit in hits if before < (-hit.score, hit.doc_id)]
+                if len(following) < requests[number].k and len(hits) == k < LARGEST_K:
+                    # Documents came in ahead of the place since: look further.
+                    waiting[number] = min(2 * k, LARGEST_K)
+                ranked[number] = following[: requests[number].k]
+        ids = {hit.doc_id for hits in ranked if not isinstance(hits, Exception) for hit in hits}
+        documents = {document.id: document for document in self.index.documents(sorted(ids))}
+        return [
+            hits
+            if isinstance(hits, Exception)
+            else [Hit(documents[hit.doc_id], hit.score) for hit in hits]
+            for hits in ranked
+        ]
+
+    def _ranked(
+        self, requests: Mapping[int, Request], threads: int
+    ) -> dict[int, list[Fused] | Exception]:
+        found: dict[int, list[Fused] | Exception] = {}
+        alike: dict[str, list[tuple[int, Batch]]] = {}
+        for number, request in requests.items():
+            try:
+                # One by one: a model's numbers depend on what else is in a batch.
+                vectors = self.passes.encode([request.query], request, threads)
+            except (ValueError, OSError) as error:
+                found[number] = error
+                continue
+            alike.setdefault(request.model_dump_json(exclude={"query"}), []).append(
+                (number, vectors)
+            )
+        for group in alike.values():
+            numbers, batches = zip(*group, strict=True)
+            try:
+                answers = self.passes.answer(_merged(batches), requests[numbers[0]])
+            except (ValueError, KeyError, LuceneError) as error:
+                found |= dict.fromkeys(numbers, error)
+            else:
+                found |= dict(zip(numbers, answers, strict=True))
+        return found
 
     def rank(
         self,
@@ -143,30 +240,78 @@ class Searcher:
             KeyError: no such document; or, of interpolated rankings, none that a side returned.
             ValueError: see `search`.
         """
-        request = _request(query, None, settings)
-        (document,) = self.index.documents([doc_id])
+        (found,) = self.explanations(_request(query, None, settings), [doc_id])
+        return found
+
+    def explanations(self, request: Request, doc_ids: Sequence[str]) -> list[Explanation]:
+        """Why each of these documents has its score for one request.
+
+        Raises:
+            KeyError, ValueError: see `explain`.
+        """
+        documents = self.index.documents(doc_ids)
         batch = self.passes.encode([request.query], request, 1)
         before = batch.sparse
         self.passes.feed_back(batch, request)
-        terms, sparse_score, dense_score = [], None, None
-        if "sparse" in last_sides(request):
+        sides = last_sides(request)
+        terms: list[list[Contribution]] = [[]] * len(doc_ids)
+        if "sparse" in sides:
             assert batch.sparse is not None and before is not None
-            terms = self._contributions(batch.sparse, document, request, before)
-            sparse_score = sum(term.contribution for term in terms)
-        if "dense" in last_sides(request):
+            terms = self._contributions(batch.sparse, documents, request, before)
+        dense_scores: list[float] = []
+        if "dense" in sides:
             assert batch.dense is not None
-            dense_score = float(self.passes.dense.scores(batch.dense[0], [doc_id])[0])
-        if sparse_score is None or dense_score is None:
-            shares = sparse_score or 0.0, dense_score or 0.0
-            return Explanation(sum(shares), *shares, sparse_score, dense_score, terms)
+            dense_scores = self.passes.dense.scores(batch.dense[0], doc_ids).tolist()
+        if len(sides) == 1:
+            if sides == ("dense",):
+                return [Explanation(score, 0.0, score, None, score, []) for score in dense_scores]
+            sums = [float(sum(term.contribution for term in of_one)) for of_one in terms]
+            return [
+                Explanation(score, score, 0.0, score, None, of_one)
+                for score, of_one in zip(sums, terms, strict=True)
+            ]
         (ranked,) = self.passes.interpolated(batch, request)
-        for hit in ranked:
-            if hit.doc_id == doc_id:
-                return Explanation(*hit[1:], sparse_score, dense_score, terms)
-        raise KeyError(
-            f"document {doc_id!r} is not among the {self.passes.depth(request)} first of either "
-            "side: it has no interpolated score"
-        )
+        fused = {hit.doc_id: hit for hit in ranked}
+        for doc_id in doc_ids:
+            if doc_id not in fused:
+                raise KeyError(
+                    f"document {doc_id!r} is not among the {self.passes.depth(request)} first of "
+                    "either side: it has no interpolated score"
+                )
+        return [
+            Explanation(
+                *fused[doc_id][1:],
+                float(sum(term.contribution for term in of_one)),
+                dense_score,
+                of_one,
+            )
+            for doc_id, of_one, dense_score in zip(doc_ids, terms, dense_scores, strict=True)
+        ]
+
+    def expand(
+        self, query: str | Mapping[str, float] | Request, **settings: Any
+    ) -> list[QueryTerm]:
+        """The terms by which the sparse side of an index is searched, heaviest first.
+
+        Where a request does not search it, those of the query in mode sparse.
+
+        Raises:
+            ValueError: see `search`.
+        """
+        request = _request(query, None, settings)
+        if "sparse" not in {*last_sides(request), *first_sides(request)}:
+            request = ask(request.query)
+        batch = self.passes.encode([request.query], request, 1)
+        before = batch.sparse
+        self.passes.feed_back(batch, request)
+        assert before is not None and batch.sparse is not None
+        own = self._own_terms(request.query)
+        first = set(before.indices.tolist())
+        terms = zip(batch.sparse.indices.tolist(), batch.sparse.data.tolist(), strict=True)
+        return [
+            QueryTerm(self.encoder.vocabulary[term], weight, term in own, term not in first)
+            for term, weight in sorted(terms, key=lambda item: (-item[1], item[0]))
+        ]
 
     def approximations(
         self, query: str | Mapping[str, float] | Request, **settings: Any
@@ -187,22 +332,47 @@ class Searcher:
         return found
 
     def _contributions(
-        self, query: csr_array, document: Document, request: Request, before: csr_array
-    ) -> list[Contribution]:
-        asked = request.query
+        self,
+        query: csr_array,
+        documents: Sequence[Document],
+        request: Request,
+        before: csr_array,
+    ) -> list[list[Contribution]]:
         impacts, (scale,) = self.passes.impacts(query)
-        return contributions(
-            impacts,
-            self.index.impacts([document.id]),
-            scale / self.manifest.impact_scale,
-            self.manifest.impact_scale,
-            self.encoder.vocabulary,
-            asked=self.encoder.own_terms(asked)
-            if isinstance(asked, str)
-            else {self.passes.term_ids[term] for term in asked},
-            own=self.encoder.own_terms(document.content),
-            before=set(before.indices.tolist()) if request.feedback else None,
-        )
+        of_documents = self.index.impacts([document.id for document in documents])
+        own = self._own_terms(request.query)
+        return [
+            contributions(
+                impacts,
+                of_documents[[row]],
+                scale / self.manifest.impact_scale,
+                self.manifest.impact_scale,
+                self.encoder.vocabulary,
+                asked=own,
+                own=self.encoder.own_terms(document.content),
+                before=set(before.indices.tolist()) if request.feedback else None,
+            )
+            for row, document in enumerate(documents)
+        ]
+
+    def _own_terms(self, query: str | Mapping[str, float]) -> set[int]:
+        """The terms that a query itself holds."""
+        if isinstance(query, str):
+            return self.encoder.own_terms(query)
+        return {self.passes.term_ids[term] for term in query}
+
+
+def _merged(batches: Sequence[Batch]) -> Batch:
+    """Queries of one request's settings as one batch."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    return Batch(
+        None if first.sparse is None else concatenate([b.sparse for b in batches]),
+        None if first.dense is None else np.concatenate([b.dense for b in batches]),
+        first.threads,
+        first.allowed,
+    )
 
 
 def _request(

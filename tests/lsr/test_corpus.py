@@ -15,6 +15,7 @@ from lsr.corpus import (
     Query,
     downloaded,
     open_corpus,
+    parse_document,
     read_queries,
 )
 
@@ -263,3 +264,13 @@ def test_a_failed_download_is_told_and_other_errors_pass() -> None:
         list(downloaded("beir/x", lambda: failing("All download sources failed")))
     with pytest.raises(RuntimeError, match="something else"):
         list(downloaded("beir/x", lambda: failing("something else")))
+
+
+def test_a_document_of_one_line():
+    assert parse_document(b'{"id": "d", "text": "x", "year": 1}') == Document(
+        "d", "", "x", {"year": 1}
+    )
+    with pytest.raises(ValueError, match="invalid UTF-8"):
+        parse_document(b'{"id": "\xff"}')
+    with pytest.raises(ValueError, match="invalid JSON"):
+        parse_document(b'{"id": "d"')

@@ -4,9 +4,10 @@ import pytest
 from rich.console import Console
 
 from lsr.corpus import Document
-from lsr.display import SNIPPET, chart, hit_view, matched_spans, progress_bar, snippet
+from lsr.display import chart, hit_view, progress_bar, snippet
 from lsr.encoders.load import default_tokenizer
 from lsr.explanation import Contribution, Explanation
+from lsr.highlight import EXCERPT
 from lsr.search import Hit
 
 
@@ -26,23 +27,13 @@ def printed(renderable, width=100):
     return captured.get()
 
 
-def test_spans_are_whole_words_in_the_case_of_the_text(tokenizer):
-    text = "Memoize the HEAT; heated, reheat. Naïve memo"
-    found = [text[start:end] for start, end in matched_spans(tokenizer, text, {"heat", "memo"})]
-    assert found == ["Memoize", "HEAT", "memo"]
-    assert [text[start:end] for start, end in matched_spans(tokenizer, text, {"naive"})] == [
-        "Naïve"
-    ]
-    assert matched_spans(tokenizer, text, set()) == []
-
-
 def test_snippet_shows_where_most_matches_are(tokenizer):
     text = "filler " * 100 + "the heat flows and heat is lost " + "filler " * 100
     shown = snippet(tokenizer, text, {"heat"})
     assert shown.plain.startswith("… ")
     assert shown.plain.endswith(" …")
     assert "heat flows and heat is lost" in shown.plain
-    assert len(shown.plain) <= SNIPPET + 4
+    assert len(shown.plain) <= EXCERPT + 4
     highlighted = [shown.plain[span.start : span.end] for span in shown.spans]
     assert highlighted == ["heat", "heat"]
 

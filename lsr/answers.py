@@ -1,0 +1,151 @@
+"""What a search service answers: one set of models for the service and its client."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lsr.corpus import MetadataValue
+
+Metadata = dict[str, MetadataValue | list[str]]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class State(_Answer):
+    """What an answer was made from: answers of one state agree with each other."""
+
+    index: str = Field(description="the index's name")
+    generation: int = Field(description="rises with every build")
+    commit: int = Field(description="rises with every change within a generation")
+
+
+class IndexState(State):
+    """An index as it is now."""
+
+    documents: int
+    terms: int = Field(description="size of the vocabulary")
+    encoder: str
+    dense: str | None = Field(description="the dense side's model; null without one")
+
+
+class Indexes(_Answer):
+    """All indexes of a service."""
+
+    indexes: list[IndexState]
+
+
+class Acknowledgement(State):
+    """Documents are durable, and searches see them, once this arrives."""
+
+    documents: int = Field(description="that were written or deleted")
+
+
+class Mark(_Answer):
+    """A word of a text that the query matches."""
+
+    start: int = Field(description="in characters (Unicode code points)")
+    end: int
+    term: str
+    literal: bool = Field(description="the query's own word; else found through its expansion")
+
+
+class Marked(_Answer):
+    """A text with the words that the query matches."""
+
+    text: str
+    marks: list[Mark]
+
+
+class Term(_Answer):
+    """What one term added to a sparse score."""
+
+    term: str
+    query_weight: float
+    document_weight: float
+    contribution: float = Field(description="query weight × document weight")
+    share: float = Field(description="of the sparse score, in [0, 1]")
+    literal_in_query: bool
+    literal_in_document: bool
+    from_feedback: bool
+
+
+class Why(_Answer):
+    """Why a document has its score: `score` = `sparse` + `dense`."""
+
+    score: float
+    sparse: float = Field(description="the sparse side's share, after normalisation and α")
+    dense: float = Field(description="the dense side's")
+    sparse_score: float | None = Field(description="before these; null where it has no part")
+    dense_score: float | None
+    terms: list[Term] = Field(description="of the sparse score, largest contribution first")
+
+
+class StoredDocument(_Answer):
+    """A document as the index keeps it."""
+
+    id: str
+    title: str
+    text: str
+    metadata: Metadata
+
+
+class AnswerHit(_Answer):
+    """One hit."""
+
+    id: str
+    score: float
+    title: str
+    text: str | None = None
+    metadata: Metadata
+    snippet: Marked | None = Field(default=None, description="if asked for")
+    why: Why | None = Field(default=None, description="if asked for")
+
+
+class Answer(_Answer):
+    """The hits of one request."""
+
+    state: State
+    hits: list[AnswerHit]
+    cursor: str | None = Field(description="asks for the hits that follow; null at the end")
+    approximate: list[str] = Field(description="why documents may lack; empty where exact")
+    took_ms: float
+
+
+class Answers(_Answer):
+    """The answers of a batch, all of one state."""
+
+    answers: list[Answer]
+
+
+class ExplainedDocument(_Answer):
+    """A document and why it has its score."""
+
+    state: State
+    document: StoredDocument
+    why: Why
+    marked: Marked = Field(description="the whole text")
+
+
+class QueryTerm(_Answer):
+    """One term of a query as the index is searched."""
+
+    term: str
+    weight: float
+    literal: bool = Field(description="the query's own token; else an expansion")
+    from_feedback: bool
+
+
+class Expansion(_Answer):
+    """A query's terms, heaviest first."""
+
+    state: State
+    terms: list[QueryTerm]
+
+
+class Problem(_Answer):
+    """Why a request was not answered."""
+
+    error: str
+    request_id: str

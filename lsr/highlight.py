@@ -1,0 +1,66 @@
+"""Which words of a text a query matches, and the part of the text that shows most of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lsr.encoders.tokens import whole_text
+
+EXCERPT = 300  # characters
+
+
+class Match(NamedTuple):
+    """A word of a text, ``text[start:end]``, with a token that is a term of the query."""
+
+    start: int
+    end: int
+    term: str
+    literal: bool
+
+
+def matches(tokenizer: Any, text: str, terms: Mapping[str, bool]) -> list[Match]:
+    """Every word of `text` with a token among `terms`, in order.
+
+    Args:
+        tokenizer: the encoder's, a fast one.
+        text: of a document.
+        terms: term → whether it is the query's own. A word with several terms takes an own one,
+            and among equals its first.
+    """
+    encoding = whole_text(tokenizer).encode(text, add_special_tokens=False)
+    found: dict[int, str] = {}
+    for word, token in zip(encoding.word_ids, encoding.tokens, strict=True):
+        if word is None or token not in terms:
+            continue
+        if word not in found or (terms[token] and not terms[found[word]]):
+            found[word] = token
+    return [
+        Match(*span, found[word], terms[found[word]])
+        for word in sorted(found)
+        if (span := encoding.word_to_chars(word))
+    ]
+
+
+def excerpt(text: str, matched: Sequence[Match], size: int = EXCERPT) -> tuple[str, list[Match]]:
+    """The part of `text` with the most matches, and these by their place in it.
+
+    It begins at a word, and shows with "…" where the text goes on.
+    """
+    start = 0
+    if len(text) > size and matched:
+        inside = [
+            sum(first.start <= match.start and match.end <= first.start + size for match in matched)
+            for first in matched
+        ]
+        start = min(matched[inside.index(max(inside))].start, len(text) - size)
+        start = text.rfind(" ", 0, start + 1) + 1
+    end = start + size
+    before = "… " if start else ""
+    after = " …" if end < len(text) else ""
+    shift = len(before) - start
+    return before + text[start:end] + after, [
+        match._replace(start=match.start + shift, end=match.end + shift)
+        for match in matched
+        if start <= match.start and match.end <= end
+    ]
