@@ -34,7 +34,11 @@ NEXT = """What to try next:
     lsr search {learned} --weights '{{"copy": 2.0, "metadata": 1.0}}'
     lsr index pydoc:numpy --out numpy-index       # any installed package
     lsr index CORPUS --out my-index               # a BEIR folder, JSONL, TSV, an ir_datasets id
-    lsr doctor {learned}"""
+    lsr doctor {learned}
+
+A page that shows why a document matched, at http://127.0.0.1:8080/, and an API:
+
+    lsr serve {learned}"""
 
 
 def run_demo(folder: Path) -> None:

@@ -1,14 +1,9 @@
-"""Corpus to index: encode, quantise, add, commit; a killed build goes on after its last commit.
-
-Where an index has a dense side, each commit of Lucene lists the segments of vectors that belong to
-it, written before: both sides are those of the last commit, whatever happens.
-"""
+"""Corpus to index, by a Writer; a killed build goes on after its last commit."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +11,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from lsr.corpus import Corpus, Document
 from lsr.encoders.dense import DenseEncoder, dense_name
@@ -40,8 +34,6 @@ from lsr.live import (
     DENSE,
     FITTED,
     Encoder,
-    commit_both,
-    dense_writer,
     encoder_name,
     locked,
     open_encoder,
@@ -49,7 +41,7 @@ from lsr.live import (
     refuse_foreign,
     vocabulary_sha256,
 )
-from lsr.vectors import quantise
+from lsr.writing import DenseSide, Writer
 
 # Told what is being done, how many documents of it are done, and of how many (None: not known).
 Progress = Callable[[str, int, int | None], None]
@@ -142,24 +134,21 @@ def _build(
         if found
         else LuceneIndex.create(folder / "lucene", opened.vocabulary)
     ) as index:
-        done = int(index.user_data.get("n_documents", "0"))
+        user_data = {"settings": settings, "encoder_sha256": opened.fingerprint}
         side = None
         if dense_encoder:
+            user_data[DENSE_SHA256] = dense_encoder.fingerprint
             names = listed(index.user_data) or []
-            side = _DenseSide(dense_encoder, DenseWriter(folder / DENSE, names, dimension))
-        build = _encode_into(
-            index,
-            opened,
-            islice(corpus, done, None),
-            dense=side,
-            done=done,
-            total=n_documents,
-            top_k=top_k,
-            settings=settings,
-            progress=progress,
+            side = DenseSide(dense_encoder, DenseWriter(folder / DENSE, names, dimension))
+        writer = Writer(
+            index, opened, side, top_k=top_k, impact_scale=IMPACT_SCALE, user_data=user_data
+        )
+        done = writer.n_documents
+        build = _add(
+            writer, islice(corpus, done, None), done=done, total=n_documents, progress=progress
         )
         if side:
-            _merge_dense(index, side.writer, dense_kind, progress)
+            _merge_vectors(writer, dense_kind, progress)
     manifest = Manifest(
         generation=generation,
         encoder=name,
@@ -201,19 +190,8 @@ def add_documents(
     """
     n_documents, _ = read_through(corpus, progress)
     with open_live(directory, writable=True) as live:
-        writer = dense_writer(live, directory)
-        return _encode_into(
-            live.index,
-            live.encoder,
-            corpus,
-            dense=_DenseSide(live.dense_encoder, writer) if live.dense_encoder and writer else None,
-            done=0,
-            total=n_documents,
-            top_k=live.manifest.top_k,
-            settings=live.index.user_data["settings"],
-            progress=progress,
-            new=False,
-        )
+        writer = Writer.of(live, directory)
+        return _add(writer, corpus, done=0, total=n_documents, progress=progress, new=False)
 
 
 def delete_documents(directory: Path, ids: Sequence[str]) -> None:
@@ -226,11 +204,9 @@ def delete_documents(directory: Path, ids: Sequence[str]) -> None:
     """
     with open_live(directory, writable=True) as live:
         live.index.documents(ids)
-        live.index.delete(ids)
-        writer = dense_writer(live, directory)
-        if writer:
-            writer.delete(ids)
-        commit_both(live.index, live.index.user_data, writer)
+        writer = Writer.of(live, directory)
+        writer.delete(ids)
+        writer.commit()
 
 
 def merge_index(directory: Path, *, progress: Progress = lambda step, done, total: None) -> None:
@@ -244,22 +220,12 @@ def merge_index(directory: Path, *, progress: Progress = lambda step, done, tota
     """
     with open_live(directory, writable=True) as live:
         live.index.force_merge()
-        if writer := dense_writer(live, directory):
-            _merge_dense(live.index, writer, live.manifest.dense_kind, progress)
-        else:
-            live.index.commit(live.index.user_data)
+        _merge_vectors(Writer.of(live, directory), live.manifest.dense_kind, progress)
 
 
-class _DenseSide(NamedTuple):
-    encoder: DenseEncoder
-    writer: DenseWriter
-
-
-def _merge_dense(
-    index: LuceneIndex, writer: DenseWriter, kind: str | None, progress: Progress
-) -> None:
-    writer.merge(cast(Kind, kind), lambda done, total: progress("linking vectors", done, total))
-    commit_both(index, index.user_data, writer)
+def _merge_vectors(writer: Writer, kind: str | None, progress: Progress) -> None:
+    writer.merge_vectors(kind, lambda done, total: progress("linking vectors", done, total))
+    writer.commit()
 
 
 def read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:
@@ -324,68 +290,38 @@ def _clear(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _encode_into(
-    index: LuceneIndex,
-    encoder: Encoder,
+def _add(
+    writer: Writer,
     documents: Iterable[Document],
     *,
-    dense: _DenseSide | None,
     done: int,
     total: int,
-    top_k: int,
-    settings: str,
     progress: Progress,
     new: bool = True,
 ) -> Build:
-    """Encode, quantise and add `documents`; commit now and then, and at the end."""
-    max_impact = int(index.user_data.get("max_impact", "1"))
+    """Add `documents`; commit now and then, and at the end."""
     n_documents = n_empty = 0
     encode_seconds = squares = lost = 0.0
     committed = time.monotonic()
-
-    def commit() -> None:
-        data = {
-            "n_documents": str(done + n_documents),
-            "settings": settings,
-            "encoder_sha256": encoder.fingerprint,
-            "max_impact": str(max_impact),
-        }
-        if dense:
-            data[DENSE_SHA256] = dense.encoder.fingerprint
-        commit_both(index, data, dense.writer if dense else None)
-
     progress("encoding", done, total)
     for shard in shards(documents):
         start = time.monotonic()
-        texts = [document.content for document in shard]
-        vectors = encoder.encode_documents(texts, top_k)
-        if dense:
-            dense.writer.add(
-                [document.id for document in shard], dense.encoder.encode_documents(texts)
-            )
+        encoded = writer.encode(shard)
         encode_seconds += time.monotonic() - start
-        impacts = _quantise(vectors, shard)
-        max_impact = max(max_impact, int(impacts.data.max(initial=1)))
-        difference = vectors - impacts / np.float32(IMPACT_SCALE)
-        squares += float(np.square(vectors.data, dtype=np.float64).sum())
+        weights, impacts = encoded.weights, encoded.impacts
+        difference = weights - impacts / np.float32(IMPACT_SCALE)
+        squares += float(np.square(weights.data, dtype=np.float64).sum())
         lost += float(np.square(difference.data, dtype=np.float64).sum())
-        index.add(shard, impacts, new=new, threads=os.cpu_count() or 1)
+        writer.add(encoded, new=new)
         n_documents += len(shard)
         n_empty += int((np.diff(impacts.indptr) == 0).sum())
         if time.monotonic() - committed > COMMIT_SECONDS:
-            commit()
+            writer.commit()
             committed = time.monotonic()
         progress("encoding", done + n_documents, total)
-    commit()
+    writer.commit()
     loss = (lost / squares) ** 0.5 if squares else 0.0
     return Build(n_documents, n_empty, encode_seconds, loss)
-
-
-def _quantise(vectors: csr_array, shard: Sequence[Document]) -> csr_array:
-    try:
-        return quantise(vectors, IMPACT_SCALE)
-    except ValueError as error:
-        raise ValueError(f"among documents {shard[0].id!r} to {shard[-1].id!r}: {error}") from error
 
 
 def _software() -> dict[str, str]:

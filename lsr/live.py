@@ -41,6 +41,8 @@ LOCK = "build.lock"
 T = TypeVar("T")
 # The folder of a generation that holds its vectors.
 DENSE = "dense"
+# The key of a commit's user data for its number.
+COMMIT = "commit"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Live:
     index: LuceneIndex
     dense_encoder: DenseEncoder | None  # loads its model when it is first asked for vectors
     dense: DenseIndex | None
+
+    @property
+    def commit(self) -> int:
+        """The number of the commit that is seen: it rises by one with each of a generation."""
+        return commit_number(self.index)
 
     def refresh(self) -> None:
         """See what has been committed since, on both sides."""
@@ -96,11 +103,19 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def open_live(directory: Path, *, writable: bool = False) -> Iterator[Live]:
+def open_live(
+    directory: Path, *, writable: bool = False, before: Live | None = None
+) -> Iterator[Live]:
     """The live generation of an index; closed on leaving.
 
     Whether the dense model is still there, with the weights of the build, shows when it is first
     asked for vectors: searches of the sparse side do without it.
+
+    Args:
+        directory: of the index.
+        writable: hold the right to change it.
+        before: what was open before, for its models: those that have been loaded are used again
+            where the generation names the same.
 
     Raises:
         FileNotFoundError: no index there, or its encoder is gone, or a file of vectors.
@@ -116,7 +131,7 @@ def open_live(directory: Path, *, writable: bool = False) -> Iterator[Live]:
             manifest = read_manifest(directory)
         while True:
             try:
-                live = _open(directory, manifest, writable)
+                live = _open(directory, manifest, writable, before)
                 break
             except (FileNotFoundError, LuceneError):
                 # A build may have ended meanwhile and cleared the generation away.
@@ -128,10 +143,13 @@ def open_live(directory: Path, *, writable: bool = False) -> Iterator[Live]:
             yield live
 
 
-def _open(directory: Path, manifest: Manifest, writable: bool) -> Live:
+def _open(directory: Path, manifest: Manifest, writable: bool, before: Live | None) -> Live:
     folder = manifest.folder(directory)
-    encoder = open_encoder(manifest.encoder, folder / "encoder")
-    _check_encoder(directory, manifest, encoder)
+    if before and _sparse_model(before.manifest) == _sparse_model(manifest):
+        encoder = before.encoder
+    else:
+        encoder = open_encoder(manifest.encoder, folder / "encoder")
+        _check_encoder(directory, manifest, encoder)
     index = LuceneIndex.open(folder / "lucene", encoder.vocabulary, writable=writable)
     if manifest.dense is None:
         return Live(manifest, encoder, index, None, None)
@@ -140,8 +158,18 @@ def _open(directory: Path, manifest: Manifest, writable: bool) -> Live:
     except BaseException:
         index.close()
         raise
+    if before and _dense_model(before.manifest) == _dense_model(manifest):
+        return Live(manifest, encoder, index, before.dense_encoder, dense)
     dense_encoder = DenseEncoder(manifest.dense, sha256=manifest.dense_sha256)
     return Live(manifest, encoder, index, dense_encoder, dense)
+
+
+def _sparse_model(manifest: Manifest) -> tuple[str, ...]:
+    return manifest.encoder, manifest.encoder_sha256, manifest.vocabulary_sha256
+
+
+def _dense_model(manifest: Manifest) -> tuple[str | None, ...]:
+    return manifest.dense, manifest.dense_sha256
 
 
 def _both_sides(index: LuceneIndex, read: Callable[[list[str]], T]) -> T:
@@ -176,23 +204,32 @@ def _check_encoder(directory: Path, manifest: Manifest, encoder: Encoder) -> Non
         )
 
 
-def dense_writer(live: Live, directory: Path) -> DenseWriter | None:
-    """What changes the vectors of a generation that is open for writing; None if it has none."""
-    if live.dense is None:
-        return None
-    folder = live.manifest.folder(directory) / DENSE
-    return DenseWriter(folder, live.dense.names, live.dense.dimension)
+def commit_number(index: LuceneIndex) -> int:
+    """The number of the last commit; 0 of an index from before they were counted."""
+    return int(index.user_data.get(COMMIT, "0"))
 
 
 def commit_both(
     index: LuceneIndex, user_data: Mapping[str, str], writer: DenseWriter | None
-) -> None:
-    """Commit both sides: the vectors are durable before the commit that lists them."""
+) -> int:
+    """Commit both sides: the vectors are durable before the commit that lists them.
+
+    Args:
+        index: open for writing.
+        user_data: what the commit says of itself; its number and its vectors are added.
+        writer: of the vectors; None where there are none.
+
+    Returns:
+        The number of the commit.
+    """
+    number = commit_number(index) + 1
+    data = {**user_data, COMMIT: str(number)}
     if writer is None:
-        index.commit(user_data)
-        return
-    index.commit({**user_data, KEY: json.dumps(writer.flush())})
-    writer.clean()
+        index.commit(data)
+    else:
+        index.commit({**data, KEY: json.dumps(writer.flush())})
+        writer.clean()
+    return number
 
 
 def refuse_foreign(directory: Path) -> None:

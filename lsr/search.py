@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -68,6 +69,8 @@ class Searcher:
         self.encoder = self._live.encoder
         self.index = self._live.index
         self.commit = self._commit()  # that answers come from; rises with every change
+        # Postings of the terms of the sparse queries answered so far, as frequencies say.
+        self.postings = 0
         tuned = read_tuning(self.manifest.folder(directory))
         pool = self._opened.enter_context(ThreadPoolExecutor(1, "lsr-sparse"))
         self.passes = Passes(self._live, tuned or Interpolation(), pool)
@@ -95,6 +98,11 @@ class Searcher:
         self._live.refresh()
         self.passes.refresh()
         self.commit = self._commit()
+
+    @cached_property
+    def _frequencies(self) -> np.ndarray:
+        # As of the first request: counting again after each commit would cost more than it tells.
+        return self.index.document_frequencies()
 
     def _commit(self) -> int:
         # Indexes of before commits were counted have none.
@@ -178,6 +186,8 @@ class Searcher:
             except (ValueError, OSError) as error:
                 found[number] = error
                 continue
+            if vectors.sparse is not None:
+                self.postings += int(self._frequencies[vectors.sparse.indices].sum())
             alike.setdefault(request.model_dump_json(exclude={"query"}), []).append(
                 (number, vectors)
             )

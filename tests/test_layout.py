@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LINKED = ("kernels", "indexes", "eval")
+LINKED = ("kernels", "indexes", "eval", "service")
 OWN = ("encoders", "training", "cli")
 CORE = {
     "lsr.corpus",
@@ -18,10 +18,11 @@ CORE = {
     "lsr.request",
     "lsr.fusion",
     "lsr.feedback",
+    "lsr.answers",
 }
 APPLICATION = {
     *("lsr.indexing", "lsr.live", "lsr.tuning", "lsr.passes", "lsr.explanation"),
-    *("lsr.search", "lsr.display"),
+    *("lsr.search", "lsr.display", "lsr.highlight", "lsr.writing"),
 }
 
 # Group → the groups it may import besides itself.
@@ -33,10 +34,12 @@ MAY_IMPORT = {
     "training": {"core", "kernels", "encoders", "indexes"},
     "application": {"core", "encoders", "indexes"},
     "eval": {"core", "kernels", "encoders", "training", "application", "indexes", "lsr"},
+    "service": {"core", "encoders", "application", "indexes", "client", "lsr"},
+    "client": {"core"},
     "demo": {"core", "application", "indexes", "eval"},
     "cli": {
         *("core", "kernels", "encoders", "training", "application", "indexes", "eval", "demo"),
-        "lsr",
+        *("lsr", "service"),
     },
     "lsr": {"encoders"},
 }
@@ -111,6 +114,8 @@ def test_import_table(module: str) -> None:
         ("lsr.indexes.lucene", "from lsr.encoders.load import f", "indexes may not import"),
         ("lsr.search", "from lsr.eval.measures import evaluate", "application may not import"),
         ("lsr.eval.report", "from lsr.cli import app", "eval may not import lsr.cli"),
+        ("lsr.client", "from lsr.search import Searcher", "client may not import lsr.search"),
+        ("lsr.search", "from lsr.service.app import f", "application may not import lsr.service"),
         ("lsr.search", "from kernels.cpu import f", "import kernels.cpu as lsr.kernels.cpu"),
     ],
 )

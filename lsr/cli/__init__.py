@@ -12,6 +12,7 @@ from lsr.cli.evaluation import compare, demo, evaluate
 from lsr.cli.indexing import add, delete, doctor, index, merge
 from lsr.cli.reproducing import reproduce
 from lsr.cli.searching import explain, search
+from lsr.cli.serving import serve
 from lsr.cli.training import adapt, export, recipes, train
 from lsr.cli.tuning import grid, tune
 
@@ -28,6 +29,7 @@ app.command()(delete)
 app.command()(merge)
 app.command()(search)
 app.command()(explain)
+app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(tune)

@@ -157,3 +157,13 @@ def test_explanations_of_many_are_those_of_each(searcher, settings):
     together = searcher.explanations(request, ids)
     assert together == [searcher.explain(request, doc_id) for doc_id in ids]
     assert [why.score for why in together] == [hit.score for hit in searcher.search(request)]
+
+
+def test_postings_of_the_query_s_terms_are_counted(searcher):
+    before = searcher.postings
+    searcher.search("heat flow")
+    searcher.search("heat", mode="dense")
+    ids = [f"d{number}" for number in range(200)]
+    vectors = searcher.index.impacts(ids).toarray() > 0
+    terms = [searcher.encoder.vocabulary.index(term) for term in ("heat", "flow")]
+    assert searcher.postings - before == vectors[:, terms].sum() > 0

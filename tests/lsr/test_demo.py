@@ -1,5 +1,7 @@
 """lsr/demo.py on the documents that answer the bundled questions."""
 
+import sys
+
 import pytest
 
 from lsr import demo, indexing
@@ -36,3 +38,5 @@ def test_a_killed_demo_goes_on_and_a_second_run_builds_nothing(tmp_path, monkeyp
     again = capsys.readouterr().out
     assert again.splitlines()[:20] == shown.splitlines()[1:21]
     assert "lsr explain" in again
+    home = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    assert again.rstrip().splitlines()[-1] == f"    lsr serve {tmp_path / home / 'default'}"

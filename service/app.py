@@ -1,0 +1,383 @@
+"""The HTTP API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.middleware.cors import CORSMiddleware
+from lsr.service.ingest import Delete, Put, Receipt
+from pydantic import BaseModel
+
+import lsr
+from lsr.answers import (
+    Acknowledgement,
+    Answer,
+    Answers,
+    Expansion,
+    ExplainedDocument,
+    Indexes,
+    IndexState,
+    Problem,
+    StoredDocument,
+)
+from lsr.corpus import Document
+from lsr.highlight import matches
+from lsr.request import Request as Asked
+from lsr.search import Hit, Position, Searcher
+from lsr.service import answering, errors, page
+from lsr.service.bodies import (
+    BatchBody,
+    DocumentBody,
+    ExplainBody,
+    GoneError,
+    SearchBody,
+    check_limits,
+    cursor_after,
+)
+from lsr.service.dispatcher import DeadlineError, Outcome, Search
+from lsr.service.gate import Gate
+from lsr.service.served import Served, state_of
+from lsr.service.service import Service
+from lsr.service.settings import Settings
+from lsr.service.stream import read_documents
+
+NameParameter = Annotated[str, PathParameter(description="an index", max_length=255)]
+IdParameter = Annotated[str, PathParameter(description="a document's id", max_length=1000)]
+# What any route may answer besides what it is for.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "a value that does not fit this index or its limits"},
+    401: {"model": Problem, "description": "no key, or a wrong one"},
+    403: {"model": Problem, "description": "the key may not do this"},
+    404: {"model": Problem, "description": "no such index or document"},
+    408: {"model": Problem, "description": "the body came too slowly"},
+    410: {"model": Problem, "description": "the cursor's generation is gone"},
+    413: {"model": Problem, "description": "the body is too large"},
+    422: {"model": Problem, "description": "the body does not fit the model"},
+    429: {"model": Problem, "description": "the queue is full: see Retry-After"},
+    503: {"model": Problem, "description": "stopping, or the index is being built"},
+    504: {"model": Problem, "description": "the deadline passed"},
+}
+
+
+def create_app(directories: Sequence[Path], settings: Settings) -> FastAPI:
+    """The service as an ASGI application; indexes are opened when it starts.
+
+    Args:
+        directories: of indexes; a directory's own name is the index's.
+        settings: what the operator has set.
+    """
+    return app_around(lambda: Service(directories, settings), settings)
+
+
+def app_around(opened: Callable[[], Service], settings: Settings) -> FastAPI:
+    """The service that `opened` returns when the application starts; it is closed at its end."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = await asyncio.to_thread(opened)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(app.state.service.close)
+
+    app = FastAPI(
+        title="lsr",
+        summary="Learned sparse retrieval: search, and why a document matched.",
+        version=lsr.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # these load assets from elsewhere
+        redoc_url=None,
+        responses=PROBLEMS,
+    )
+    errors.install(app)
+    _add_health(app)
+    _add_searches(app)
+    _add_documents(app)
+    app.include_router(page.router)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+        )
+    app.add_middleware(
+        cast(Any, Gate),
+        settings=settings,
+        observe=lambda *seen: app.state.service.metrics.observe(*seen),
+    )
+    return app
+
+
+def _add_health(app: FastAPI) -> None:
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operation"])
+    async def readyz(response: Response) -> dict[str, str]:
+        """Whether requests should be sent here."""
+        if app.state.service.stopping:
+            response.status_code = 503
+            return {"status": "stopping"}
+        return {"status": "ready"}
+
+    @app.get("/metrics", tags=["operation"], response_class=Response)
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        text = _service(app).metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.post("/admin/reload", tags=["operation"])
+    async def reload() -> Indexes:
+        """Look for new generations and commits now."""
+        service = _service(app)
+        states = [
+            await asyncio.to_thread(service.look, served) for served in service.indexes.values()
+        ]
+        return Indexes(indexes=states)
+
+    @app.get("/indexes", tags=["indexes"])
+    async def indexes() -> Indexes:
+        """All indexes."""
+        return Indexes(indexes=[served.state for served in _service(app).indexes.values()])
+
+    @app.get("/indexes/{name}", tags=["indexes"])
+    async def index(name: NameParameter) -> IndexState:
+        """One index."""
+        return _served(app, name).state
+
+
+def _add_searches(app: FastAPI) -> None:
+    @app.post("/indexes/{name}/search", tags=["search"], response_model=Answer)
+    async def search(name: NameParameter, body: SearchBody, http: Request) -> Response:
+        """Search by a text or by term weights."""
+        (answer,) = await _answers(app, _served(app, name), [body], http)
+        return _json(answer)
+
+    @app.post("/indexes/{name}/search/batch", tags=["search"], response_model=Answers)
+    async def batch(name: NameParameter, body: BatchBody, http: Request) -> Response:
+        """Search many times in one state of the index."""
+        most = _service(app).settings.max_batch
+        if len(body.requests) > most:
+            raise ValueError(f"`requests` must be at most {most}, got {len(body.requests)}")
+        answers = await _answers(app, _served(app, name), body.requests, http)
+        return _json(Answers.model_construct(answers=answers))
+
+    @app.post("/indexes/{name}/explain", tags=["search"], response_model=ExplainedDocument)
+    async def explain(name: NameParameter, body: ExplainBody) -> Response:
+        """Why a document has its score for a request."""
+        served, request = _served(app, name), body.request()
+        check_limits(request, _service(app).settings)
+
+        def explained(searcher: Searcher) -> tuple[Any, ...]:
+            document = _document(searcher, body.id)
+            (why,) = searcher.explanations(request, [body.id])
+            terms = answering.query_terms(searcher, request)
+            return document, why, matches(searcher.encoder.tokenizer, document.text, terms)
+
+        outcome = await _work(app, served, explained)
+        document, why, found = outcome.value
+        return _json(
+            ExplainedDocument.model_construct(
+                state=state_of(served.name, outcome.generation, outcome.commit),
+                document=answering.stored(document),
+                why=answering.why(why),
+                marked=answering.marked(document.text, found),
+            )
+        )
+
+    @app.post("/indexes/{name}/expand", tags=["search"], response_model=Expansion)
+    async def expand(name: NameParameter, body: Asked) -> Response:
+        """The terms that a query becomes, after feedback if that is asked for."""
+        served = _served(app, name)
+        check_limits(body, _service(app).settings)
+        outcome = await _work(app, served, lambda searcher: searcher.expand(body))
+        state = state_of(served.name, outcome.generation, outcome.commit)
+        return _json(answering.expansion(state, outcome.value))
+
+
+def _add_documents(app: FastAPI) -> None:
+    @app.get("/indexes/{name}/documents/{id:path}", tags=["documents"])
+    async def get(name: NameParameter, id: IdParameter) -> StoredDocument:  # noqa: A002
+        """A document as the index keeps it."""
+        outcome = await _work(app, _served(app, name), lambda searcher: _document(searcher, id))
+        return answering.stored(outcome.value)
+
+    @app.put("/indexes/{name}/documents/{id:path}", tags=["documents"])
+    async def put(name: NameParameter, id: IdParameter, body: DocumentBody) -> Acknowledgement:  # noqa: A002
+        """Add a document, or replace it."""
+        served = _served(app, name)
+        document = Document(id, body.title, body.text, body.metadata)
+        return _acknowledged(served, await _write(app, served, Put((document,))))
+
+    @app.delete("/indexes/{name}/documents/{id:path}", tags=["documents"])
+    async def delete(name: NameParameter, id: IdParameter) -> Acknowledgement:  # noqa: A002
+        """Delete a document."""
+        served = _served(app, name)
+        return _acknowledged(served, await _write(app, served, Delete((id,))))
+
+    @app.post(
+        "/indexes/{name}/documents",
+        tags=["documents"],
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/x-ndjson": {
+                        "schema": {"type": "string"},
+                        "example": '{"id": "d1", "text": "Some text."}\n',
+                    }
+                },
+            }
+        },
+    )
+    async def post(name: NameParameter, http: Request) -> Acknowledgement:
+        """Add or replace the documents of an NDJSON stream, a group at a time.
+
+        When a line is bad, the documents of the groups before it stay; the error says how many.
+        """
+        served = _served(app, name)
+        receipt: Receipt | None = None
+        durable = 0
+        try:
+            async for group in read_documents(http.stream(), _service(app).settings.max_body):
+                receipt = await _write(app, served, Put(tuple(group)))
+                durable += len(group)
+        except ValueError as error:
+            raise ValueError(f"{error} ({durable} documents before it are durable)") from error
+        if receipt is None:
+            raise ValueError("the stream holds no documents")
+        return _acknowledged(served, receipt._replace(documents=durable))
+
+
+async def _answers(
+    app: FastAPI, served: Served, bodies: Sequence[SearchBody], http: Request
+) -> list[Answer]:
+    begun = time.monotonic()
+    service = _service(app)
+    searches = []
+    for body in bodies:
+        request = body.request()
+        after = body.after(request, served.state.generation)
+        check_limits(request, service.settings, after.rank if after else 0)
+        searches.append(Search(request, after, _shows(body)))
+    deadline = begun + min(_milliseconds(body, service.settings) for body in bodies) / 1000
+    job = service.dispatcher.search(served, searches, deadline)
+    outcome = await _outcome(job, deadline)
+    answers = []
+    for body, search, shown in zip(bodies, searches, outcome.value, strict=True):
+        if isinstance(shown, Exception):
+            raise shown
+        if search.after and body.after(search.request, outcome.generation) != search.after:
+            raise GoneError("the index has changed its generation: search again")
+        hits, approximate = shown
+        sent = hits.hits()
+        cursor = None
+        rank = (search.after.rank if search.after else 0) + len(sent)
+        if len(sent) == search.request.k and rank < service.settings.max_depth:
+            place = Position(sent[-1].score, sent[-1].id, rank)
+            cursor = cursor_after(search.request, outcome.generation, place)
+        answers.append(
+            Answer.model_construct(
+                state=state_of(served.name, outcome.generation, outcome.commit),
+                hits=sent,
+                cursor=cursor,
+                approximate=approximate,
+                took_ms=round(1000 * (time.monotonic() - begun), 3),
+            )
+        )
+    ended = time.monotonic()
+    formatting = ended - begun - (outcome.queue_ms + outcome.engine_ms) / 1000
+    service.metrics.stage_seconds.labels("format").observe(max(formatting, 0.0))
+    first = searches[0].request
+    http.scope["state"]["log"] = {
+        "index": served.name,
+        "generation": outcome.generation,
+        "commit": outcome.commit,
+        "mode": first.mode,
+        "k": first.k,
+        "requests": len(searches),
+        "hits": sum(len(answer.hits) for answer in answers),
+        "queue_ms": round(outcome.queue_ms, 3),
+        "engine_ms": round(outcome.engine_ms, 3),
+    }
+    return answers
+
+
+def _shows(body: SearchBody) -> Callable[[Searcher, list[Hit]], Any]:
+    def show(searcher: Searcher, hits: list[Hit]) -> tuple[answering.Shown, list[str]]:
+        return answering.Shown(searcher, body, hits), searcher.approximations(body.request())
+
+    return show
+
+
+async def _work(app: FastAPI, served: Served, function: Callable[[Searcher], Any]) -> Outcome:
+    service = _service(app)
+    deadline = time.monotonic() + service.settings.timeout_ms / 1000
+    return await _outcome(service.dispatcher.work(served, function, deadline), deadline)
+
+
+async def _outcome(job: Future[Outcome], deadline: float) -> Outcome:
+    """Raises DeadlineError where the engine has not answered by then."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await asyncio.wrap_future(job)
+    except DeadlineError:
+        raise
+    except TimeoutError as error:
+        raise DeadlineError("the engine did not answer before the deadline") from error
+
+
+def _document(searcher: Searcher, doc_id: str) -> Document:
+    try:
+        (document,) = searcher.index.documents([doc_id])
+    except KeyError as error:
+        # Lucene's own says where the index lies.
+        raise KeyError(f"no document {doc_id!r} in this index") from error
+    return document
+
+
+async def _write(app: FastAPI, served: Served, operation: Put | Delete) -> Receipt:
+    service = _service(app)
+    deadline = time.monotonic() + service.settings.write_timeout_ms / 1000
+    # Waits where the queue of writes is full: backpressure, which the client's connection feels.
+    submitted = await asyncio.to_thread(service.ingests[served.name].submit, operation, deadline)
+    return await asyncio.wrap_future(submitted)
+
+
+def _acknowledged(served: Served, receipt: Receipt) -> Acknowledgement:
+    return Acknowledgement(
+        index=served.name,
+        generation=receipt.generation,
+        commit=receipt.commit,
+        documents=receipt.documents,
+    )
+
+
+def _milliseconds(body: SearchBody, settings: Settings) -> int:
+    return min(body.timeout_ms or settings.timeout_ms, settings.timeout_ms)
+
+
+def _service(app: FastAPI) -> Service:
+    return cast(Service, app.state.service)
+
+
+def _served(app: FastAPI, name: str) -> Served:
+    indexes = _service(app).indexes
+    if name not in indexes:
+        raise KeyError(f"no index {name!r} here, only {', '.join(sorted(indexes))}")
+    return indexes[name]
+
+
+def _json(model: BaseModel) -> Response:
+    return Response(model.model_dump_json(), media_type="application/json")

@@ -1,0 +1,159 @@
+"""What a service is asked beyond a Request, and the limits that it sets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from lsr.answers import Metadata
+from lsr.request import Request
+from lsr.search import Position
+from lsr.service.settings import Settings
+
+EXAMPLES: list[JsonValue] = [
+    {"query": "copy a file with its metadata", "k": 10},
+    {"query": {"copy": 2.0, "metadata": 1.0}, "filters": {"kind": "function"}, "explain": True},
+    {"query": "copy a file", "mode": "hybrid", "interpolation": {"alpha": 0.3}, "feedback": {}},
+]
+
+
+class GoneError(Exception):
+    """A cursor of a generation that is not there any more."""
+
+
+class SearchBody(Request):
+    """A request, and what its answer shows."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
+
+    cursor: Annotated[str, Field(max_length=2000)] | None = Field(
+        default=None, description="of an answer to the same request: the hits that follow"
+    )
+    explain: bool = Field(default=False, description="why each hit has its score")
+    snippets: bool = Field(default=False, description="where the query's words are in each hit")
+    text: bool = Field(default=True, description="the whole text of each hit")
+    timeout_ms: Annotated[int, Field(ge=1, le=600_000)] | None = Field(
+        default=None, description="deadline; by default, and at most, the service's"
+    )
+
+    def request(self) -> Request:
+        """What is asked of the engine."""
+        return Request.model_construct(**{name: getattr(self, name) for name in ASKED})
+
+    def after(self, request: Request, generation: int) -> Position | None:
+        """The hit that `cursor` stands for; None without one.
+
+        Raises:
+            ValueError: it is none of ours, or one of another request.
+            GoneError: it is of another generation.
+        """
+        if self.cursor is None:
+            return None
+        try:
+            of, digest, score, doc_id, rank = json.loads(base64.urlsafe_b64decode(self.cursor))
+            place = Position(float(score), str(doc_id), int(rank))
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError("`cursor` must be one that an answer gave") from error
+        if not (math.isfinite(place.score) and place.rank > 0):
+            raise ValueError("`cursor` must be one that an answer gave")
+        if digest != _digest(request):
+            raise ValueError("`cursor` belongs to another request: only `k` may differ")
+        if of != generation:
+            raise GoneError(
+                f"`cursor` is of generation {of}, the index is at {generation}: search again"
+            )
+        return place
+
+
+ASKED = tuple(Request.model_fields)
+
+
+class BatchBody(BaseModel):
+    """Requests that are answered from one state."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"requests": EXAMPLES}]}
+    )
+
+    requests: Annotated[list[SearchBody], Field(min_length=1, max_length=1024)]
+
+
+class ExplainBody(Request):
+    """A request and one document."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"query": "copy a file", "id": "shutil.copy2"}]}
+    )
+
+    id: Annotated[str, Field(min_length=1, max_length=1000)] = Field(description="a document's id")
+
+    def request(self) -> Request:
+        """What is asked of the engine."""
+        return Request.model_construct(**{name: getattr(self, name) for name in ASKED})
+
+
+class DocumentBody(BaseModel):
+    """A document to write, but for its id."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"title": "A title", "text": "Some text.", "metadata": {"year": 2026}}]
+        },
+    )
+
+    title: str = ""
+    text: str = ""
+    metadata: Metadata = Field(default_factory=dict)
+
+
+def cursor_after(request: Request, generation: int, place: Position) -> str:
+    """What asks for the hits after one."""
+    parts = [generation, _digest(request), place.score, place.doc_id, place.rank]
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+
+
+def check_limits(request: Request, settings: Settings, rank: int = 0) -> None:
+    """Hold a request against what the operator allows.
+
+    Args:
+        request: as it came.
+        settings: the limits.
+        rank: hits before those that are asked for.
+
+    Raises:
+        ValueError: a limit is exceeded.
+    """
+    query = request.query
+    if isinstance(query, str):
+        if len(query) > settings.max_query:
+            raise ValueError(
+                f"`query` must have at most {settings.max_query} characters, got {len(query)}"
+            )
+    elif len(query) > settings.max_query_terms:
+        raise ValueError(
+            f"`query` must have at most {settings.max_query_terms} terms, got {len(query)}"
+        )
+    if request.k > settings.max_k:
+        raise ValueError(f"`k` must be in [1, {settings.max_k}], got {request.k}")
+    if rank + request.k > settings.max_depth:
+        raise ValueError(
+            f"paging reaches {settings.max_depth} hits, asked for {rank + 1} to {rank + request.k}"
+        )
+    if len(request.filters) > MOST_FILTERS:
+        raise ValueError(
+            f"`filters` must have at most {MOST_FILTERS} keys, got {len(request.filters)}"
+        )
+
+
+MOST_FILTERS = 100
+
+
+def _digest(request: Request) -> str:
+    settings = request.model_dump_json(exclude={"k"})
+    return hashlib.sha256(settings.encode("utf-8", "surrogatepass")).hexdigest()[:16]

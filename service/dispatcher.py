@@ -1,0 +1,254 @@
+"""Where requests meet the engine: one thread, a bounded queue, micro-batches and deadlines.
+
+All searchers belong to this thread. Nothing else uses them, so that an index is swapped or
+refreshed between two micro-batches and an answer is of one state, whatever goes on beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from lsr.request import Request
+from lsr.search import Hit, Position, Searcher
+from lsr.service.metrics import Metrics
+from lsr.service.served import Served
+
+T = TypeVar("T")
+log = logging.getLogger("lsr.service")
+
+
+class OverloadedError(RuntimeError):
+    """The queue is full: try again later."""
+
+
+class DeadlineError(TimeoutError):
+    """The deadline passed before there was an answer."""
+
+
+class ClosedError(RuntimeError):
+    """The service stops."""
+
+
+class Search(NamedTuple):
+    """A request, the hit that its hits follow, and what is made of them beside the engine."""
+
+    request: Request
+    after: Position | None = None
+    show: Callable[[Searcher, list[Hit]], Any] = lambda searcher, hits: hits
+
+
+class Outcome(NamedTuple):
+    """What a job gave, and the state of the index that it was made from."""
+
+    value: Any
+    generation: int
+    commit: int
+    queue_ms: float
+    engine_ms: float
+
+
+@dataclass(eq=False)
+class _Job:
+    served: Served
+    deadline: float
+    searches: Sequence[Search]  # or, where there are none:
+    work: Callable[[Searcher], Any] | None = None
+    future: Future[Outcome] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+
+    @property
+    def size(self) -> int:
+        return len(self.searches) or 1
+
+
+class Dispatcher:
+    """One thread that takes jobs in the order in which they came."""
+
+    def __init__(self, metrics: Metrics, *, queue: int, micro_batch: int, threads: int) -> None:
+        """Start the thread.
+
+        Args:
+            metrics: where it counts.
+            queue: requests that may wait.
+            micro_batch: requests that go through the engine together.
+            threads: Java threads of a micro-batch.
+        """
+        self._metrics = metrics
+        self._capacity = queue
+        self._micro_batch = micro_batch
+        self._threads = threads
+        self._jobs: deque[_Job] = deque()
+        self._queued = 0  # requests of these
+        self._controls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="lsr-dispatcher", daemon=True)
+        self._thread.start()
+
+    def search(
+        self, served: Served, searches: Sequence[Search], deadline: float
+    ) -> Future[Outcome]:
+        """What each search shows of its hits, all of one state; or the exception it met.
+
+        Args:
+            served: the index.
+            searches: at least one.
+            deadline: in the seconds of time.monotonic; a job that waits longer is not begun.
+
+        Raises:
+            OverloadedError: the queue is full.
+            ClosedError: the service stops.
+        """
+        return self._submit(_Job(served, deadline, searches))
+
+    def work(
+        self, served: Served, function: Callable[[Searcher], Any], deadline: float
+    ) -> Future[Outcome]:
+        """What `function` returns of the index's searcher; see `search`."""
+        return self._submit(_Job(served, deadline, (), function))
+
+    def control(self, function: Callable[[], T]) -> Future[T]:
+        """`function()` before the next micro-batch; never refused but by ClosedError."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closed:
+                raise ClosedError("the service is stopping")
+            self._controls.append((function, future))
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Finish what was accepted, and stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _submit(self, job: _Job) -> Future[Outcome]:
+        with self._changed:
+            if self._closed:
+                raise ClosedError("the service is stopping")
+            if self._queued >= self._capacity:
+                self._metrics.refused.labels("queue full").inc()
+                raise OverloadedError(
+                    f"{self._queued} requests are waiting, and no more than {self._capacity} may: "
+                    "try again later"
+                )
+            self._jobs.append(job)
+            self._count(job.size)
+            self._changed.notify()
+        return job.future
+
+    def _count(self, change: int) -> None:
+        self._queued += change
+        self._metrics.queued.set(self._queued)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._jobs or self._controls or self._closed):
+                    self._changed.wait()
+                controls, self._controls = self._controls, deque()
+                jobs = self._take()
+                if not (controls or jobs):
+                    return
+            for function, future in controls:
+                _resolve(future, function)
+            if jobs:
+                self._serve(jobs)
+
+    def _take(self) -> list[_Job]:
+        """The next jobs: searches of one index, or one job of another kind."""
+        jobs: list[_Job] = []
+        size = 0
+        while self._jobs and size < self._micro_batch:
+            job = self._jobs[0]
+            if jobs and (job.work or jobs[0].work or job.served is not jobs[0].served):
+                break
+            self._jobs.popleft()
+            self._count(-job.size)
+            size += job.size
+            jobs.append(job)
+        return jobs
+
+    def _serve(self, jobs: Sequence[_Job]) -> None:
+        begun = time.monotonic()
+        alive = []
+        for job in jobs:
+            self._metrics.stage_seconds.labels("queue").observe(begun - job.submitted)
+            if not job.future.set_running_or_notify_cancel():
+                continue  # nobody waits for it any more
+            if begun > job.deadline:
+                self._metrics.refused.labels("deadline").inc()
+                job.future.set_exception(
+                    DeadlineError(f"no answer within {job.deadline - job.submitted:.3g} seconds")
+                )
+                continue
+            alive.append(job)
+        if not alive:
+            return
+        served = alive[0].served
+        try:
+            values = self._values(served, alive)
+        except Exception as error:
+            # The thread must go on, and each that waits must hear of it.
+            for job in alive:
+                job.future.set_exception(error)
+            return
+        ended = time.monotonic()
+        self._metrics.stage_seconds.labels("engine").observe(ended - begun)
+        for job, value in zip(alive, values, strict=True):
+            queue_ms, engine_ms = 1000 * (begun - job.submitted), 1000 * (ended - begun)
+            state = served.state
+            job.future.set_result(
+                Outcome(value, state.generation, state.commit, queue_ms, engine_ms)
+            )
+
+    def _values(self, served: Served, jobs: Sequence[_Job]) -> list[Any]:
+        if work := jobs[0].work:
+            return [work(served.searcher)]
+        searches = [search for job in jobs for search in job.searches]
+        self._metrics.micro_batch.observe(len(searches))
+        before = served.searcher.postings
+        found: list[list[Hit] | Exception] = served.searcher.answer(
+            [search.request for search in searches],
+            [search.after for search in searches],
+            threads=self._threads,
+        )
+        self._metrics.postings.labels(served.name).inc(served.searcher.postings - before)
+        shown = [
+            _shown(search, served.searcher, hits)
+            for search, hits in zip(searches, found, strict=True)
+        ]
+        values = []
+        for job in jobs:
+            values.append(shown[: job.size])
+            shown = shown[job.size :]
+        return values
+
+
+def _shown(search: Search, searcher: Searcher, hits: list[Hit] | Exception) -> Any:
+    if isinstance(hits, Exception):
+        return hits
+    try:
+        return search.show(searcher, hits)
+    except (ValueError, KeyError) as error:
+        return error
+
+
+def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function()
+    except Exception as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

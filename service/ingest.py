@@ -1,0 +1,360 @@
+"""Where writes meet an index: one thread, a bounded queue, and many operations to one commit."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lsr.corpus import Document, checked_id
+from lsr.indexes.buffers import pack_document
+from lsr.indexes.lucene import IndexLockedError
+from lsr.indexes.manifest import read_manifest
+from lsr.live import Live, open_live
+from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
+from lsr.writing import Encoded, Writer
+
+log = logging.getLogger("lsr.service")
+# How often the lock of an index is tried for while another process holds it.
+RETRY_SECONDS = 0.05
+
+
+class Put(NamedTuple):
+    """Add documents, or replace those of the same id."""
+
+    documents: tuple[Document, ...]
+
+
+class Delete(NamedTuple):
+    """Delete documents, all or none."""
+
+    ids: tuple[str, ...]
+
+
+class Receipt(NamedTuple):
+    """An operation is durable, and searches see it."""
+
+    generation: int
+    commit: int
+    documents: int  # of the operation
+
+
+@dataclass(eq=False)
+class _Waiting:
+    operation: Put | Delete
+    deadline: float
+    n_bytes: int
+    future: Future[Receipt] = field(default_factory=Future)
+
+    @property
+    def n_documents(self) -> int:
+        return len(self.operation[0])
+
+
+class Ingest:
+    """Writes to one index. Operations take effect in the order in which they were submitted.
+
+    What waits is applied together and committed once. The right to write is held while operations
+    keep coming, and given back soon after the last, so that other processes can build, add, delete
+    and merge; while one of them does, operations wait.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        on_commit: Callable[[int, int], object],
+        *,
+        capacity: int = 1024,
+        capacity_bytes: int = 2**25,
+        group: int = 512,
+        idle_seconds: float = 2.0,
+    ) -> None:
+        """Start the thread; the index is opened with the first operation.
+
+        Args:
+            directory: of the index.
+            on_commit: called with generation and commit when a group is durable and before it is
+                acknowledged, to make it visible. What it raises, the group's operations raise.
+            capacity: operations that may wait.
+            capacity_bytes: of their documents together; one operation may be larger.
+            group: documents that go into one commit; one operation may have more.
+            idle_seconds: for how long after the last operation the index is held.
+        """
+        self._directory = directory
+        self._on_commit = on_commit
+        self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._group = group
+        self._idle_seconds = idle_seconds
+        self._changed = threading.Condition()
+        # Under `_changed`:
+        self._waiting: deque[_Waiting] = deque()
+        self._bytes = 0  # of these
+        self._closed = self._ended = self._releasing = False
+        # Of the thread alone:
+        self._live: Live | None = None  # open, or that before, for its models
+        self._writer: Writer | None = None
+        self._opened = ExitStack()
+        self._thread = threading.Thread(target=self._run, name="lsr-ingest", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Put | Delete, deadline: float) -> Future[Receipt]:
+        """Hand an operation over; waits while the queue is full.
+
+        The future raises KeyError (an id to delete is not in the index), ValueError (weights that
+        cannot be kept), IndexLockedError (another process held the index until the deadline),
+        DeadlineError (it was not begun by then), ClosedError, or what the commit raised: then it
+        may be durable or not.
+
+        Args:
+            operation: with at least one document or id.
+            deadline: in the seconds of time.monotonic; what is not begun by then is not done.
+
+        Raises:
+            ValueError: an id or metadata that cannot be kept, or nothing to do.
+            OverloadedError: the queue was full until the deadline.
+            ClosedError: the service stops.
+        """
+        waiting = _Waiting(operation, deadline, _checked_bytes(operation))
+        with self._changed:
+            while not self._closed and self._is_full(waiting.n_bytes):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise OverloadedError(
+                        f"{len(self._waiting)} writes of {self._bytes} bytes are waiting, and no "
+                        f"more than {self._capacity} of {self._capacity_bytes} may: try again later"
+                    )
+                self._changed.wait(left)
+            if self._closed:
+                raise ClosedError("the service is stopping")
+            self._waiting.append(waiting)
+            self._bytes += waiting.n_bytes
+            self._changed.notify_all()
+        return waiting.future
+
+    def release(self) -> None:
+        """Give the right to write back now; the next operation takes it again."""
+        with self._changed:
+            self._releasing = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._ended or not self._releasing)
+
+    def close(self, timeout: float) -> None:
+        """Finish what was accepted, and stop.
+
+        Args:
+            timeout: seconds; what is not begun by then raises ClosedError.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        _fail(self._take(self._everything), ClosedError("the service has stopped: not written"))
+
+    def _is_full(self, n_bytes: int) -> bool:
+        room = self._capacity_bytes - self._bytes
+        return bool(self._waiting) and (len(self._waiting) >= self._capacity or n_bytes > room)
+
+    def _run(self) -> None:
+        while self._has_work():
+            try:
+                writer = self._open()
+            except IndexLockedError as error:
+                self._wait_for_lock(error)
+            except Exception as error:
+                log.exception("%s cannot be opened for writing", self._directory)
+                self._shut()
+                _fail(self._take(self._everything), error)
+            else:
+                self._write(writer, self._next_group())
+        self._shut()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _has_work(self) -> bool:
+        """Waits for an operation; False when there will be none."""
+        while True:
+            with self._changed:
+                while not (self._waiting or self._closed or self._releasing):
+                    if not self._changed.wait(self._idle_seconds if self._writer else None):
+                        break
+                if not self._releasing and (self._waiting or self._closed):
+                    return bool(self._waiting)
+            self._shut()
+            with self._changed:
+                self._releasing = False
+                self._changed.notify_all()
+
+    def _open(self) -> Writer:
+        """The writer of the generation that is live."""
+        if self._writer and self._live:
+            if read_manifest(self._directory) == self._live.manifest:
+                return self._writer
+            # Not by a build, which we keep out: somebody has put another index there.
+            self._shut()
+        with ExitStack() as opened:
+            live = opened.enter_context(
+                open_live(self._directory, writable=True, before=self._live)
+            )
+            writer = Writer.of(live, self._directory)
+            self._opened = opened.pop_all()
+        # What is kept after closing is for its models; vectors take memory.
+        self._live, self._writer = replace(live, dense=None), writer
+        return writer
+
+    def _shut(self) -> None:
+        """Close the index; what was not committed is lost."""
+        self._writer = None
+        try:
+            self._opened.close()
+        except Exception:
+            # All that was acknowledged is durable, and the lock is given back in any case.
+            log.exception("%s: closing it after writing", self._directory)
+
+    def _wait_for_lock(self, error: IndexLockedError) -> None:
+        _fail(self._take(self._late), error)
+        with self._changed:
+            left = [waiting.deadline - time.monotonic() for waiting in self._waiting]
+            if left and not self._releasing:
+                self._changed.wait(max(0.0, min(RETRY_SECONDS, *left)))
+
+    def _everything(self) -> list[_Waiting]:
+        return list(self._waiting)
+
+    def _late(self) -> list[_Waiting]:
+        now = time.monotonic()
+        return [waiting for waiting in self._waiting if now >= waiting.deadline]
+
+    def _first(self) -> list[_Waiting]:
+        """As many as may go into one commit."""
+        group: list[_Waiting] = []
+        n_documents = 0
+        for waiting in self._waiting:
+            n_documents += waiting.n_documents
+            if group and n_documents > self._group:
+                break
+            group.append(waiting)
+        return group
+
+    def _take(self, which: Callable[[], list[_Waiting]]) -> list[_Waiting]:
+        """Take operations out of the queue; without those that nobody waits for any more."""
+        with self._changed:
+            taken = which()
+            gone = set(taken)
+            self._waiting = deque(one for one in self._waiting if one not in gone)
+            self._bytes -= sum(waiting.n_bytes for waiting in taken)
+            self._changed.notify_all()
+        return [waiting for waiting in taken if waiting.future.set_running_or_notify_cancel()]
+
+    def _next_group(self) -> list[_Waiting]:
+        _fail(self._take(self._late), DeadlineError("the deadline passed before the write began"))
+        return self._take(self._first)
+
+    def _write(self, writer: Writer, group: Sequence[_Waiting]) -> None:
+        try:
+            applied = _apply(writer, group)
+            if not applied:
+                return
+            commit = writer.commit()
+        except Exception as error:
+            log.exception("%s: %d operations are not committed", self._directory, len(group))
+            self._shut()
+            _fail((waiting for waiting in group if not waiting.future.done()), error)
+            return
+        assert self._live
+        generation = self._live.manifest.generation
+        try:
+            self._on_commit(generation, commit)
+        except Exception as error:
+            log.exception("%s: commit %d is not visible", self._directory, commit)
+            _fail(applied, error)
+            return
+        for waiting in applied:
+            waiting.future.set_result(Receipt(generation, commit, waiting.n_documents))
+
+
+def _checked_bytes(operation: Put | Delete) -> int:
+    """Size of an operation; ValueError where it could not be written."""
+    if not operation[0]:
+        raise ValueError(f"{type(operation).__name__} must have at least one document, got none")
+    if isinstance(operation, Delete):
+        return sum(len(checked_id(doc_id).encode()) for doc_id in operation.ids)
+    for document in operation.documents:
+        checked_id(document.id)
+    return sum(len(pack_document(document)) for document in operation.documents)
+
+
+def _fail(group: Iterable[_Waiting], error: Exception) -> None:
+    for waiting in group:
+        waiting.future.set_exception(error)
+
+
+def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
+    """Apply operations in order, as far as a commit; those that fail alone are told so.
+
+    Of each id only the last change reaches the index.
+    """
+    parts: list[Encoded] = []
+    first_rows: dict[_Waiting, tuple[int, int]] = {}
+    for puts, encoded in _encode(writer, [one for one in group if isinstance(one.operation, Put)]):
+        row = 0
+        for waiting in puts:
+            first_rows[waiting] = (len(parts), row)
+            row += waiting.n_documents
+        parts.append(encoded)
+    last: dict[str, tuple[int, int] | None] = {}  # id → part and row; None: to be deleted
+    applied = []
+    for waiting in group:
+        if isinstance(waiting.operation, Delete):
+            ids = waiting.operation.ids
+            unknown = [i for i in ids if not (last[i] if i in last else writer.holds(i))]
+            if unknown:
+                _fail([waiting], KeyError(f"no document {unknown[0]!r} in this index"))
+                continue
+            last.update(dict.fromkeys(ids))
+        elif waiting in first_rows:
+            part, row = first_rows[waiting]
+            for n, document in enumerate(waiting.operation.documents):
+                last[document.id] = (part, row + n)
+        else:
+            continue
+        applied.append(waiting)
+    # Deletions first: a segment of vectors has its own before its rows.
+    writer.delete([doc_id for doc_id, place in last.items() if place is None])
+    for number, encoded in enumerate(parts):
+        rows = [place[1] for place in last.values() if place and place[0] == number]
+        if rows:
+            writer.add(encoded.rows(rows))
+    return applied
+
+
+def _encode(
+    writer: Writer, puts: Sequence[_Waiting]
+) -> Iterator[tuple[Sequence[_Waiting], Encoded]]:
+    """All in one batch; where that fails, each by itself, so that only what is bad fails."""
+    if not puts:
+        return
+    documents = [
+        document
+        for put in puts
+        if isinstance(put.operation, Put)
+        for document in put.operation.documents
+    ]
+    try:
+        encoded = writer.encode(documents)
+    except Exception as error:
+        if len(puts) == 1:
+            _fail(puts, error)
+            return
+        for put in puts:
+            yield from _encode(writer, [put])
+    else:
+        yield puts, encoded

@@ -1,0 +1,47 @@
+"""The service's log: one JSON object a line on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+# The server's own loggers speak through the same lines.
+LOGGERS = ("lsr.service", "uvicorn.error")
+# ASCII: a path may hold what no terminal should see.
+_encode = json.JSONEncoder(default=str).encode
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON; what `extra={"fields": {…}}` holds goes in as it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line: time, level, message, the fields, and a traceback where there is one."""
+        time = datetime.fromtimestamp(record.created, UTC)
+        line = {
+            "time": time.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return _encode(line)
+
+
+def log_to(stream: TextIO | None = None, level: int | str = logging.INFO) -> None:
+    """Send the service's log to a stream, and nowhere else.
+
+    Args:
+        stream: stderr by default.
+        level: the least that is written.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False

@@ -1,0 +1,400 @@
+// The page: its state, its address, and what is asked of the service when.
+
+import { call, connect, hasKey, setKey } from "./api.js";
+import { debounced, find, make, plural } from "./dom.js";
+import { Explanation } from "./explanation.js";
+import { glide } from "./glide.js";
+import { columnView, errorView } from "./hits.js";
+import { askForKey } from "./key.js";
+import { listen } from "./keyboard.js";
+import { startView } from "./start.js";
+import { Terms } from "./terms.js";
+
+const PAGE = 10; // hits asked for at once
+const TYPING = 150; // milliseconds of rest before a search
+const DRAGGING = 80;
+
+const MOST = 100; // hits asked for again while weights are moved
+
+const UNMOVED = "Term weights have no dense vector: this is still the text\u2019s ranking.";
+const ELSEWHERE = "Choose Sparse to see the weights at work.";
+// name → its column; settings: of a request, by whether the index has a dense side.
+const KINDS = {
+  sparse: { label: "Sparse", about: "shared terms", settings: () => ({ mode: "sparse" }) },
+  dense: { label: "Dense", about: "one vector a text", settings: () => ({ mode: "dense" }) },
+  hybrid: { label: "Hybrid", about: "sparse + dense", settings: () => ({ mode: "hybrid" }) },
+  feedback: {
+    label: "Feedback",
+    about: "asked again, moved towards the first 3 hits",
+    settings: (dense) => (dense ? { mode: "hybrid", feedback: { side: "both" } } : { mode: "sparse", feedback: {} }),
+  },
+};
+
+const state = { query: "", index: null, chosen: ["sparse"] };
+let indexes = []; // IndexState of each
+const columns = new Map(); // name → {answer, base, error, busy, asking}; see `run`
+let expanding = new AbortController();
+let settled = true; // the next letter begins a new entry of the history
+
+const queryField = find("query");
+const results = find("results");
+const terms = new Terms(find("terms"), {
+  changed: debounced(edit, DRAGGING),
+  check: (weights) => post("expand", { query: weights }),
+});
+const isOwn = (term) => terms.isOwn(term);
+
+const post = (what, body, signal) => call(`indexes/${encodeURIComponent(state.index)}/${what}`, body, signal);
+const current = () => indexes.find(({ index }) => index === state.index);
+const settingsOf = (name) => KINDS[name].settings(current().dense !== null);
+const isEditable = (name) => settingsOf(name).mode === "sparse";
+const shown = () => Object.keys(KINDS).filter((name) => state.chosen.includes(name));
+/** The request of a column, as it is now. */
+const requestOf = (name) => ({
+  ...settingsOf(name),
+  query: terms.edited && isEditable(name) ? terms.weights : state.query,
+});
+
+// The address.
+
+function readAddress() {
+  const given = new URLSearchParams(location.search);
+  state.query = given.get("q") ?? "";
+  const name = given.get("index");
+  state.index = indexes.some(({ index }) => index === name) ? name : (indexes[0]?.index ?? null);
+  choose((given.get("columns") ?? "").split(","));
+}
+
+function choose(names) {
+  const possible = names.filter((name) => Object.hasOwn(KINDS, name) && available(name));
+  state.chosen = possible.length ? possible : ["sparse"];
+}
+
+const available = (name) => name === "sparse" || name === "feedback" || current()?.dense !== null;
+
+function writeAddress(push) {
+  const given = new URLSearchParams();
+  if (state.query) given.set("q", state.query);
+  if (indexes.length > 1) given.set("index", state.index);
+  const names = shown().join(",");
+  if (names !== "sparse") given.set("columns", names);
+  const query = String(given).replaceAll("%2C", ",");
+  const address = location.pathname + (query ? `?${query}` : "");
+  if (address === location.pathname + location.search) return;
+  history[push ? "pushState" : "replaceState"](null, "", address);
+}
+
+// Searching.
+
+/** Search for a new text, or in another index. */
+function search() {
+  expanding.abort();
+  for (const { asking } of columns.values()) asking.abort();
+  columns.forEach((column) => Object.assign(column, { base: null, edited: false, stale: true }));
+  document.title = state.query ? `${state.query} \u2013 lsr` : "lsr";
+  drawControls();
+  if (!state.query) {
+    columns.clear();
+    terms.load([]);
+    draw();
+    find("told").textContent = "";
+    return;
+  }
+  terms.wait();
+  expand();
+  for (const name of shown()) run(name);
+}
+
+/** Ask for the terms of the text, and for those that feedback adds. */
+async function expand() {
+  expanding.abort();
+  expanding = new AbortController();
+  const { signal } = expanding;
+  const own = await expanded({ query: state.query }, signal);
+  if (signal.aborted) return;
+  terms.load(own);
+  expandFeedback();
+}
+
+async function expandFeedback() {
+  const { signal } = expanding;
+  terms.loadFeedback([]);
+  if (!state.chosen.includes("feedback")) return;
+  const moved = await expanded(requestOf("feedback"), signal);
+  if (!signal.aborted) terms.loadFeedback(moved.filter((term) => term.from_feedback));
+}
+
+/** The terms of a request; none if it fails, of which its column tells. */
+async function expanded(request, signal) {
+  try {
+    return (await post("expand", request, signal)).terms;
+  } catch (error) {
+    if (!signal.aborted && error.status === undefined) throw error;
+    return [];
+  }
+}
+
+/** Ask for a column: k hits from the first on, or those that follow the ones it has. */
+async function run(name, { k = PAGE, more = false, moving = false } = {}) {
+  const column = columns.get(name) ?? {};
+  columns.set(name, column);
+  column.asking?.abort();
+  column.asking = new AbortController();
+  const { signal } = column.asking;
+  column.busy = true;
+  draw();
+  let first;
+  const ask = (request) => post("search", { ...request, k, snippets: true, explain: true, text: false }, signal);
+  try {
+    const edited = terms.edited && isEditable(name);
+    if (edited && !column.base) {
+      column.base = ranksOf((await ask({ ...requestOf(name), query: state.query })).hits);
+    }
+    const request = requestOf(name);
+    const answer = edited && Object.keys(request.query).length === 0 ? NOTHING
+      : await ask({ ...request, cursor: more ? column.answer.cursor : null });
+    if (signal.aborted) return;
+    [first] = answer.hits;
+    const hits = more ? [...column.answer.hits, ...answer.hits] : answer.hits;
+    column.answer = { ...answer, hits, took: answer.took_ms };
+    if (!edited) column.base = ranksOf(hits);
+    column.edited = edited;
+    column.error = null;
+    if (answer.state) follow(answer.state);
+  } catch (error) {
+    if (signal.aborted) return;
+    if (error.status === undefined) throw error;
+    column.error = error;
+  }
+  column.busy = column.stale = false;
+  if (moving) glide(results, draw);
+  else draw();
+  if (more && !column.error) focusOn(`${name} ${first?.id}`);
+  tell();
+}
+
+const NOTHING = { hits: [], cursor: null, approximate: [], took_ms: 0, empty: ["Every term is left out: give one a weight, or reset."] };
+const ranksOf = (hits) => new Map(hits.map(({ id }, place) => [id, place + 1]));
+
+/** Weights have been moved: the rankings that they make follow. */
+function edit() {
+  for (const name of shown().filter(isEditable)) {
+    const had = columns.get(name)?.answer?.hits.length ?? 0;
+    run(name, { k: Math.min(MOST, Math.max(PAGE, had)), moving: true });
+  }
+  draw();
+}
+
+/** An answer from a newer state than the one in the header: look what has changed. */
+async function follow({ index, generation, commit }) {
+  const known = indexes.find((each) => each.index === index);
+  if (known.generation === generation && known.commit === commit) return;
+  Object.assign(known, { generation, commit });
+  try {
+    Object.assign(known, await call(`indexes/${encodeURIComponent(known.index)}`));
+  } catch (error) {
+    if (error.status === undefined) throw error; // else the next answer looks again
+  }
+  drawControls();
+}
+
+// Drawing.
+
+const toggles = new Map(Object.entries(KINDS).map(([name, { label }]) =>
+  [name, make("button", { type: "button", class: "toggle", onclick: () => toggle(name) }, label)]));
+find("columns").append(...toggles.values());
+
+function drawControls() {
+  const known = current();
+  const several = indexes.length > 1;
+  find("index").hidden = !several;
+  find("index").value = state.index;
+  find("index-name").textContent = several || !known ? "" : known.index;
+  find("facts").replaceChildren(...(known ? [
+    `${plural(known.documents, "document")} \u00b7 generation ${known.generation}`,
+    make("span", { class: "more-facts" }, ` \u00b7 encoder ${known.encoder}`,
+      known.dense === null ? "" : ` \u00b7 dense ${known.dense}`),
+  ] : []));
+  for (const [name, button] of toggles) {
+    button.disabled = !available(name);
+    button.setAttribute("aria-pressed", state.chosen.includes(name));
+    if (button.disabled && known) button.setAttribute("aria-describedby", "unavailable");
+    else button.removeAttribute("aria-describedby");
+  }
+  find("unavailable").hidden = !known || known.dense !== null;
+  find("forget").hidden = !hasKey();
+  find("legend").hidden = find("terms").hidden = !state.query;
+  find("legend-feedback").hidden = !state.chosen.includes("feedback");
+}
+
+function draw() {
+  const focus = document.activeElement?.dataset?.focus;
+  if (state.query) {
+    const names = shown();
+    results.dataset.columns = find("layout").dataset.columns = names.length;
+    results.replaceChildren(...names.map((name) => columnView(viewOf(name), othersOf(name, names), {
+      isOwn, more: (of) => run(of, { more: true }), again: () => run(name),
+    })));
+  } else {
+    results.dataset.columns = find("layout").dataset.columns = 0;
+    results.replaceChildren(startView(current()));
+  }
+  if (focus) focusOn(focus);
+}
+
+function viewOf(name) {
+  const { label, about } = KINDS[name];
+  const column = columns.get(name) ?? { busy: true };
+  const moves = column.edited && column.answer ? new Map(column.answer.hits.map(({ id }, place) =>
+    [id, column.base.has(id) ? column.base.get(id) - place - 1 : null])) : null;
+  const note = !terms.edited || isEditable(name) ? null
+    : shown().some(isEditable) ? UNMOVED : `${UNMOVED} ${ELSEWHERE}`;
+  return { ...column, name, label, about, moves, note };
+}
+
+function othersOf(name, names) {
+  const others = names.filter((other) => other !== name && columns.get(other)?.answer && !columns.get(other).stale);
+  return others.map((other) => {
+    const { hits } = columns.get(other).answer;
+    return { label: KINDS[other].label, ranks: ranksOf(hits), seen: hits.length };
+  });
+}
+
+/** Give the focus to what has the mark. */
+function focusOn(mark) {
+  const marked = [...results.querySelectorAll("[data-focus]")];
+  marked.find((element) => element.dataset.focus === mark)?.focus({ preventScroll: true });
+}
+
+/** Say how many hits there are, and how far they moved, to who does not see them. */
+function tell() {
+  const parts = shown().map((name) => {
+    const { label, answer, moves, error, busy } = viewOf(name);
+    if (busy) return null;
+    if (error || !answer) return `${label}: ${error?.message ?? ""}`;
+    const counted = `${label}: ${plural(answer.hits.length, "hit")}`;
+    if (!moves) return counted;
+    const all = [...moves.values()];
+    return `${counted}, ${all.filter(Boolean).length} moved, ${all.filter((move) => move === null).length} new`;
+  });
+  if (!parts.includes(null)) find("told").textContent = parts.join(". ");
+}
+
+// Explanations.
+
+const explanation = new Explanation(find("explanation"), { isOwn, closed: focusOn });
+
+function explain(name, id) {
+  const { hits } = columns.get(name).answer;
+  const rank = ranksOf(hits).get(id);
+  settled = true;
+  explanation.open({
+    title: hits[rank - 1].title || id,
+    place: `Rank ${rank} in ${KINDS[name].label.toLowerCase()}`,
+    from: `${name} ${id}`,
+    ask: (signal) => post("explain", { ...requestOf(name), id }, signal),
+  });
+}
+
+results.addEventListener("click", (event) => {
+  const hit = event.target.closest(".hit");
+  // Who marks a text wants to copy it.
+  if (hit && !String(getSelection())) explain(hit.closest(".column").dataset.column, hit.dataset.id);
+});
+
+for (const [kind, on] of [["pointerover", true], ["pointerout", false], ["focusin", true], ["focusout", false]]) {
+  results.addEventListener(kind, (event) => {
+    const id = event.target.closest(".hit")?.dataset.id;
+    for (const hit of id === undefined ? [] : results.querySelectorAll(".hit")) {
+      if (hit.dataset.id === id) hit.classList.toggle("same", on);
+    }
+  });
+}
+
+// Controls.
+
+function toggle(name) {
+  const without = state.chosen.filter((each) => each !== name);
+  const added = without.length === state.chosen.length;
+  if (added) state.chosen.push(name);
+  else if (without.length) state.chosen = without;
+  else return; // one ranking is always shown
+  settled = true;
+  writeAddress(true);
+  drawControls();
+  if (!state.query) return;
+  const column = columns.get(name);
+  if (added && (terms.edited || column?.stale !== false)) run(name);
+  else draw();
+  if (name === "feedback") expandFeedback();
+}
+
+function typed() {
+  typing.cancel();
+  const query = queryField.value.trim();
+  if (query === state.query || !current()) return; // `start` searches for what is there by then
+  state.query = query;
+  writeAddress(settled);
+  settled = false;
+  search();
+}
+const typing = debounced(typed, TYPING);
+
+queryField.addEventListener("input", (event) => event.isComposing || typing());
+queryField.addEventListener("compositionend", typing);
+queryField.addEventListener("change", () => {
+  typed();
+  settled = true;
+});
+find("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  typed();
+  settled = true;
+});
+find("index").addEventListener("change", (event) => {
+  state.index = event.target.value;
+  choose(state.chosen);
+  writeAddress(true);
+  search();
+});
+find("forget").addEventListener("click", () => {
+  setKey(null);
+  location.reload();
+});
+
+addEventListener("popstate", () => {
+  const before = JSON.stringify(state);
+  readAddress();
+  if (JSON.stringify(state) === before) return; // a place in the page, such as #results
+  settled = true;
+  queryField.value = state.query;
+  explanation.close();
+  search();
+});
+
+listen(queryField, results);
+connect(askForKey, (text) => {
+  find("notice").textContent = text;
+  find("notice").hidden = !text;
+});
+
+async function start() {
+  try {
+    ({ indexes } = await call("indexes"));
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    results.replaceChildren(errorView(error, start));
+    find("told").textContent = error.message;
+    return;
+  }
+  // What was typed while the page was loading counts as well.
+  const early = queryField.value.trim();
+  find("index").replaceChildren(...indexes.map(({ index }) => make("option", { value: index }, index)));
+  readAddress();
+  if (early) state.query = early;
+  queryField.value = state.query;
+  search();
+}
+
+drawControls();
+start();

@@ -1,0 +1,34 @@
+// What is shown before anything is searched for.
+
+import { make, whole } from "./dom.js";
+
+const TIPS = [
+  ["Ask in your own words.", "Documents are found by what they mean, and each hit shows by which terms."],
+  ["Open a hit.", "Query weight \u00d7 document weight, term by term, up to the score."],
+  ["Compare rankings.", "Choose several above to see them side by side."],
+  ["Move a weight.", "The query\u2019s terms are yours to change, and the ranking follows."],
+];
+
+/** index: an IndexState, or undefined if none is served. */
+export function startView(index) {
+  if (!index) return make("p", { class: "note" }, "No index is served here.");
+  const facts = [
+    [whole(index.documents), "documents"],
+    [whole(index.terms), "terms in the vocabulary"],
+    [index.encoder, "encoder"],
+    [index.dense ?? "none", "dense side"],
+    [index.generation, "generation"],
+  ];
+  return make("div", { class: "start" },
+    make("ul", { class: "tips" },
+      ...TIPS.map(([what, why]) => make("li", {}, make("strong", {}, what), " ", why))),
+    make("h2", {}, `Index ${index.index}`),
+    make("dl", { class: "facts" },
+      ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
+    make("p", { class: "note keys" },
+      make("kbd", {}, "/"), " to the search field, ",
+      make("kbd", {}, "\u2193"), " into the hits, ",
+      make("kbd", {}, "\u2190"), make("kbd", {}, "\u2192"), " between rankings, ",
+      make("kbd", {}, "Enter"), " to see why, ",
+      make("kbd", {}, "Esc"), " back."));
+}

@@ -1,0 +1,118 @@
+"""An index by its name: the open generation, and the change to a newer one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Protocol
+
+from lsr.answers import IndexState, State
+from lsr.indexes.lucene import LuceneError
+from lsr.indexes.manifest import read_manifest
+from lsr.search import Searcher
+
+log = logging.getLogger("lsr.service")
+WARM = "warm"
+
+
+class Control(Protocol):
+    """`Dispatcher.control`."""
+
+    def __call__(self, function: Callable[[], Any], /) -> Future[Any]: ...
+
+
+class Served:
+    """An open index. `searcher` and `state` change on the dispatcher's thread only."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        """Open the live generation.
+
+        Raises:
+            FileNotFoundError, ValueError: see `Searcher`.
+        """
+        self.name = name
+        self.directory = directory
+        self.searcher = _opened(directory)
+        self.state = self._now(self.searcher)
+        self._looking = threading.Lock()
+
+    def look(self, control: Control) -> IndexState:
+        """Change to a generation or commit that is newer, between two micro-batches.
+
+        A new generation is opened and warmed up here, while the old one answers.
+
+        Args:
+            control: runs what touches the searcher.
+
+        Raises:
+            FileNotFoundError, ValueError, LuceneError: the new generation cannot be opened. The
+                old one goes on answering.
+        """
+        with self._looking:
+            while True:
+                newest = read_manifest(self.directory).generation
+                if newest != self.state.generation:
+                    self._change(control)
+                    return self.state
+                try:
+                    control(self._refresh).result()
+                    return self.state
+                except (FileNotFoundError, LuceneError):
+                    # A build may have ended meanwhile and cleared this generation away.
+                    if read_manifest(self.directory).generation == newest:
+                        raise
+
+    def close(self) -> None:
+        """Give the files back."""
+        self.searcher.close()
+
+    def _change(self, control: Control) -> None:
+        newer = _opened(self.directory)
+        state = self._now(newer)
+
+        def change() -> Searcher:
+            older, self.searcher, self.state = self.searcher, newer, state
+            return older
+
+        control(change).result().close()
+        log.info(
+            "generation %d",
+            state.generation,
+            extra={"fields": {"index": self.name, "generation": state.generation}},
+        )
+
+    def _refresh(self) -> None:
+        self.searcher.refresh()
+        if self.searcher.commit != self.state.commit:
+            self.state = self._now(self.searcher)
+
+    def _now(self, searcher: Searcher) -> IndexState:
+        manifest = searcher.manifest
+        return IndexState(
+            index=self.name,
+            generation=manifest.generation,
+            commit=searcher.commit,
+            documents=searcher.index.n_docs,
+            terms=manifest.vocabulary_size,
+            encoder=manifest.encoder,
+            dense=manifest.dense,
+        )
+
+
+def state_of(name: str, generation: int, commit: int) -> State:
+    """What an answer says of where it comes from."""
+    return State(index=name, generation=generation, commit=commit)
+
+
+def _opened(directory: Path) -> Searcher:
+    """A searcher whose models are loaded and whose first search is behind it."""
+    searcher = Searcher(directory)
+    try:
+        searcher.search(WARM, mode="sparse" if searcher.manifest.dense is None else "hybrid")
+    except BaseException:
+        searcher.close()
+        raise
+    return searcher

@@ -1,0 +1,71 @@
+"""An HTTP server around the service: it drains before it stops."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from lsr.service.app import app_around
+from lsr.service.log import log_to
+from lsr.service.protocol import protocol
+from lsr.service.service import Service
+from lsr.service.settings import Settings
+
+
+def serve(
+    directories: Sequence[Path],
+    settings: Settings,
+    started: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve indexes until SIGINT or SIGTERM; requests in flight are answered first.
+
+    Args:
+        directories: of indexes.
+        settings: what the operator has set.
+        started: is told the URL once requests are answered.
+
+    Raises:
+        FileNotFoundError, ValueError: an index cannot be opened.
+        OSError: the address cannot be listened on.
+    """
+    log_to()
+    with _listening(settings) as listener:
+        service = Service(directories, settings)
+        config = uvicorn.Config(
+            app_around(lambda: service, settings),
+            http=protocol(settings),
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            limit_concurrency=settings.max_connections,
+            timeout_graceful_shutdown=settings.drain_seconds,
+        )
+        host, port = listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        _Server(config, lambda: started(url)).run([listener])
+
+
+def _listening(settings: Settings) -> socket.socket:
+    host, port = settings.host, settings.port
+    try:
+        (family, *_), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error}") from error
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._told = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._told()

@@ -1,0 +1,340 @@
+"""service/app.py on a real index: the answers are the engine's, errors name their cause."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from lsr.corpus import open_corpus
+from lsr.indexing import build_index
+from lsr.search import Searcher
+from lsr.service.app import create_app
+from lsr.service.settings import Settings
+
+LOCAL = "http://127.0.0.1:8080"
+SEARCHES = [
+    {"query": "heat flow"},
+    {"query": "heat flow", "mode": "dense", "k": 3},
+    {"query": "heat flow", "mode": "hybrid", "interpolation": {"alpha": 0.3}},
+    {"query": "wing", "mode": "hybrid", "feedback": {"documents": 2}},
+    {"query": {"heat": 2.0, "wing": 0.5}, "filters": {"kind": "k1", "year": [1955, 1960]}},
+    {"query": "heat flow shock nose", "max_terms": 2, "min_score": 1.0},
+]
+
+
+@pytest.fixture(scope="module")
+def api(built):
+    with TestClient(create_app([built], Settings()), base_url=LOCAL) as client:
+        yield client
+
+
+@pytest.fixture
+def writable(index):
+    settings = Settings(watch_seconds=0.05)
+    with TestClient(create_app([index], settings), base_url=LOCAL) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def searcher(built):
+    with Searcher(built) as opened:
+        yield opened
+
+
+def search(client, name="wings", **body):
+    answer = client.post(f"/indexes/{name}/search", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def error_of(answer, status):
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error", "request_id"}
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+    return answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", SEARCHES)
+def test_a_search_is_the_engine_s(api, searcher, body):
+    found = search(api, **body)
+    settings = {key: value for key, value in body.items() if key != "query"}
+    hits = searcher.search(body["query"], **settings)
+    assert found["hits"] and [(hit["id"], hit["score"]) for hit in found["hits"]] == [
+        (hit.document.id, hit.score) for hit in hits
+    ]
+    first, document = found["hits"][0], hits[0].document
+    assert (first["title"], first["text"]) == (document.title, document.text)
+    assert first["metadata"] == dict(document.metadata)
+    assert first["why"] is None and first["snippet"] is None
+    assert found["state"] == {
+        "index": "wings",
+        "generation": searcher.manifest.generation,
+        "commit": searcher.commit,
+    }
+    assert found["approximate"] == [] and found["took_ms"] > 0
+
+
+@pytest.mark.parametrize("body", SEARCHES)
+def test_reasons_sum_to_the_score(api, body):
+    for hit in search(api, **body, explain=True)["hits"]:
+        why = hit["why"]
+        assert why["score"] == hit["score"] == pytest.approx(why["sparse"] + why["dense"])
+        if why["sparse_score"] is not None:
+            total = sum(term["contribution"] for term in why["terms"])
+            assert total == pytest.approx(why["sparse_score"], abs=1e-12)
+        body_of_one = {**body, "id": hit["id"]}
+        body_of_one.pop("k", None)
+        alone = api.post("/indexes/wings/explain", json=body_of_one).json()
+        assert alone["why"] == why and alone["document"]["text"] == hit["text"]
+        assert alone["marked"]["text"] == hit["text"]
+
+
+def test_snippets_mark_the_words_that_match(api):
+    (hit,) = search(api, query="heat plate", k=1, snippets=True, text=False)["hits"]
+    assert hit["text"] is None
+    snippet = hit["snippet"]
+    words = {snippet["text"][mark["start"] : mark["end"]] for mark in snippet["marks"]}
+    assert words == {"heat", "plate"}
+    assert all(mark["literal"] for mark in snippet["marks"])
+
+
+def test_pages_make_up_the_ranking(api, searcher):
+    found, cursor = [], None
+    while True:
+        body = {"query": "heat flow wing", "mode": "hybrid", "k": 17, "cursor": cursor}
+        answer = search(api, **body)
+        found += [(hit["id"], hit["score"]) for hit in answer["hits"]]
+        cursor = answer["cursor"]
+        if cursor is None:
+            break
+    hits = searcher.search("heat flow wing", 1000, mode="hybrid")
+    assert found == [(hit.document.id, hit.score) for hit in hits]
+
+
+def test_cursors_are_held_to_their_request(api, writable, index, corpus_of, tmp_path):
+    cursor = search(api, query="heat flow", k=3)["cursor"]
+    url = "/indexes/wings/search"
+    other = {"query": "flow", "cursor": cursor}
+    assert "another request" in error_of(api.post(url, json=other), 400)
+    for bad in ("abc", "", cursor[:-7], "W10=", "bnVsbA==", "ä"):
+        answer = api.post(url, json={"query": "heat flow", "cursor": bad})
+        assert "`cursor` must be one that an answer gave" in error_of(answer, 400)
+    cursor = search(writable, query="heat flow", k=3)["cursor"]
+    build_index(open_corpus(corpus_of(tmp_path / "c.jsonl", 50)), index, "lexical")
+    writable.post("/admin/reload")
+    answer = writable.post(url, json={"query": "heat flow", "cursor": cursor})
+    assert "of generation 1, the index is at 2" in error_of(answer, 410)
+
+
+def test_paging_ends_where_the_operator_says(built):
+    settings = Settings(max_k=10, max_depth=25)
+    with TestClient(create_app([built], settings), base_url=LOCAL) as client:
+        url = "/indexes/wings/search"
+        answer = client.post(url, json={"query": "heat", "k": 11})
+        assert error_of(answer, 400) == "`k` must be in [1, 10], got 11"
+        first = search(client, query="heat flow wing", k=10)
+        second = search(client, query="heat flow wing", k=10, cursor=first["cursor"])
+        body = {"query": "heat flow wing", "k": 10, "cursor": second["cursor"]}
+        assert "paging reaches 25 hits" in error_of(client.post(url, json=body), 400)
+        last = search(client, **{**body, "k": 5})
+        assert len(last["hits"]) == 5 and last["cursor"] is None
+
+
+def test_a_batch_is_its_searches(api):
+    answers = api.post("/indexes/wings/search/batch", json={"requests": SEARCHES}).json()
+    for body, answer in zip(SEARCHES, answers["answers"], strict=True):
+        alone = search(api, **body)
+        assert (answer["hits"], answer["cursor"]) == (alone["hits"], alone["cursor"])
+    url = "/indexes/wings/search/batch"
+    many = {"requests": [{"query": "heat"}] * 65}
+    assert error_of(api.post(url, json=many), 400) == "`requests` must be at most 64, got 65"
+    bad = {"requests": [{"query": "heat"}, {"query": {"zzzz": 1}}]}
+    assert "'zzzz' is not in the index's vocabulary" in error_of(api.post(url, json=bad), 400)
+
+
+def test_expand(api, searcher):
+    body = {"query": "heat flow", "feedback": {"documents": 5}}
+    terms = api.post("/indexes/wings/expand", json=body).json()["terms"]
+    expected = searcher.expand("heat flow", feedback={"documents": 5})
+    assert terms == [term._asdict() for term in expected]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ({}, 422, "`query`"),
+        ({"query": "x", "k": 0}, 422, "`k` must be in [1, 1000000], got 0"),
+        ({"query": "x", "nope": 1}, 422, "`nope` is no setting"),
+        ({"query": {"heat": -1}}, 422, "the weight of 'heat' must be in (0, 10000], got -1"),
+        ({"query": {"zzzz": 1}}, 400, "'zzzz' is not in the index's vocabulary"),
+        ({"query": "x" * 10_001}, 400, "`query` must have at most 10000 characters"),
+        ({"query": {f"t{i}": 1 for i in range(1025)}}, 400, "at most 1024 terms, got 1025"),
+        ({"query": "x", "filters": {str(i): "a" for i in range(101)}}, 400, "at most 100 keys"),
+        ({"query": "\ud800"}, 422, "lone surrogate"),
+        ({"query": "x", "mode": "dense", "interpolation": {}}, 422, "is for mode 'hybrid'"),
+    ],
+)
+def test_bad_requests_are_told_why(api, body, status, told):
+    raw = json.dumps(body).encode()
+    url = "/indexes/wings/search"
+    answer = api.post(url, content=raw, headers={"Content-Type": "application/json"})
+    assert told in error_of(answer, status)
+
+
+def test_what_is_not_there(api):
+    body = {"query": "heat", "id": "nope"}
+    assert error_of(api.post("/indexes/wings/explain", json=body), 404) == (
+        "no document 'nope' in this index"
+    )
+    answer = api.get("/indexes/wings/documents/nope")
+    assert error_of(answer, 404) == "no document 'nope' in this index"
+    answer = api.post("/indexes/none/search", json={"query": "heat"})
+    assert error_of(answer, 404) == "no index 'none' here, only wings"
+    assert error_of(api.get("/elsewhere"), 404) == "no /elsewhere here"
+    assert error_of(api.put("/indexes"), 405) == "PUT is not for /indexes"
+
+
+def test_documents_are_written_and_seen_at_once(writable):
+    url = "/indexes/wings/documents"
+    document = {"title": "A", "text": "heat heat heat", "metadata": {"kind": "new", "tags": ["x"]}}
+    before = writable.get("/indexes/wings").json()
+    put = writable.put(f"{url}/a/b%2Fc%20d", json=document)
+    assert put.status_code == 400 and "white space in id" in put.text
+    put = writable.put(f"{url}/a/b%2Fé", json=document).json()
+    assert (put["documents"], put["generation"]) == (1, 1) and put["commit"] > before["commit"]
+    stored = writable.get(f"{url}/a/b%2Fé").json()
+    assert stored == {"id": "a/b/é", **document}
+    filtered = {"query": "heat", "filters": {"kind": "new"}}
+    assert [hit["id"] for hit in search(writable, **filtered)["hits"]] == ["a/b/é"]
+    assert [hit["id"] for hit in search(writable, **filtered, mode="dense")["hits"]] == ["a/b/é"]
+    writable.put(f"{url}/a/b%2Fé", json={"text": "flow"})
+    assert search(writable, **filtered)["hits"] == []
+    gone = writable.delete(f"{url}/a/b%2Fé").json()
+    assert gone["commit"] > put["commit"]
+    assert error_of(writable.get(f"{url}/a/b%2Fé"), 404)
+    assert "a/b/é" in error_of(writable.delete(f"{url}/a/b%2Fé"), 404)
+    assert writable.get("/indexes/wings").json()["documents"] == before["documents"]
+
+
+def test_a_stream_of_documents(writable):
+    lines = [json.dumps({"_id": f"s{i}", "text": f"flutter of panel{i}"}) for i in range(1000)]
+    headers = {"Content-Type": "application/x-ndjson"}
+
+    def stream(of):
+        return writable.post("/indexes/wings/documents", content=iter(of), headers=headers)
+
+    body = "\n".join(lines).encode()
+    cut = [body[start : start + 777] for start in range(0, len(body), 777)]
+    assert stream(cut).json()["documents"] == 1000
+    assert writable.get("/indexes/wings").json()["documents"] == 1200
+    assert writable.get("/indexes/wings/documents/s999").json()["text"] == "flutter of panel999"
+    # A bad line: the groups before it stay, and the error says how many documents these are.
+    more = [line.replace('"s', '"t') for line in lines]
+    bad = "\n".join([*more[:700], "nonsense", *more[700:]]).encode()
+    told = error_of(stream([bad]), 400)
+    assert "line 701: invalid JSON" in told and "(512 documents before it are durable)" in told
+    assert writable.get("/indexes/wings").json()["documents"] == 1712
+    assert "holds no documents" in error_of(stream([b"\n \n"]), 400)
+    long = b'{"_id": "l", "text": "' + b"x" * 2**21
+    assert "line 1: a line must have at most 1048576 bytes" in error_of(stream([long]), 400)
+
+
+def test_a_new_generation_is_taken_over_without_being_asked(writable, index, corpus_of, tmp_path):
+    assert search(writable, query="heat")["state"]["generation"] == 1
+    build_index(open_corpus(corpus_of(tmp_path / "c.jsonl", 50, seed=3)), index, "lexical")
+    deadline = time.monotonic() + 30
+    while search(writable, query="heat")["state"]["generation"] == 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    state = writable.get("/indexes/wings").json()
+    assert (state["generation"], state["documents"], state["dense"]) == (2, 50, None)
+    answer = writable.post("/indexes/wings/search", json={"query": "heat", "mode": "hybrid"})
+    assert "no dense side" in error_of(answer, 400)
+
+
+def test_writes_wait_for_a_build_and_then_give_up(index):
+    from lsr.live import locked
+
+    settings = Settings(write_timeout_ms=300)
+    with TestClient(create_app([index], settings), base_url=LOCAL) as client:
+        with locked(index):
+            answer = client.put("/indexes/wings/documents/x", json={"text": "heat"})
+            assert error_of(answer, 503) and answer.headers["Retry-After"]
+            assert search(client, query="heat")["hits"]
+        # Opening the index to write may itself take longer than these 300 ms.
+        deadline = time.monotonic() + 60
+        while client.put("/indexes/wings/documents/x", json={"text": "heat"}).status_code != 200:
+            assert time.monotonic() < deadline
+
+
+def test_health_and_numbers(api):
+    assert api.get("/healthz").json() == {"status": "ok"}
+    assert api.get("/readyz").json() == {"status": "ready"}
+    search(api, query="heat")
+    text = api.get("/metrics").text
+    for name in (
+        'lsr_requests_total{method="POST",route="/indexes/{name}/search",status="200"}',
+        'lsr_stage_seconds_count{stage="queue"}',
+        'lsr_stage_seconds_count{stage="engine"}',
+        'lsr_stage_seconds_count{stage="format"}',
+        'lsr_index_generation{index="wings"} 1.0',
+        'lsr_index_documents{index="wings"} 200.0',
+        "lsr_queued_requests 0.0",
+        'lsr_query_postings_total{index="wings"}',
+    ):
+        assert name in text, name
+
+
+def test_overload_is_refused_and_deadlines_hold(built):
+    settings = Settings(queue=2, micro_batch=1)
+    with TestClient(create_app([built], settings), base_url=LOCAL) as client:
+        service = client.app.state.service
+        held, leave = threading.Event(), threading.Event()
+
+        def hold():
+            held.set()
+            assert leave.wait(30)
+
+        service.dispatcher.control(hold)
+        assert held.wait(10)
+        url = "/indexes/wings/search"
+        late = client.post(url, json={"query": "heat", "timeout_ms": 50})
+        assert "deadline" in error_of(late, 504)
+        waiting = [
+            threading.Thread(target=client.post, args=(url,), kwargs={"json": {"query": "heat"}})
+        ]
+        waiting[0].start()
+        while service.dispatcher._queued < 2:
+            time.sleep(0.001)
+        full = client.post(url, json={"query": "heat"})
+        assert "requests are waiting" in error_of(full, 429) and full.headers["Retry-After"] == "1"
+        assert client.get("/healthz").status_code == 200
+        leave.set()
+        waiting[0].join(30)
+        assert search(client, query="heat")["hits"]
+
+
+def test_indexes_are_told_apart_by_name(built, index):
+    two = index.rename(index.with_name("two"))
+    with TestClient(create_app([built, two], Settings()), base_url=LOCAL) as client:
+        names = [state["index"] for state in client.get("/indexes").json()["indexes"]]
+        assert names == ["wings", "two"]
+        client.delete("/indexes/two/documents/d0")
+        assert client.get("/indexes/two").json()["documents"] == 199
+        assert client.get("/indexes/wings").json()["documents"] == 200
+    with pytest.raises(ValueError, match="two indexes are called 'wings'"):
+        with TestClient(create_app([built, Path(built, "..", "wings")], Settings())):
+            pass
+    with pytest.raises(FileNotFoundError):
+        with TestClient(create_app([built.with_name("absent")], Settings())):
+            pass
+
+
+def test_the_openapi_document_loads_nothing_and_shows_examples(api):
+    described = api.get("/openapi.json").json()
+    body = described["components"]["schemas"]["SearchBody"]
+    assert body["examples"] and described["paths"]["/indexes/{name}/search"]
+    assert api.get("/docs").status_code == 404
