@@ -56,19 +56,25 @@ class QueryTerm(NamedTuple):
 class Searcher:
     """An open index with its encoders. Answers are the same at any concurrency."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, before: Searcher | None = None) -> None:
         """Open the live generation of an index.
+
+        Args:
+            directory: of the index.
+            before: one of an older generation, for its models; they are not loaded again where
+                they are the same.
 
         Raises:
             FileNotFoundError: no index there, or its encoder is gone.
             ValueError: the encoder is not the one the index was built with.
         """
         self._opened = ExitStack()
-        self._live = self._opened.enter_context(open_live(directory))
+        older = before._live if before else None
+        self._live = self._opened.enter_context(open_live(directory, before=older))
         self.manifest = self._live.manifest
         self.encoder = self._live.encoder
         self.index = self._live.index
-        self.commit = self._commit()  # that answers come from; rises with every change
+        self.commit = self._live.commit  # that answers come from; rises with every change
         # Postings of the terms of the sparse queries answered so far, as frequencies say.
         self.postings = 0
         tuned = read_tuning(self.manifest.folder(directory))
@@ -97,16 +103,12 @@ class Searcher:
         """
         self._live.refresh()
         self.passes.refresh()
-        self.commit = self._commit()
+        self.commit = self._live.commit
 
     @cached_property
     def _frequencies(self) -> np.ndarray:
         # As of the first request: counting again after each commit would cost more than it tells.
         return self.index.document_frequencies()
-
-    def _commit(self) -> int:
-        # Indexes of before commits were counted have none.
-        return int(self.index.user_data.get("commit", "0"))
 
     def search(
         self, query: str | Mapping[str, float] | Request, k: int | None = None, **settings: Any

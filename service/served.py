@@ -35,7 +35,7 @@ class Served:
         """
         self.name = name
         self.directory = directory
-        self.searcher = _opened(directory)
+        self.searcher = _opened(directory, None)
         self.state = self._now(self.searcher)
         self._looking = threading.Lock()
 
@@ -70,7 +70,7 @@ class Served:
         self.searcher.close()
 
     def _change(self, control: Control) -> None:
-        newer = _opened(self.directory)
+        newer = _opened(self.directory, self.searcher)
         state = self._now(newer)
 
         def change() -> Searcher:
@@ -107,11 +107,17 @@ def state_of(name: str, generation: int, commit: int) -> State:
     return State(index=name, generation=generation, commit=commit)
 
 
-def _opened(directory: Path) -> Searcher:
-    """A searcher whose models are loaded and whose first search is behind it."""
-    searcher = Searcher(directory)
+def _opened(directory: Path, before: Searcher | None) -> Searcher:
+    """A searcher whose models are loaded and whose first searches are behind it."""
+    searcher = Searcher(directory, before)
     try:
-        searcher.search(WARM, mode="sparse" if searcher.manifest.dense is None else "hybrid")
+        if before and searcher.encoder is before.encoder:
+            # The older one goes on encoding with it, on another thread: not by this one too.
+            searcher.search({searcher.encoder.vocabulary[0]: 1.0})
+        else:
+            searcher.search(WARM)
+        if searcher.manifest.dense is not None:
+            searcher.search(WARM, mode="dense")
     except BaseException:
         searcher.close()
         raise

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from lsr.service.ingest import Ingest
-
 from lsr.answers import IndexState
 from lsr.service.dispatcher import Dispatcher
+from lsr.service.ingest import Ingest
 from lsr.service.metrics import Metrics
 from lsr.service.served import Served
 from lsr.service.settings import Settings
