@@ -18,7 +18,7 @@ from lsr.explanation import Contribution, Explanation, contributions
 from lsr.fusion import Fused
 from lsr.indexes.lucene import LARGEST_K, LuceneError
 from lsr.indexing import Progress
-from lsr.live import open_live
+from lsr.live import Live, open_live
 from lsr.passes import Batch, Passes, Queries, first_sides, last_sides
 from lsr.request import Interpolation, Request, ask
 from lsr.run import Ranking
@@ -70,7 +70,7 @@ class Searcher:
         """
         self._opened = ExitStack()
         older = before._live if before else None
-        self._live = self._opened.enter_context(open_live(directory, before=older))
+        self._live: Live = self._opened.enter_context(open_live(directory, before=older))
         self.manifest = self._live.manifest
         self.encoder = self._live.encoder
         self.index = self._live.index

@@ -17,16 +17,15 @@ import asyncio
 import itertools
 import json
 import os
+import platform
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +34,14 @@ import numpy as np
 
 from lsr.corpus import Document, open_corpus
 from lsr.indexes.lucene import IndexLockedError
-from lsr.indexes.manifest import NAME, generation_folder, read_manifest, write_manifest
+from lsr.indexes.manifest import NAME, read_manifest, write_manifest
 from lsr.indexing import build_index, delete_documents
 from lsr.live import locked
 from lsr.request import Request, ask
+from lsr.run import Ranking
 from lsr.search import Searcher
-from lsr.service.replay import Answered, Write, differing
+from lsr.service.load import Connection, Reply, Server, body_of, closed_loop, connected, summary
+from lsr.service.replay import Write, differing
 
 K = 10
 WARM = 40
@@ -48,92 +49,9 @@ ROUNDS = 10
 OVERLOAD = 3
 # Documents of one write, and seconds between two attempts at what another holds the lock for.
 GROUP = 4
+PARTS = ("cost", "swaps", "overload")
+CORPUS = "corpus.jsonl"
 RETRY_SECONDS = 0.02
-
-
-class Reply(NamedTuple):
-    """What came back, and after how long."""
-
-    status: int
-    content: bytes
-    ms: float
-
-    def answered(self, number: int) -> Answered:
-        """An answer to the query of this number, as the replay checks it."""
-        found = json.loads(self.content)
-        state = found["state"]
-        ranking = [(hit["id"], hit["score"]) for hit in found["hits"]]
-        return Answered(state["generation"], state["commit"], number, ranking)
-
-
-class Connection:
-    """One client on one kept connection; far lighter than an HTTP library."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def open(self) -> Connection:
-        """Connect."""
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        return self
-
-    async def ask(self, method: str, path: str, body: bytes = b"", kind: str = "json") -> Reply:
-        """Send one request and wait for its answer."""
-        head = (
-            f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/{kind}\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
-        )
-        begun = time.perf_counter()
-        self._writer.write(head.encode() + body)
-        answer = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        _, _, after = answer.partition(b"\r\ncontent-length: ")
-        content = await self._reader.readexactly(int(after.partition(b"\r\n")[0]))
-        ms = 1000 * (time.perf_counter() - begun)
-        return Reply(int(answer[9:12]), content, ms)
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._writer.close()
-
-
-@asynccontextmanager
-async def connected(port: int, n: int) -> AsyncIterator[list[Connection]]:
-    """`n` connections."""
-    connections = [await Connection(port).open() for _ in range(n)]
-    try:
-        yield connections
-    finally:
-        for connection in connections:
-            connection.close()
-
-
-class Server:
-    """`lsr serve` in a process of its own."""
-
-    def __init__(self, directory: Path, log: Path) -> None:
-        """Start it, and wait until it answers."""
-        self.path = f"/indexes/{directory.resolve().name}"
-        code = "from lsr.cli import app; app()"
-        command = [sys.executable, "-c", code, "serve", str(directory), "--port", "0"]
-        with log.open("w") as file:
-            self._process = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
-        while " at http://" not in (text := log.read_text()):
-            if self._process.poll() is not None:
-                raise RuntimeError(f"the server did not start: {text[-1000:]}")
-            time.sleep(0.05)
-        self.port = int(text.partition(" at http://")[2].split("/")[0].rpartition(":")[2])
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-    def memory(self) -> float:
-        """Resident megabytes."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def first_lines(documents: Sequence[Document], n: int) -> list[str]:
@@ -158,33 +76,6 @@ def requests_of(queries: Sequence[str]) -> list[Request]:
     ]
 
 
-def body_of(request: Request) -> bytes:
-    """A request as the API takes it."""
-    return request.model_dump_json(exclude_unset=True).encode()
-
-
-def summary(times: Sequence[float], seconds: float) -> dict[str, float]:
-    """Percentiles of milliseconds, and queries per second."""
-    p50, p95, p99 = np.percentile(times, (50, 95, 99)).tolist()
-    return {"p50": p50, "p95": p95, "p99": p99, "queries_per_second": len(times) / seconds}
-
-
-async def closed_loop(
-    server: Server, requests: Sequence[tuple[int, Request]], clients: int
-) -> dict[int, Reply]:
-    """Replies by number; each client sends its next request once it has its answer."""
-    waiting = iter([(number, body_of(request)) for number, request in requests])
-    replies = {}
-
-    async def client(connection: Connection) -> None:
-        for number, body in waiting:
-            replies[number] = await connection.ask("POST", server.path + "/search", body)
-
-    async with connected(server.port, clients) as connections:
-        await asyncio.gather(*map(client, connections))
-    return replies
-
-
 # Cost
 
 
@@ -192,55 +83,66 @@ def measure_cost(
     searcher: Searcher, server: Server, requests: Sequence[Request], clients: int
 ) -> dict[str, Any]:
     """The engine and the API by turns, from one client and from many."""
-    times: dict[str, dict[int, float]] = {}
-    rankings: dict[str, dict[int, list[tuple[str, float]]]] = {}
-    seconds: Counter[str] = Counter()
 
-    def direct(item: tuple[int, Request]) -> tuple[int, float, list[tuple[str, float]]]:
+    def direct(item: tuple[int, Request]) -> tuple[int, Timed]:
         begun = time.perf_counter()
         hits = searcher.search(item[1])
         ms = 1000 * (time.perf_counter() - begun)
-        return item[0], ms, [(hit.document.id, hit.score) for hit in hits]
+        return item[0], Timed(ms, [(hit.document.id, hit.score) for hit in hits])
 
-    def engine(some: Sequence[tuple[int, Request]], threads: int) -> Iterator[Any]:
+    def engine(some: Sequence[tuple[int, Request]], threads: int) -> dict[int, Timed]:
         with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(direct, some)
+            return dict(pool.map(direct, some))
 
-    def api(some: Sequence[tuple[int, Request]], n: int) -> Iterator[Any]:
-        for number, reply in asyncio.run(closed_loop(server, some, n)).items():
-            if reply.status != 200:
-                raise RuntimeError(f"status {reply.status}: {reply.content!r}")
-            yield number, reply.ms, reply.answered(number).ranking
+    def api(some: Sequence[tuple[int, Request]], n: int) -> dict[int, Timed]:
+        replies = asyncio.run(closed_loop(server, some, n))
+        return {n: Timed(r.ms, r.answered(n).ranking) for n, r in replies.items()}
 
-    arms = [(name, of, n) for n in (1, clients) for name, of in (("engine", engine), ("API", api))]
+    arms = {
+        f"{name}, {n} client{'s' * (n > 1)}": (of, n)
+        for n in dict.fromkeys((1, clients))
+        for name, of in (("engine", engine), ("API", api))
+    }
     numbered = list(enumerate(requests))
-    for _, of, n in arms:
-        list(of(numbered[:WARM], n))
+    size = -(-len(numbered) // ROUNDS)
+    for of, n in arms.values():
+        of(numbered[:WARM], n)
+    found: dict[str, dict[int, Timed]] = {arm: {} for arm in arms}
+    seconds = dict.fromkeys(arms, 0.0)
     for turn in range(ROUNDS):
-        for name, of, n in arms[:: -1 if turn % 2 else 1]:
+        for arm in list(arms)[:: -1 if turn % 2 else 1]:
+            of, n = arms[arm]
             begun = time.perf_counter()
-            found = list(of(numbered[turn::ROUNDS], n))
-            arm = f"{name}, {n} client{'s' * (n > 1)}"
+            some = of(numbered[turn * size : (turn + 1) * size], n)
             seconds[arm] += time.perf_counter() - begun
-            for number, ms, ranking in found:
-                times.setdefault(arm, {})[number] = ms
-                rankings.setdefault(arm, {})[number] = ranking
-    first, *others = (rankings[arm] for arm in sorted(rankings, key="engine, 1 client".__ne__))
-    arms_found = {
-        arm: summary(list(of.values()), seconds[arm])
-        | {
-            mode: float(np.median([ms for number, ms in of.items() if requests[number].mode == mode]))
-            for mode in ("sparse", "hybrid")
-        }
-        for arm, of in times.items()
-    }
-    paired = [times["API, 1 client"][number] - ms for number, ms in times["engine, 1 client"].items()]
+            found[arm] |= some
+    serial = found["engine, 1 client"]
+    others = {arm: of for arm, of in found.items() if of is not serial}
+    paired = [found["API, 1 client"][n].ms - timed.ms for n, timed in serial.items()]
     return {
-        "arms": arms_found,
-        "paired": dict(zip(("p25", "p50", "p75"), np.percentile(paired, (25, 50, 75)).tolist())),
-        "answers": sum(map(len, others)),
-        "differing": sum(of[number] != first[number] for of in others for number in of),
+        "arms": {
+            arm: summary([timed.ms for timed in of.values()], seconds[arm])
+            | {f"p50 {mode}": _median(of, requests, mode) for mode in ("sparse", "hybrid")}
+            for arm, of in found.items()
+        },
+        # Of each query, the API's time less the engine's.
+        "API, 1 client − engine": summary(paired, seconds["API, 1 client"]),
+        "answers": sum(map(len, others.values())),
+        "differing": sum(
+            timed.ranking != serial[n].ranking for of in others.values() for n, timed in of.items()
+        ),
     }
+
+
+class Timed(NamedTuple):
+    """What a query found, and in how many milliseconds."""
+
+    ms: float
+    ranking: Ranking
+
+
+def _median(found: Mapping[int, Timed], requests: Sequence[Request], mode: str) -> float:
+    return float(np.median([timed.ms for n, timed in found.items() if requests[n].mode == mode]))
 
 
 # Swaps
@@ -267,51 +169,42 @@ class Ingest:
 
     def __init__(self, server: Server, documents: Sequence[Document]) -> None:
         self.writes: list[Write] = []
-        self.refused: Counter[int] = Counter()
-        self.errors: list[str] = []
-        self.stopped = False
-        self.paused = False
+        self.replies: list[Reply] = []
+        self.paused = self.stopped = False
         self._server = server
         self._documents = documents
 
     async def run(self) -> None:
         """Write until `stopped`."""
         choice = random.Random(0)
-        (connection,) = [await Connection(self._server.port).open()]
-        for number in itertools.count():
-            texts = choice.choices(self._documents, k=GROUP)
-            written = [
-                replace(document, id=f"new-{choice.randrange(500)}-{place}")
-                for place, document in enumerate(texts)
-            ]
-            # Every fourth write changes documents that were there from the start.
-            if number % 4 == 0:
+        async with connected(self._server.port, 1) as (connection,):
+            while not self.stopped:
+                texts = choice.sample(self._documents, GROUP)
                 written = [
-                    replace(document, text=f"{document.text} {texts[0].title}")
-                    for document in {document.id: document for document in texts}.values()
+                    # Half of them replace documents that were there from the start.
+                    replace(
+                        document,
+                        id=texts[place].id if place % 2 else f"new-{choice.randrange(500)}-{place}",
+                        title=texts[0].title,
+                    )
+                    for place, document in enumerate(texts)
                 ]
-            lines = b"".join(json.dumps(asdict(d)).encode() + b"\n" for d in written)
-            reply = None
-            while not self.stopped and (reply is None or reply.status != 200):
-                if self.paused or reply is not None:
+                lines = b"".join(json.dumps(asdict(d)).encode() + b"\n" for d in written)
+                while not self.stopped:
+                    if self.paused:
+                        await asyncio.sleep(RETRY_SECONDS)
+                        continue
+                    path = self._server.path + "/documents"
+                    reply = await connection.ask("POST", path, lines, "x-ndjson")
+                    self.replies.append(reply)
+                    if reply.status == 200:
+                        state = json.loads(reply.content)
+                        self.writes.append(Write(state["generation"], state["commit"], written))
+                        break
                     await asyncio.sleep(RETRY_SECONDS)
-                if self.paused:
-                    continue
-                reply = await connection.ask(
-                    "POST", self._server.path + "/documents", lines, "x-ndjson"
-                )
-                self.refused[reply.status] += 1
-                if reply.status not in (200, 503):
-                    self.errors.append(reply.content.decode())
-            if self.stopped:
-                break
-            assert reply is not None
-            state = json.loads(reply.content)
-            self.writes.append(Write(state["generation"], state["commit"], written))
-        connection.close()
 
 
-async def _swaps(
+async def measure_swaps(
     server: Server,
     directory: Path,
     prepared: Sequence[Path],
@@ -319,34 +212,32 @@ async def _swaps(
     clients: int,
     swaps: int,
 ) -> dict[str, Any]:
-    documents = list(open_corpus(prepared[0].parent / "corpus.jsonl"))
-    ingest = Ingest(server, documents)
+    """Searches while documents are written and generations change, held against a replay."""
+    ingest = Ingest(server, list(open_corpus(prepared[0].parent / CORPUS)))
     bases = {read_manifest(directory).generation: prepared[0]}
     replies: list[tuple[int, Reply]] = []
-    rounds = itertools.cycle([(number, body_of(r)) for number, r in enumerate(requests)])
+    bodies = itertools.cycle([(number, body_of(r)) for number, r in enumerate(requests)])
     done = False
 
     async def client(connection: Connection) -> None:
         while not done or len(replies) < len(requests):
-            number, body = next(rounds)
+            number, body = next(bodies)
             replies.append((number, await connection.ask("POST", server.path + "/search", body)))
 
     async def swap(connection: Connection) -> None:
         nonlocal done
         for number in range(1, swaps + 1):
-            before = len(replies)
-            while len(replies) - before < len(requests) / (swaps + 1):
+            while len(replies) < number * len(requests) / (swaps + 1):
                 await asyncio.sleep(RETRY_SECONDS)
             base = prepared[number % len(prepared)]
-            ingest.paused = True  # as a build does, which takes no writes meanwhile
-            while True:
+            ingest.paused = True  # the service gives the lock back soon after the last write
+            while ingest.paused:
                 try:
                     bases[await asyncio.to_thread(publish, base, directory)] = base
-                    break
+                    ingest.paused = False
                 except IndexLockedError:
                     await asyncio.sleep(RETRY_SECONDS)
-            ingest.paused = False
-            if number % 2:  # the others are found by the server itself
+            if number % 2:  # the others the service finds by itself
                 await connection.ask("POST", "/admin/reload")
         done = True
 
@@ -357,4 +248,155 @@ async def _swaps(
         seconds = time.perf_counter() - begun
         ingest.stopped = True
         await writing
-    return {"replies": replies, "ingest": ingest, "bases": bases, "seconds": seconds}
+    statuses = Counter(reply.status for _, reply in replies)
+    answers = [reply.answered(number) for number, reply in replies if reply.status == 200]
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = differing(answers, ingest.writes, bases, requests, Path(folder))
+    return {
+        "searches": summary([reply.ms for _, reply in replies], seconds),
+        "answers": len(answers),
+        "differing": len(wrong),
+        "errors": len(replies) - statuses[200],
+        "generations": len({answer.generation for answer in answers}),
+        "states": len({answer[:2] for answer in answers}),
+        "writes": len(ingest.writes),
+        "writes_refused": dict(Counter(r.status for r in ingest.replies if r.status != 200)),
+        "write_ms": summary([r.ms for r in ingest.replies if r.status == 200], seconds)["p50"],
+    }
+
+
+# Overload
+
+
+async def measure_overload(
+    server: Server, requests: Sequence[Request], clients: int, seconds: float
+) -> dict[str, Any]:
+    """Three times what the server can do, offered at a steady rate whatever comes back."""
+    numbered = list(enumerate(requests))
+    memory = {"before": server.memory()}
+    calm = await closed_loop(server, numbered[: 3 * WARM], 1)
+    begun = time.perf_counter()
+    await closed_loop(server, numbered, clients)
+    capacity = len(requests) / (time.perf_counter() - begun)
+    rate = OVERLOAD * capacity
+    bodies = itertools.cycle(map(body_of, requests))
+    replies: list[Reply] = []
+    free: list[Connection] = []
+    used: list[Connection] = []
+    highest = 0.0
+
+    async def offer(body: bytes) -> None:
+        if not free:
+            used.append(await Connection(server.port).open())
+            free.append(used[-1])
+        connection = free.pop()
+        replies.append(await connection.ask("POST", server.path + "/search", body))
+        free.append(connection)
+
+    begun = time.perf_counter()
+    tasks: list[asyncio.Task[None]] = []
+    while (passed := time.perf_counter() - begun) < seconds:
+        while len(tasks) < passed * rate:
+            tasks.append(asyncio.create_task(offer(next(bodies))))
+        highest = max(highest, server.memory())
+        await asyncio.sleep(0.002)
+    answered = sum(reply.status == 200 for reply in replies)
+    memory["highest"] = highest
+    await asyncio.gather(*tasks)
+    after = await closed_loop(server, numbered[: 3 * WARM], 1)
+    memory["after"] = server.memory()
+    for connection in used:
+        connection.close()
+    refused = [reply.ms for reply in replies if reply.status == 429]
+    return {
+        "capacity_per_second": capacity,
+        "offered_per_second": len(tasks) / seconds,
+        "answered_per_second": answered / seconds,
+        "statuses": dict(Counter(reply.status for reply in replies)),
+        "refusal_ms": summary(refused, seconds) if refused else None,
+        "answer_ms": summary([r.ms for r in replies if r.status == 200], seconds),
+        "connections": len(used),
+        "memory_mb": memory,
+        "p50_before": summary([reply.ms for reply in calm.values()], 1)["p50"],
+        "p50_after": summary([reply.ms for reply in after.values()], 1)["p50"],
+    }
+
+
+# Command
+
+
+def prepare(folder: Path, n: int) -> list[Path]:
+    """An index of `n` documents under `folder`, and one of half of these, unless they are there."""
+    whole, half = folder / "whole", folder / "half"
+    if not (whole / NAME).exists():
+        documents = list(open_corpus("pydoc"))
+        with (folder / CORPUS).open("w") as file:
+            for document in documents[:: max(1, len(documents) // n)][:n]:
+                file.write(json.dumps(asdict(document)) + "\n")
+        build_index(open_corpus(folder / CORPUS), whole, dense="default")
+    if not half.exists():
+        shutil.copytree(whole, folder / "half.tmp")
+        ids = [document.id for document in open_corpus(folder / CORPUS)]
+        delete_documents(folder / "half.tmp", ids[::2])
+        (folder / "half.tmp").rename(half)
+    return [whole, half]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prepare, measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m lsr.service.load_benchmark")
+    parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--swaps", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=20, help="of overload")
+    parser.add_argument("--part", choices=PARTS, action="append", help="all by default")
+    parser.add_argument("--folder", type=Path, help="where the indexes are kept")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        prepared = prepare(folder, options.documents)
+        documents = list(open_corpus(folder / CORPUS))
+        requests = requests_of(first_lines(documents, options.queries))
+        found = {}
+        for part in options.part or PARTS:
+            directory = Path(temporary) / part
+            shutil.copytree(prepared[0], directory)
+            with Server(directory, Path(temporary) / f"{part}.log") as server:
+                if part == "cost":
+                    with Searcher(prepared[0]) as searcher:
+                        found[part] = measure_cost(searcher, server, requests, options.clients)
+                    continue
+                asyncio.run(closed_loop(server, list(enumerate(requests[:WARM])), 1))
+                if part == "swaps":
+                    run = measure_swaps(
+                        server, directory, prepared, requests, options.clients, options.swaps
+                    )
+                else:
+                    run = measure_overload(server, requests, options.clients, options.seconds)
+                found[part] = asyncio.run(run)
+    found["run"] = {
+        "documents": len(documents),
+        "queries": len(requests),
+        "clients": options.clients,
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    print(json.dumps(found) if options.json else "\n".join(lines_of(found)))
+
+
+def lines_of(found: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """What was found, for people."""
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{name}"
+            yield from lines_of(value, indent + "    ")
+        else:
+            shown = f"{value:.2f}" if isinstance(value, float) else str(value)
+            yield f"{indent + str(name):40} {shown:>12}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -21,7 +21,7 @@ from lsr.service.settings import Settings
 
 MAX_HEAD = 64 * 1024  # bytes
 MAX_HEADERS = 100
-MAX_URL = 8 * 1024  # bytes
+MAX_URL = 16 * 1024  # bytes: an id of 1,000 characters fits, at twelve bytes each
 MAX_PIPELINED = 100  # requests that wait for the one before
 
 log = logging.getLogger("lsr.service")

@@ -50,28 +50,43 @@ export class Explanation {
   }
 
   #show(title, content) {
-    const close = make("button", { type: "button", class: "icon", "aria-label": "Close", onclick: () => this.close() }, "\u00d7");
+    const close = make(
+      "button",
+      { type: "button", class: "icon", "aria-label": "Close", onclick: () => this.close() },
+      "\u00d7",
+    );
     this.dialog.replaceChildren(
       make("header", { class: "bar-top" }, make("h2", { id: "explanation-heading" }, title), close),
-      make("div", { class: "body" }, content));
+      make("div", { class: "body" }, content),
+    );
     if (this.dialog.open) close.focus();
   }
 }
 
 /** An ExplainedDocument; isOwn: see `marked`. */
 function explanationView({ document: stored, why, marked: text }, place, isOwn) {
-  const view = make("div", { class: "panes" },
-    make("section", { class: "pane reasons", tabindex: 0, "aria-labelledby": "why-heading" },
+  const view = make(
+    "div",
+    { class: "panes" },
+    make(
+      "section",
+      { class: "pane reasons", tabindex: 0, "aria-labelledby": "why-heading" },
       make("h3", { id: "why-heading" }, "Why it matched"),
       make("p", { class: "note" }, place),
       sidesView(why),
-      termsView(why, isOwn)),
-    make("section", { class: "pane document", tabindex: 0, "aria-labelledby": "text-heading" },
+      termsView(why, isOwn),
+    ),
+    make(
+      "section",
+      { class: "pane document", tabindex: 0, "aria-labelledby": "text-heading" },
       make("h3", { id: "text-heading" }, "The document"),
       make("p", { class: "note" }, stored.id),
       metadataView(stored.metadata),
-      text.text ? make("p", { class: "text" }, ...marked(text, isOwn))
-        : make("p", { class: "note" }, "It has no text.")));
+      text.text
+        ? make("p", { class: "text" }, ...marked(text, isOwn))
+        : make("p", { class: "note" }, "It has no text."),
+    ),
+  );
   light(view);
   return view;
 }
@@ -85,21 +100,68 @@ function sidesView(why) {
   if (why.sparse_score === null) {
     return [
       make("p", { class: "sum" }, "Score ", score),
-      make("p", { class: "note" }, "The dense side compares the query and the document as one vector each: their dot product is the score, and there are no terms to show."),
+      make(
+        "p",
+        { class: "note" },
+        "The dense side compares one vector of the query with one of the document. ",
+        "Their dot product is the score; there are no terms to show.",
+      ),
     ];
   }
-  const row = (side, before, after) => make("tr", {},
-    make("th", { scope: "row" }, make("span", { class: `key ${side}`, "aria-hidden": "true" }), side),
-    make("td", {}, fixed(before, side === "dense" ? 4 : 3)), make("td", {}, fixed(after, decimals)));
+  const row = (side, before, after) =>
+    make(
+      "tr",
+      {},
+      make(
+        "th",
+        { scope: "row" },
+        make("span", { class: `key ${side}`, "aria-hidden": "true" }),
+        side,
+      ),
+      make("td", {}, fixed(before, side === "dense" ? 4 : 3)),
+      make("td", {}, fixed(after, decimals)),
+    );
   const shown = Number(why.sparse.toFixed(decimals)) + Number(why.dense.toFixed(decimals));
   return [
-    make("p", { class: "sum" }, `${fixed(why.sparse, decimals)} + ${fixed(why.dense, decimals)} = `, score),
+    make(
+      "p",
+      { class: "sum" },
+      `${fixed(why.sparse, decimals)} + ${fixed(why.dense, decimals)} = `,
+      score,
+    ),
     splitView(why),
-    make("table", { class: "of-sides" },
+    make(
+      "table",
+      { class: "of-sides" },
       make("caption", { class: "hidden" }, "What each side added"),
-      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "side"), make("th", { scope: "col" }, "its score"), make("th", { scope: "col" }, "after normalisation"))),
-      make("tbody", {}, row("sparse", why.sparse_score, why.sparse), row("dense", why.dense_score, why.dense)),
-      make("tfoot", {}, make("tr", {}, make("th", { scope: "row", colspan: 2 }, "= score"), make("td", {}, fixed(why.score, decimals))))),
+      make(
+        "thead",
+        {},
+        make(
+          "tr",
+          {},
+          make("th", { scope: "col" }, "side"),
+          make("th", { scope: "col" }, "its score"),
+          make("th", { scope: "col" }, "adds, normalised"),
+        ),
+      ),
+      make(
+        "tbody",
+        {},
+        row("sparse", why.sparse_score, why.sparse),
+        row("dense", why.dense_score, why.dense),
+      ),
+      make(
+        "tfoot",
+        {},
+        make(
+          "tr",
+          {},
+          make("th", { scope: "row", colspan: 2 }, "= score"),
+          make("td", {}, fixed(why.score, decimals)),
+        ),
+      ),
+    ),
     roundingView(shown, why.score, decimals),
     make("h4", {}, `What made the sparse side\u2019s ${fixed(why.sparse_score)}`),
   ];
@@ -116,13 +178,35 @@ function termsView(why, isOwn) {
     const rest = why.terms.slice(shown.length);
     table.replaceChildren(
       make("caption", { class: "hidden" }, "Terms, largest contribution first"),
-      make("thead", {}, make("tr", {},
-        make("th", { scope: "col" }, "term"),
-        ...["query weight", "\u00d7 document weight", "= contribution"].map((text) => make("th", { scope: "col" }, text)))),
+      make(
+        "thead",
+        {},
+        make(
+          "tr",
+          {},
+          make("th", { scope: "col" }, "term"),
+          ...["query weight", "\u00d7 document weight", "= contribution"].map((text) =>
+            make("th", { scope: "col" }, text),
+          ),
+        ),
+      ),
       make("tbody", {}, ...shown.map((term) => rowView(term, isOwn))),
-      make("tfoot", {}, rest.length ? restView(rest, () => draw(true)) : null,
-        make("tr", { class: "total" }, make("th", { scope: "row", colspan: 3 }, why.dense_score === null ? "= score" : "= sparse score"),
-          make("td", {}, fixed(why.sparse_score)))));
+      make(
+        "tfoot",
+        {},
+        rest.length ? restView(rest, () => draw(true)) : null,
+        make(
+          "tr",
+          { class: "total" },
+          make(
+            "th",
+            { scope: "row", colspan: 3 },
+            why.dense_score === null ? "= score" : "= sparse score",
+          ),
+          make("td", {}, fixed(why.sparse_score)),
+        ),
+      ),
+    );
   };
   draw(why.terms.length <= FIRST + 1); // one more line is no longer than saying so
   const rounded = why.terms.reduce((sum, term) => sum + Number(term.contribution.toFixed(3)), 0);
@@ -131,20 +215,40 @@ function termsView(why, isOwn) {
 
 function roundingView(rounded, exact, decimals) {
   const [sum, score] = [fixed(rounded, decimals), fixed(exact, decimals)];
-  const text = sum === score
-    ? `Rounded to ${decimals} decimals; the lines add up as shown.`
-    : `Rounded to ${decimals} decimals: the rounded lines add up to ${sum}, the exact ones to ${score}.`;
+  const text =
+    sum === score
+      ? `Rounded to ${decimals} decimals; the lines add up as shown.`
+      : `Rounded to ${decimals} decimals: these lines add up to ${sum}, the exact ones to ${score}.`;
   return make("p", { class: "note rounding" }, text);
 }
 
 function rowView(term, isOwn) {
-  return make("tr", { "data-term": term.term, tabindex: -1 },
-    make("th", { scope: "row" },
+  return make(
+    "tr",
+    { "data-term": term.term, tabindex: -1 },
+    make(
+      "th",
+      { scope: "row" },
       make("span", { class: "term" }, term.term),
-      make("span", { class: "meter" }, make("span", { class: "rail" }, bar(term.from_feedback ? "feedback" : "sparse", term.share)), make("small", {}, percent(term.share)))),
-    weightCell(term.query_weight, origin(term.from_feedback, isOwn(term.term) ?? term.literal_in_query), ""),
+      make(
+        "span",
+        { class: "meter" },
+        make(
+          "span",
+          { class: "rail" },
+          bar(term.from_feedback ? "feedback" : "sparse", term.share),
+        ),
+        make("small", {}, percent(term.share)),
+      ),
+    ),
+    weightCell(
+      term.query_weight,
+      origin(term.from_feedback, isOwn(term.term) ?? term.literal_in_query),
+      "",
+    ),
     weightCell(term.document_weight, origin(false, term.literal_in_document), "\u00d7 "),
-    make("td", { class: "contribution" }, `= ${fixed(term.contribution)}`));
+    make("td", { class: "contribution" }, `= ${fixed(term.contribution)}`),
+  );
 }
 
 // [kind, words]
@@ -156,16 +260,34 @@ const weightCell = (weight, [kind, words], sign) =>
 
 function restView(rest, all) {
   const sum = rest.reduce((total, term) => total + Number(term.contribution.toFixed(3)), 0);
-  return make("tr", {}, make("th", { scope: "row", colspan: 3 }, `${plural(rest.length, "more term")} `,
-    make("button", { type: "button", onclick: all }, "Show all")),
-    make("td", { class: "contribution" }, `= ${fixed(sum)}`));
+  return make(
+    "tr",
+    {},
+    make(
+      "th",
+      { scope: "row", colspan: 3 },
+      `${plural(rest.length, "more term")} `,
+      make("button", { type: "button", onclick: all }, "Show all"),
+    ),
+    make("td", { class: "contribution" }, `= ${fixed(sum)}`),
+  );
 }
 
 function metadataView(metadata) {
   const entries = Object.entries(metadata);
   if (entries.length === 0) return null;
-  return make("dl", { class: "metadata" }, ...entries.map(([key, value]) => make("div", {},
-    make("dt", {}, key), make("dd", {}, Array.isArray(value) ? value.join(", ") : String(value)))));
+  return make(
+    "dl",
+    { class: "metadata" },
+    ...entries.map(([key, value]) =>
+      make(
+        "div",
+        {},
+        make("dt", {}, key),
+        make("dd", {}, Array.isArray(value) ? value.join(", ") : String(value)),
+      ),
+    ),
+  );
 }
 
 /** A row that is pointed at lights up its words in the text, and the other way round. */

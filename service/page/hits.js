@@ -15,22 +15,47 @@ const CHIPS = 4; // terms shown of those that only a document's expansion has
 export function columnView(column, others, tools) {
   const { name, answer, error } = column;
   const heading = `heading-${name}`;
-  return make("section", { class: "column", "data-column": name, "aria-labelledby": heading, "aria-busy": column.busy ? "true" : null },
-    make("header", {},
+  return make(
+    "section",
+    {
+      class: "column",
+      "data-column": name,
+      "aria-labelledby": heading,
+      "aria-busy": column.busy ? "true" : null,
+    },
+    make(
+      "header",
+      {},
       make("h2", { id: heading, class: `side ${name}` }, column.label),
       make("p", { class: "note about" }, column.about),
-      answer && !error ? make("p", { class: "note took" }, facts(answer)) : null),
+      answer && !error ? make("p", { class: "note took" }, facts(answer)) : null,
+    ),
     column.note ? make("p", { class: "note held" }, column.note) : null,
-    ...(answer && !error ? answer.approximate.map((why) => make("p", { class: "note" }, `Approximate: ${why}.`)) : []),
-    error ? errorView(error, tools.again) : answer ? listView(column, others, tools) : waitingView());
+    ...(answer && !error
+      ? answer.approximate.map((why) => make("p", { class: "note" }, `Approximate: ${why}.`))
+      : []),
+    error
+      ? errorView(error, tools.again)
+      : answer
+        ? listView(column, others, tools)
+        : waitingView(),
+  );
 }
 
 export function errorView(error, again) {
   const lasting = [400, 403, 404, 413, 422].includes(error.status); // the same again is no better
-  return make("div", { class: "problem" },
+  return make(
+    "div",
+    { class: "problem" },
     make("p", {}, error.message),
-    lasting ? null
-      : make("button", { type: "button", onclick: again }, error.status === 401 ? "Enter a key" : "Try again"));
+    lasting
+      ? null
+      : make(
+          "button",
+          { type: "button", onclick: again },
+          error.status === 401 ? "Enter a key" : "Try again",
+        ),
+  );
 }
 
 const facts = ({ hits, took }) =>
@@ -44,35 +69,76 @@ function listView(column, others, tools) {
   if (answer.hits.length === 0) return emptyView(column);
   const decimals = decimalsOf(answer.hits[0].why);
   return [
-    make("ol", { class: "hits" },
-      ...answer.hits.map((hit, place) => hitView(column, hit, place + 1, decimals, others, tools))),
-    answer.cursor === null ? null
-      : make("button", { type: "button", class: "more", "data-focus": `${column.name} more`, onclick: () => tools.more(column.name) }, "More"),
+    make(
+      "ol",
+      { class: "hits" },
+      ...answer.hits.map((hit, place) => hitView(column, hit, place + 1, decimals, others, tools)),
+    ),
+    answer.cursor === null
+      ? null
+      : make(
+          "button",
+          {
+            type: "button",
+            class: "more",
+            "data-focus": `${column.name} more`,
+            onclick: () => tools.more(column.name),
+          },
+          "More",
+        ),
   ];
 }
 
 function emptyView(column) {
-  const hints = column.answer.empty ?? [
-    "Try other words, or fewer letters that could be misspelt.",
-    "A sparse ranking needs a term that query and document share; see which terms the text becomes.",
+  const hints = column.answer.hints ?? [
+    "Try other words, or look for a misspelling.",
+    "A hit needs a term that query and document share: see which terms the text becomes.",
   ];
-  return make("div", { class: "empty" },
+  return make(
+    "div",
+    { class: "empty" },
     make("p", { class: "big" }, "No document matches."),
-    make("ul", {}, ...hints.map((hint) => make("li", {}, hint))));
+    make("ul", {}, ...hints.map((hint) => make("li", {}, hint))),
+  );
 }
 
 function hitView(column, hit, rank, decimals, others, tools) {
-  const open = make("button", { type: "button", class: "open", "data-focus": `${column.name} ${hit.id}`, "aria-haspopup": "dialog" }, hit.title || hit.id);
-  return make("li", { class: "hit", "data-id": hit.id, "data-rank": rank },
+  const open = make(
+    "button",
+    {
+      type: "button",
+      class: "open",
+      "data-focus": `${column.name} ${hit.id}`,
+      "aria-haspopup": "dialog",
+    },
+    hit.title || hit.id,
+  );
+  return make(
+    "li",
+    { class: "hit", "data-id": hit.id, "data-rank": rank },
     make("span", { class: "rank", "aria-hidden": "true" }, rank),
-    make("div", { class: "matter" },
-      make("div", { class: "head" },
+    make(
+      "div",
+      { class: "matter" },
+      make(
+        "div",
+        { class: "head" },
         make("h3", {}, open),
-        make("span", { class: "score" }, make("span", { class: "hidden" }, "score "), fixed(hit.score, decimals))),
+        make(
+          "span",
+          { class: "score" },
+          make("span", { class: "hidden" }, "score "),
+          fixed(hit.score, decimals),
+        ),
+      ),
       placesView(column, hit, others),
-      hit.snippet?.text ? make("p", { class: "snippet" }, ...marked(hit.snippet, tools.isOwn)) : null,
+      hit.snippet?.text
+        ? make("p", { class: "snippet" }, ...marked(hit.snippet, tools.isOwn))
+        : null,
       hit.why ? sidesView(hit.why) : null,
-      hit.why ? chipsView(hit.why.terms) : null));
+      hit.why ? chipsView(hit.why.terms) : null,
+    ),
+  );
 }
 
 /** How far it moved, and its rank in the columns beside. */
@@ -83,44 +149,113 @@ function placesView(column, hit, others) {
     places.push(make("span", { class: "move up" }, "new"));
   } else if (move) {
     const way = move > 0 ? "up" : "down";
-    places.push(make("span", { class: `move ${way}` },
-      make("span", { "aria-hidden": "true" }, `${move > 0 ? "\u25b2" : "\u25bc"}${Math.abs(move)}`),
-      make("span", { class: "hidden" }, `moved ${way} by ${Math.abs(move)}`)));
+    places.push(
+      make(
+        "span",
+        { class: `move ${way}` },
+        make(
+          "span",
+          { "aria-hidden": "true" },
+          `${move > 0 ? "\u25b2" : "\u25bc"}${Math.abs(move)}`,
+        ),
+        make("span", { class: "hidden" }, `moved ${way} by ${Math.abs(move)}`),
+      ),
+    );
   }
   for (const { label, ranks, seen } of others) {
     const rank = ranks.get(hit.id);
     const side = label.toLowerCase();
-    places.push(make("span", { class: rank ? "place" : "place absent", title: rank ? `rank ${rank} in ${side}` : `not among the first ${seen} of ${side}` },
-      `${side} ${rank ?? `>${seen}`}`));
+    places.push(
+      make(
+        "span",
+        {
+          class: rank ? "place" : "place absent",
+          title: rank ? `rank ${rank} in ${side}` : `not among the first ${seen} of ${side}`,
+        },
+        `${side} ${rank ?? `>${seen}`}`,
+      ),
+    );
   }
-  return places.length === 0 ? null
+  return places.length === 0
+    ? null
     : make("p", { class: "places" }, ...places.flatMap((place, i) => (i ? [" ", place] : [place])));
 }
 
 /** Of an interpolated score, what each side added. */
 function sidesView(why) {
   if (why.sparse_score === null || why.dense_score === null) return null;
-  return make("p", { class: "sides" }, splitView(why),
-    make("span", {}, `sparse ${fixed(why.sparse, 4)} + dense ${fixed(why.dense, 4)}`));
+  return make(
+    "p",
+    { class: "sides" },
+    splitView(why),
+    make("span", {}, `sparse ${fixed(why.sparse, 4)} + dense ${fixed(why.dense, 4)}`),
+  );
 }
 
 /** The two sides' shares of a score as one bar. */
 export function splitView(why) {
   const total = Math.abs(why.sparse) + Math.abs(why.dense);
   const share = total ? Math.abs(why.sparse) / total : 0;
-  return make("span", { class: "split", role: "img", "aria-label": `sparse ${percent(share)}, dense ${percent(total ? 1 - share : 0)}` },
-    bar("sparse", share), bar("dense", total ? 1 - share : 0));
+  return make(
+    "span",
+    {
+      class: "split",
+      role: "img",
+      "aria-label": `sparse ${percent(share)}, dense ${percent(total ? 1 - share : 0)}`,
+    },
+    bar("sparse", share),
+    bar("dense", total ? 1 - share : 0),
+  );
 }
 
 function chipsView(terms) {
   const found = terms.filter((term) => !term.literal_in_document);
   if (found.length === 0) return null;
   const more = found.length - CHIPS;
-  return make("p", { class: "chips" },
+  return make(
+    "p",
+    { class: "chips" },
     make("span", { class: "hidden" }, "Terms that only its expansion has: "),
     ...found.slice(0, CHIPS).flatMap((term) => [chipView(term), " "]),
-    more > 0 ? make("span", { class: "note" }, `and ${more} more`) : null);
+    more > 0 ? make("span", { class: "note" }, `and ${more} more`) : null,
+  );
 }
 
+const product = (term) =>
+  [term.query_weight, " \u00d7 ", term.document_weight, " = ", term.contribution]
+    .map((part) => (typeof part === "number" ? fixed(part) : part))
+    .join("");
+
 const chipView = (term) =>
-  make("span", { class: term.from_feedback ? "chip feedback" : "chip", title: `${fixed(term.query_weight)} \u00d7 ${fixed(term.document_weight)} = ${fixed(term.contribution)}` }, term.term);
+  make(
+    "span",
+    { class: term.from_feedback ? "chip feedback" : "chip", title: product(term) },
+    term.term,
+  );
+
+/** A column in a sentence: how many hits, and how far they moved. */
+export function told({ label, answer, error, moves }) {
+  if (error) return `${label}: ${error.message}`;
+  const counted = `${label}: ${plural(answer.hits.length, "hit")}`;
+  if (!moves) return counted;
+  const all = [...moves.values()];
+  const fresh = all.filter((move) => move === null).length;
+  return `${counted}, ${all.filter(Boolean).length} moved, ${fresh} new`;
+}
+
+/** What is pointed at, or has the focus, is lit up in every column. */
+export function pair(results) {
+  const light = (event, on) => {
+    const id = event.target.closest(".hit")?.dataset.id;
+    if (id === undefined) return;
+    for (const hit of results.querySelectorAll(".hit")) {
+      if (hit.dataset.id === id) hit.classList.toggle("same", on);
+    }
+  };
+  for (const kind of ["pointerover", "focusin"]) {
+    results.addEventListener(kind, (event) => light(event, true));
+  }
+  for (const kind of ["pointerout", "focusout"]) {
+    results.addEventListener(kind, (event) => light(event, false));
+  }
+}

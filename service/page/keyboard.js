@@ -4,7 +4,8 @@
 export function listen(field, results) {
   addEventListener("keydown", (event) => {
     const { key, target } = event;
-    if (event.altKey || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]"))
+      return;
     if (key === "/" && !target.matches("input:not([type=range]), select, textarea")) {
       event.preventDefault();
       field.focus();
@@ -19,15 +20,21 @@ export function listen(field, results) {
 }
 
 function following(key, target, field, results) {
-  const lists = Array.from(results.querySelectorAll(".hits"), (list) => [...list.querySelectorAll(".open")]);
+  const lists = Array.from(results.querySelectorAll(".hits"), (list) => [
+    ...list.querySelectorAll(".open"),
+  ]);
   if (target === field) return key === "ArrowDown" ? lists[0]?.[0] : undefined;
   const column = lists.findIndex((list) => list.includes(target));
   const place = lists[column].indexOf(target);
   const beside = (list) => list?.[Math.min(place, list.length - 1)];
   switch (key) {
-    case "ArrowDown": return lists[column][place + 1];
-    case "ArrowUp": return place ? lists[column][place - 1] : field;
-    case "ArrowRight": return beside(lists[column + 1]);
-    default: return beside(lists[column - 1]);
+    case "ArrowDown":
+      return lists[column][place + 1];
+    case "ArrowUp":
+      return place ? lists[column][place - 1] : field;
+    case "ArrowRight":
+      return beside(lists[column + 1]);
+    default:
+      return beside(lists[column - 1]);
   }
 }

@@ -4,9 +4,10 @@ import { call, connect, hasKey, setKey } from "./api.js";
 import { debounced, find, make, plural } from "./dom.js";
 import { Explanation } from "./explanation.js";
 import { glide } from "./glide.js";
-import { columnView, errorView } from "./hits.js";
+import { columnView, errorView, pair, told } from "./hits.js";
 import { askForKey } from "./key.js";
 import { listen } from "./keyboard.js";
+import { has, movesOf, RANKINGS, ranksOf, unmoved } from "./rankings.js";
 import { startView } from "./start.js";
 import { Terms } from "./terms.js";
 
@@ -15,20 +16,6 @@ const TYPING = 150; // milliseconds of rest before a search
 const DRAGGING = 80;
 
 const MOST = 100; // hits asked for again while weights are moved
-
-const UNMOVED = "Term weights have no dense vector: this is still the text\u2019s ranking.";
-const ELSEWHERE = "Choose Sparse to see the weights at work.";
-// name → its column; settings: of a request, by whether the index has a dense side.
-const KINDS = {
-  sparse: { label: "Sparse", about: "shared terms", settings: () => ({ mode: "sparse" }) },
-  dense: { label: "Dense", about: "one vector a text", settings: () => ({ mode: "dense" }) },
-  hybrid: { label: "Hybrid", about: "sparse + dense", settings: () => ({ mode: "hybrid" }) },
-  feedback: {
-    label: "Feedback",
-    about: "asked again, moved towards the first 3 hits",
-    settings: (dense) => (dense ? { mode: "hybrid", feedback: { side: "both" } } : { mode: "sparse", feedback: {} }),
-  },
-};
 
 const state = { query: "", index: null, chosen: ["sparse"] };
 let indexes = []; // IndexState of each
@@ -44,11 +31,12 @@ const terms = new Terms(find("terms"), {
 });
 const isOwn = (term) => terms.isOwn(term);
 
-const post = (what, body, signal) => call(`indexes/${encodeURIComponent(state.index)}/${what}`, body, signal);
+const post = (what, body, signal) =>
+  call(`indexes/${encodeURIComponent(state.index)}/${what}`, body, signal);
 const current = () => indexes.find(({ index }) => index === state.index);
-const settingsOf = (name) => KINDS[name].settings(current().dense !== null);
+const settingsOf = (name) => RANKINGS[name].settings(current().dense !== null);
 const isEditable = (name) => settingsOf(name).mode === "sparse";
-const shown = () => Object.keys(KINDS).filter((name) => state.chosen.includes(name));
+const shown = () => Object.keys(RANKINGS).filter((name) => state.chosen.includes(name));
 /** The request of a column, as it is now. */
 const requestOf = (name) => ({
   ...settingsOf(name),
@@ -66,11 +54,11 @@ function readAddress() {
 }
 
 function choose(names) {
-  const possible = names.filter((name) => Object.hasOwn(KINDS, name) && available(name));
+  const possible = names.filter(
+    (name) => Object.hasOwn(RANKINGS, name) && (!current() || has(current(), name)),
+  );
   state.chosen = possible.length ? possible : ["sparse"];
 }
-
-const available = (name) => name === "sparse" || name === "feedback" || current()?.dense !== null;
 
 function writeAddress(push) {
   const given = new URLSearchParams();
@@ -144,15 +132,18 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
   column.busy = true;
   draw();
   let first;
-  const ask = (request) => post("search", { ...request, k, snippets: true, explain: true, text: false }, signal);
+  const ask = (request) =>
+    post("search", { ...request, k, snippets: true, explain: true, text: false }, signal);
   try {
     const edited = terms.edited && isEditable(name);
     if (edited && !column.base) {
       column.base = ranksOf((await ask({ ...requestOf(name), query: state.query })).hits);
     }
     const request = requestOf(name);
-    const answer = edited && Object.keys(request.query).length === 0 ? NOTHING
-      : await ask({ ...request, cursor: more ? column.answer.cursor : null });
+    const answer =
+      edited && Object.keys(request.query).length === 0
+        ? NOTHING
+        : await ask({ ...request, cursor: more ? column.answer.cursor : null });
     if (signal.aborted) return;
     [first] = answer.hits;
     const hits = more ? [...column.answer.hits, ...answer.hits] : answer.hits;
@@ -173,8 +164,14 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
   tell();
 }
 
-const NOTHING = { hits: [], cursor: null, approximate: [], took_ms: 0, empty: ["Every term is left out: give one a weight, or reset."] };
-const ranksOf = (hits) => new Map(hits.map(({ id }, place) => [id, place + 1]));
+// An answer to no terms.
+const NOTHING = {
+  hits: [],
+  cursor: null,
+  approximate: [],
+  took_ms: 0,
+  hints: ["Every term is left out: give one a weight, or reset."],
+};
 
 /** Weights have been moved: the rankings that they make follow. */
 function edit() {
@@ -200,8 +197,12 @@ async function follow({ index, generation, commit }) {
 
 // Drawing.
 
-const toggles = new Map(Object.entries(KINDS).map(([name, { label }]) =>
-  [name, make("button", { type: "button", class: "toggle", onclick: () => toggle(name) }, label)]));
+const toggles = new Map(
+  Object.entries(RANKINGS).map(([name, { label }]) => [
+    name,
+    make("button", { type: "button", class: "toggle", onclick: () => toggle(name) }, label),
+  ]),
+);
 find("columns").append(...toggles.values());
 
 function drawControls() {
@@ -210,15 +211,23 @@ function drawControls() {
   find("index").hidden = !several;
   find("index").value = state.index;
   find("index-name").textContent = several || !known ? "" : known.index;
-  find("facts").replaceChildren(...(known ? [
-    `${plural(known.documents, "document")} \u00b7 generation ${known.generation}`,
-    make("span", { class: "more-facts" }, ` \u00b7 encoder ${known.encoder}`,
-      known.dense === null ? "" : ` \u00b7 dense ${known.dense}`),
-  ] : []));
+  find("facts").replaceChildren(
+    ...(known
+      ? [
+          `${plural(known.documents, "document")} \u00b7 generation ${known.generation}`,
+          make(
+            "span",
+            { class: "more-facts" },
+            ` \u00b7 encoder ${known.encoder}`,
+            known.dense === null ? "" : ` \u00b7 dense ${known.dense}`,
+          ),
+        ]
+      : []),
+  );
   for (const [name, button] of toggles) {
-    button.disabled = !available(name);
+    button.disabled = known !== undefined && !has(known, name);
     button.setAttribute("aria-pressed", state.chosen.includes(name));
-    if (button.disabled && known) button.setAttribute("aria-describedby", "unavailable");
+    if (button.disabled) button.setAttribute("aria-describedby", "unavailable");
     else button.removeAttribute("aria-describedby");
   }
   find("unavailable").hidden = !known || known.dense !== null;
@@ -232,9 +241,15 @@ function draw() {
   if (state.query) {
     const names = shown();
     results.dataset.columns = find("layout").dataset.columns = names.length;
-    results.replaceChildren(...names.map((name) => columnView(viewOf(name), othersOf(name, names), {
-      isOwn, more: (of) => run(of, { more: true }), again: () => run(name),
-    })));
+    results.replaceChildren(
+      ...names.map((name) =>
+        columnView(viewOf(name), othersOf(name, names), {
+          isOwn,
+          more: (of) => run(of, { more: true }),
+          again: () => run(name),
+        }),
+      ),
+    );
   } else {
     results.dataset.columns = find("layout").dataset.columns = 0;
     results.replaceChildren(startView(current()));
@@ -243,20 +258,21 @@ function draw() {
 }
 
 function viewOf(name) {
-  const { label, about } = KINDS[name];
+  const { label, about } = RANKINGS[name];
   const column = columns.get(name) ?? { busy: true };
-  const moves = column.edited && column.answer ? new Map(column.answer.hits.map(({ id }, place) =>
-    [id, column.base.has(id) ? column.base.get(id) - place - 1 : null])) : null;
-  const note = !terms.edited || isEditable(name) ? null
-    : shown().some(isEditable) ? UNMOVED : `${UNMOVED} ${ELSEWHERE}`;
+  const moves = column.edited ? movesOf(column.answer.hits, column.base) : null;
+  const held = terms.edited && !isEditable(name);
+  const note = held ? unmoved(state.chosen.includes("sparse")) : null;
   return { ...column, name, label, about, moves, note };
 }
 
 function othersOf(name, names) {
-  const others = names.filter((other) => other !== name && columns.get(other)?.answer && !columns.get(other).stale);
+  const others = names.filter(
+    (other) => other !== name && columns.get(other)?.answer && !columns.get(other).stale,
+  );
   return others.map((other) => {
     const { hits } = columns.get(other).answer;
-    return { label: KINDS[other].label, ranks: ranksOf(hits), seen: hits.length };
+    return { label: RANKINGS[other].label, ranks: ranksOf(hits), seen: hits.length };
   });
 }
 
@@ -266,18 +282,10 @@ function focusOn(mark) {
   marked.find((element) => element.dataset.focus === mark)?.focus({ preventScroll: true });
 }
 
-/** Say how many hits there are, and how far they moved, to who does not see them. */
+/** Say what has come to who does not see it. */
 function tell() {
-  const parts = shown().map((name) => {
-    const { label, answer, moves, error, busy } = viewOf(name);
-    if (busy) return null;
-    if (error || !answer) return `${label}: ${error?.message ?? ""}`;
-    const counted = `${label}: ${plural(answer.hits.length, "hit")}`;
-    if (!moves) return counted;
-    const all = [...moves.values()];
-    return `${counted}, ${all.filter(Boolean).length} moved, ${all.filter((move) => move === null).length} new`;
-  });
-  if (!parts.includes(null)) find("told").textContent = parts.join(". ");
+  const views = shown().map(viewOf);
+  if (views.every((view) => !view.busy)) find("told").textContent = views.map(told).join(". ");
 }
 
 // Explanations.
@@ -290,7 +298,7 @@ function explain(name, id) {
   settled = true;
   explanation.open({
     title: hits[rank - 1].title || id,
-    place: `Rank ${rank} in ${KINDS[name].label.toLowerCase()}`,
+    place: `Rank ${rank} in ${RANKINGS[name].label.toLowerCase()}`,
     from: `${name} ${id}`,
     ask: (signal) => post("explain", { ...requestOf(name), id }, signal),
   });
@@ -299,17 +307,9 @@ function explain(name, id) {
 results.addEventListener("click", (event) => {
   const hit = event.target.closest(".hit");
   // Who marks a text wants to copy it.
-  if (hit && !String(getSelection())) explain(hit.closest(".column").dataset.column, hit.dataset.id);
+  if (hit && !String(getSelection()))
+    explain(hit.closest(".column").dataset.column, hit.dataset.id);
 });
-
-for (const [kind, on] of [["pointerover", true], ["pointerout", false], ["focusin", true], ["focusout", false]]) {
-  results.addEventListener(kind, (event) => {
-    const id = event.target.closest(".hit")?.dataset.id;
-    for (const hit of id === undefined ? [] : results.querySelectorAll(".hit")) {
-      if (hit.dataset.id === id) hit.classList.toggle("same", on);
-    }
-  });
-}
 
 // Controls.
 
@@ -373,6 +373,7 @@ addEventListener("popstate", () => {
 });
 
 listen(queryField, results);
+pair(results);
 connect(askForKey, (text) => {
   find("notice").textContent = text;
   find("notice").hidden = !text;
@@ -389,7 +390,9 @@ async function start() {
   }
   // What was typed while the page was loading counts as well.
   const early = queryField.value.trim();
-  find("index").replaceChildren(...indexes.map(({ index }) => make("option", { value: index }, index)));
+  find("index").replaceChildren(
+    ...indexes.map(({ index }) => make("option", { value: index }, index)),
+  );
   readAddress();
   if (early) state.query = early;
   queryField.value = state.query;

@@ -3,7 +3,10 @@
 import { make, whole } from "./dom.js";
 
 const TIPS = [
-  ["Ask in your own words.", "Documents are found by what they mean, and each hit shows by which terms."],
+  [
+    "Ask in your own words.",
+    "Each hit shows the words, and the terms beyond them, by which it was found.",
+  ],
   ["Open a hit.", "Query weight \u00d7 document weight, term by term, up to the score."],
   ["Compare rankings.", "Choose several above to see them side by side."],
   ["Move a weight.", "The query\u2019s terms are yours to change, and the ranking follows."],
@@ -19,16 +22,34 @@ export function startView(index) {
     [index.dense ?? "none", "dense side"],
     [index.generation, "generation"],
   ];
-  return make("div", { class: "start" },
-    make("ul", { class: "tips" },
-      ...TIPS.map(([what, why]) => make("li", {}, make("strong", {}, what), " ", why))),
+  return make(
+    "div",
+    { class: "start" },
+    make(
+      "ul",
+      { class: "tips" },
+      ...TIPS.map(([what, why]) => make("li", {}, make("strong", {}, what), " ", why)),
+    ),
     make("h2", {}, `Index ${index.index}`),
-    make("dl", { class: "facts" },
-      ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
-    make("p", { class: "note keys" },
-      make("kbd", {}, "/"), " to the search field, ",
-      make("kbd", {}, "\u2193"), " into the hits, ",
-      make("kbd", {}, "\u2190"), make("kbd", {}, "\u2192"), " between rankings, ",
-      make("kbd", {}, "Enter"), " to see why, ",
-      make("kbd", {}, "Esc"), " back."));
+    make(
+      "dl",
+      { class: "facts" },
+      ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+    ),
+    make(
+      "p",
+      { class: "note keys" },
+      make("kbd", {}, "/"),
+      " to the search field, ",
+      make("kbd", {}, "\u2193"),
+      " into the hits, ",
+      make("kbd", {}, "\u2190"),
+      make("kbd", {}, "\u2192"),
+      " between rankings, ",
+      make("kbd", {}, "Enter"),
+      " to see why, ",
+      make("kbd", {}, "Esc"),
+      " back.",
+    ),
+  );
 }

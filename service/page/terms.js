@@ -21,19 +21,40 @@ export class Terms {
     this.feedback = make("p", { class: "feedback-terms", hidden: true });
     this.problem = make("p", { class: "error", id: "add-problem", role: "alert", hidden: true });
     this.input = make("input", {
-      id: "add-term", type: "text", autocomplete: "off", autocapitalize: "off",
-      spellcheck: "false", placeholder: "Add a term", "aria-describedby": "add-problem",
+      id: "add-term",
+      type: "text",
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
+      placeholder: "Add a term",
+      "aria-describedby": "add-problem",
     });
     this.undo = make("button", { type: "button", onclick: () => this.reset() }, "Reset");
     root.replaceChildren(
-      make("details", {},
+      make(
+        "details",
+        {},
         make("summary", {}, make("h2", { id: "terms-heading" }, "Query terms"), this.count),
-        make("p", { class: "note about" }, "What the text becomes in the index. Move a weight and see the sparse ranking follow; at 0 a term is left out."),
-        this.list, this.nothing, this.feedback,
-        make("form", { class: "add", onsubmit: (event) => this.#add(event) },
+        make(
+          "p",
+          { class: "note about" },
+          "What the index is searched for. Move a weight, and the sparse ranking follows; ",
+          "at 0 a term is left out.",
+        ),
+        this.list,
+        this.nothing,
+        this.feedback,
+        make(
+          "form",
+          { class: "add", onsubmit: (event) => this.#add(event) },
           make("label", { class: "hidden", for: "add-term" }, "Term to add"),
-          this.input, make("button", { type: "submit" }, "Add"), this.undo),
-        this.problem));
+          this.input,
+          make("button", { type: "submit" }, "Add"),
+          this.undo,
+        ),
+        this.problem,
+      ),
+    );
     this.details = root.firstElementChild;
     // Where it would push the results out of sight, it waits to be opened.
     this.details.open = matchMedia("(min-width: 60rem)").matches;
@@ -48,8 +69,9 @@ export class Terms {
   /** Show the terms of a text, heaviest first. */
   load(terms) {
     this.details.inert = false;
-    this.terms = new Map(terms.map(({ term, weight, literal }) =>
-      [term, { given: weight, weight, own: literal }]));
+    this.terms = new Map(
+      terms.map(({ term, weight, literal }) => [term, { given: weight, weight, own: literal }]),
+    );
     // Fixed while weights are edited, so that no slider moves but the one that is held.
     this.most = 2 * Math.max(0, ...terms.map(({ weight }) => weight)) || 2;
     this.#say("");
@@ -61,8 +83,11 @@ export class Terms {
     this.feedback.hidden = terms.length === 0;
     this.feedback.replaceChildren(
       make("span", { class: "note" }, "Feedback adds "),
-      ...terms.flatMap(({ term, weight }) =>
-        [make("span", { class: "chip feedback" }, term, make("small", {}, fixed(weight, 2))), " "]));
+      ...terms.flatMap(({ term, weight }) => [
+        make("span", { class: "chip feedback" }, term, make("small", {}, fixed(weight, 2))),
+        " ",
+      ]),
+    );
   }
 
   get edited() {
@@ -99,15 +124,32 @@ export class Terms {
   #row(term, value) {
     const number = make("span", { class: "number", "aria-hidden": "true" });
     const slider = make("input", {
-      type: "range", min: 0, max: this.most, step: this.most / STEPS, value: value.weight,
+      type: "range",
+      min: 0,
+      max: this.most,
+      step: this.most / STEPS,
+      value: value.weight,
       "aria-label": `weight of ${term}`,
     });
-    const out = make("button", { type: "button", class: "icon", "aria-label": `leave ${term} out`, title: "Leave out" }, "\u00d7");
-    const row = make("li", {},
-      make("span", { class: `term ${value.own ? "own" : "expanded"}` }, term), slider, number, out);
+    const out = make(
+      "button",
+      { type: "button", class: "icon", "aria-label": `leave ${term} out`, title: "Leave out" },
+      "\u00d7",
+    );
+    const row = make(
+      "li",
+      {},
+      make("span", { class: `term ${value.own ? "own" : "expanded"}` }, term),
+      slider,
+      number,
+      out,
+    );
     const show = () => {
       number.textContent = value.weight > 0 ? fixed(value.weight, 2) : "out";
-      slider.setAttribute("aria-valuetext", value.weight > 0 ? fixed(value.weight, 2) : "0, left out");
+      slider.setAttribute(
+        "aria-valuetext",
+        value.weight > 0 ? fixed(value.weight, 2) : "0, left out",
+      );
       slider.style.setProperty("--part", `${(100 * value.weight) / this.most}%`);
       row.classList.toggle("out", value.weight === 0);
       row.classList.toggle("moved", value.weight !== value.given);
