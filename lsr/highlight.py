@@ -45,7 +45,7 @@ def matches(tokenizer: Any, text: str, terms: Mapping[str, bool]) -> list[Match]
 def excerpt(text: str, matched: Sequence[Match], size: int = EXCERPT) -> tuple[str, list[Match]]:
     """The part of `text` with the most matches, and these by their place in it.
 
-    It begins at a word, and shows with "…" where the text goes on.
+    It begins and ends at a word where it can, and shows with "…" where the text goes on.
     """
     start = 0
     if len(text) > size and matched:
@@ -56,6 +56,8 @@ def excerpt(text: str, matched: Sequence[Match], size: int = EXCERPT) -> tuple[s
         start = min(matched[inside.index(max(inside))].start, len(text) - size)
         start = text.rfind(" ", 0, start + 1) + 1
     end = start + size
+    if end < len(text) and (space := text.rfind(" ", start + 1, end + 1)) > 0:
+        end = space
     before = "… " if start else ""
     after = " …" if end < len(text) else ""
     shift = len(before) - start

@@ -218,7 +218,7 @@ function roundingView(rounded, exact, decimals) {
   const text =
     sum === score
       ? `Rounded to ${decimals} decimals; the lines add up as shown.`
-      : `Rounded to ${decimals} decimals: these lines add up to ${sum}, the exact ones to ${score}.`;
+      : `Rounded to ${decimals} decimals: the lines add up to ${sum}, exact ones to ${score}.`;
   return make("p", { class: "note rounding" }, text);
 }
 
