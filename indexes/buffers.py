@@ -86,16 +86,11 @@ def pack_document(document: Document) -> bytes:
     return pack_strings(stored) + _pairs(strings) + _ranges(numbers)
 
 
-def read_vints(packed: bytes) -> np.ndarray:
-    values = []
-    value = shift = 0
-    for byte in packed:
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            values.append(value)
-            value = shift = 0
-    return np.array(values, dtype=np.int64)
+def read_strings(packed: bytes, count: int) -> list[str]:
+    """The length of each in code points, then all of them."""
+    ends = np.cumsum(np.frombuffer(packed, "<i4", count)).tolist()
+    text = packed[4 * count :].decode("utf-8")
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class Reader:

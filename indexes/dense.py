@@ -156,6 +156,14 @@ class DenseIndex:
             found += map(rows.best, batch, candidates, repeat(k))
         return found
 
+    def is_exact(self, k: int, allowed: Collection[str] | None = None) -> bool:
+        """Whether `search` with these arguments compares all vectors."""
+        rows = self._rows
+        if rows.structure is None:
+            return True
+        selection = rows.select(allowed)
+        return not rows.asked(min(k, selection.n), selection)
+
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """Stored vectors in the order asked, float32, shape (len(ids), D).
 

@@ -96,11 +96,8 @@ class Rows(NamedTuple):
 
     def candidates(self, queries: np.ndarray, k: int, selection: _Selection) -> list[np.ndarray]:
         """Rows of each query among which its k best are, or likely are."""
-        if self.structure is None or not selection.n_base:
-            return self._exhaustive(queries, k, selection)
-        # Of a structure's candidates only some may be found, the best perhaps far down.
-        asked = self.structure.fetch(k) * len(self.base) // selection.n_base
-        if asked > selection.n_base // WIDEST:
+        asked = self.asked(k, selection)
+        if self.structure is None or not asked:
             return self._exhaustive(queries, k, selection)
         rows = self.structure.search(queries, asked, selection.base)
         if selection.n_tail:
@@ -117,6 +114,14 @@ class Rows(NamedTuple):
             ):
                 found[number] = of_query
         return found
+
+    def asked(self, k: int, selection: _Selection) -> int:
+        """Candidates of the structure for k hits; 0 where all rows are compared instead."""
+        if self.structure is None or not selection.n_base:
+            return 0
+        # Of a structure's candidates only some may be found, the best perhaps far down.
+        asked = self.structure.fetch(k) * len(self.base) // selection.n_base
+        return 0 if asked > selection.n_base // WIDEST else asked
 
     def _exhaustive(self, queries: np.ndarray, k: int, selection: _Selection) -> list[np.ndarray]:
         found = [np.empty(0, np.int64)] * len(queries)

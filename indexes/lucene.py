@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,7 @@ from lsr.indexes.buffers import (
     pack_integers,
     pack_queries,
     pack_strings,
-    read_vints,
+    read_strings,
 )
 
 Hits = list[tuple[str, int]]
@@ -187,21 +188,16 @@ class LuceneIndex:
         self._check(queries)
         numbers = pack_queries(queries)
         packed = pack_filters(filters or {})
-        answer = Reader(
-            self._ask(
-                lambda: bytes(
-                    self._engine.search(numbers, packed, k, min_score, threads).tostring()
-                )
-            )
+        answer = self._ask(
+            lambda: bytes(self._engine.search(numbers, packed, k, min_score, threads).tostring())
         )
-        results: list[Hits] = []
-        for _ in range(queries.shape[0]):
-            hits: Hits = []
-            for _ in range(answer.integer()):
-                score = answer.integer()
-                hits.append((answer.string(), score))
-            results.append(hits)
-        return results
+        n = queries.shape[0]
+        counts = np.frombuffer(answer, "<i4", n).tolist()
+        n_hits = sum(counts)
+        scores = np.frombuffer(answer, "<i4", n_hits, 4 * n).tolist()
+        ids = read_strings(answer[4 * (n + n_hits) :], n_hits)
+        hits = zip(ids, scores, strict=True)
+        return [list(islice(hits, count)) for count in counts]
 
     def scores(
         self, queries: csr_array, ids: Sequence[Sequence[str]], *, threads: int = 1
@@ -226,7 +222,7 @@ class LuceneIndex:
         answer = self._ask(lambda: bytes(self._engine.score(numbers, packed, threads).tostring()))
         found = np.frombuffer(answer, dtype="<i4")
         if (found < 0).any():
-            raise KeyError(f"no document {asked[int(np.argmax(found < 0))]!r} in {self.path}")
+            raise self._unknown(asked[int(np.argmax(found < 0))])
         ends = np.cumsum([len(of_query) for of_query in ids])[:-1]
         return [part.tolist() for part in np.split(found, ends)] if len(ids) else []
 
@@ -257,20 +253,15 @@ class LuceneIndex:
         Raises:
             KeyError: an unknown id.
         """
-        indices: list[np.ndarray] = []
-        data: list[np.ndarray] = []
-        for forward, _ in self._fetch(ids):
-            numbers = read_vints(forward)
-            indices.append(np.cumsum(numbers[0::2]))
-            data.append(numbers[1::2])
-        indptr = np.concatenate([[0], np.cumsum([len(row) for row in indices])]).astype(np.int64)
-        empty = np.empty(0, dtype=np.int64)
+        packed = pack_strings(ids)
+        answer = self._ask(lambda: bytes(self._engine.vectors(packed).tostring()))
+        numbers = np.frombuffer(answer, "<i4")
+        counts, (indices, data) = numbers[: len(ids)], np.split(numbers[len(ids) :], 2)
+        if (counts < 0).any():
+            raise self._unknown(ids[int(np.argmax(counts < 0))])
+        indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         return csr_array(
-            (
-                np.concatenate([empty, *data]).astype(np.int32),
-                np.concatenate([empty, *indices]),
-                indptr,
-            ),
+            (data.astype(np.int32), indices.astype(np.int64), indptr),
             shape=(len(ids), self.n_terms),
         )
 
@@ -286,19 +277,18 @@ class LuceneIndex:
         Raises:
             KeyError: an unknown id.
         """
-        return [document for _, document in self._fetch(ids)]
-
-    def _fetch(self, ids: Sequence[str]) -> list[tuple[bytes, Document]]:
         packed = pack_strings(ids)
         answer = Reader(self._ask(lambda: bytes(self._engine.fetch(packed).tostring())))
         found = []
         for doc_id in ids:
             if not answer.integer():
-                raise KeyError(f"no document {doc_id!r} in {self.path}")
-            forward = answer.bytes()
+                raise self._unknown(doc_id)
             title, text, metadata = answer.string(), answer.string(), answer.string()
-            found.append((forward, Document(doc_id, title, text, json.loads(metadata))))
+            found.append(Document(doc_id, title, text, json.loads(metadata)))
         return found
+
+    def _unknown(self, doc_id: str) -> KeyError:
+        return KeyError(f"no document {doc_id!r} in {self.path}")
 
     @property
     def n_docs(self) -> int:

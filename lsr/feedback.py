@@ -8,11 +8,13 @@ piece or a single digit, and an encoder has weighed common terms already.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.request import Feedback
-from lsr.vectors import concatenate, prune
+from lsr.vectors import prune
 
 
 def move_dense(
@@ -110,23 +112,20 @@ def move_sparse(
             f"`scores` must have one score for each of {relevant.shape[0]} documents, "
             f"got shape {scores.shape}"
         )
-    # Copies: scipy shares indices between matrices, and sorts them in place.
-    query, relevant, negatives = (
-        csr_array(vectors, dtype=np.float64, copy=True) for vectors in (query, relevant, negatives)
-    )
+    own = query.indices
     if not relevant.shape[0]:
-        return _finished(query)
+        return _finished(query.shape, own, query.data)
     if how.method == "relevance-model":
-        moved = _relevance_model(query, relevant, scores, how)
+        terms, weights = _relevance_model(query, relevant, scores, how)
     else:
-        moved = _rocchio(query, relevant, negatives, how)
+        terms, weights = _rocchio(query, relevant, negatives, how)
     # Terms are compared in float32: there, weights that should be equal are.
-    moved = _keep(_finished(moved), query.indices, how)
-    if not moved.nnz:
-        return _finished(query)
-    norm = float(_norms(query)[0]) or 1.0
-    moved = moved.astype(np.float64)
-    return _finished(moved * (norm / float(_norms(moved)[0])))
+    kept = _keep(_finished(query.shape, terms, weights), own, how)
+    if not kept.nnz:
+        return _finished(query.shape, own, query.data)
+    norm = float(_norms([query])[0]) or 1.0
+    scale = norm / float(_norms([kept])[0])
+    return _finished(query.shape, kept.indices, kept.data.astype(np.float64) * scale)
 
 
 def heaviest(
@@ -167,26 +166,28 @@ def heaviest(
     return result if terms is None else prune(result, terms)
 
 
-def _rocchio(
-    query: csr_array, relevant: csr_array, negatives: csr_array, how: Feedback
-) -> csr_array:
+# Plain arrays from here on: for a few hundred terms scipy's own work takes longer than the sums.
+_Terms = tuple[np.ndarray, np.ndarray]  # term ids, ascending, and float64 weights above 0
+
+
+def _rocchio(query: csr_array, relevant: csr_array, negatives: csr_array, how: Feedback) -> _Terms:
     n_relevant, n_negatives = relevant.shape[0], negatives.shape[0]
     if how.method == "average":
         factors = np.full(1 + n_relevant, 1 / (1 + n_relevant))
-        vectors = concatenate([query, relevant])
+        vectors = [query, relevant]
     else:
         # Negatives last; without any, there is no row to carry their factor.
         factors = np.repeat(
             [how.alpha, how.beta / n_relevant, -how.gamma / max(n_negatives, 1)],
             [1, n_relevant, n_negatives],
         )
-        vectors = concatenate([query, relevant, negatives])
+        vectors = [query, relevant, negatives]
     return _weighted_sum(vectors, factors * _inverse(_norms(vectors)))
 
 
 def _relevance_model(
     query: csr_array, relevant: csr_array, scores: np.ndarray, how: Feedback
-) -> csr_array:
+) -> _Terms:
     if how.alpha + how.beta == 0:
         raise ValueError("`alpha` or `beta` must be above 0")
     if not np.isfinite(scores).all():
@@ -194,37 +195,42 @@ def _relevance_model(
     weights = np.maximum(scores.astype(np.float64), 0)
     if not weights.any():
         weights = np.ones(len(scores))
-    model = _weighted_sum(relevant, weights / weights.sum() * _inverse(_sums(relevant)))
+    model = _weighted_sum([relevant], weights / weights.sum() * _inverse(_sums([relevant])))
+    expansion = _vector(query.shape, *model)
     if how.terms is not None:
-        model = prune(_finished(model), how.terms).astype(np.float64)
-    both = concatenate([query, model])
+        expansion = prune(_finished(query.shape, *model), how.terms)
+    both = [query, expansion]
     return _weighted_sum(both, np.array([how.alpha, how.beta]) * _inverse(_sums(both)))
 
 
 def _keep(moved: csr_array, own: np.ndarray, how: Feedback) -> csr_array:
     """The terms of the moved query, shape (1, V), that are its own or pass the cuts."""
     is_own = np.isin(moved.indices, own)
-    passing = heaviest(moved, None, how.mass, how.ratio).indices
-    others = _select(moved, ~is_own & np.isin(moved.indices, passing))
+    kept = ~is_own
+    if how.mass is not None or how.ratio is not None:
+        kept &= np.isin(moved.indices, heaviest(moved, None, how.mass, how.ratio).indices)
     if how.terms is not None:
-        room = how.terms - int(is_own.sum())
-        others = prune(others, room) if room > 0 else others[:0]
-    return _select(moved, is_own | np.isin(moved.indices, others.indices))
+        room = max(how.terms - int(is_own.sum()), 0)
+        others = np.flatnonzero(kept)
+        # Of equal weights the lower term first.
+        order = np.argsort(-moved.data[others], kind="stable")
+        kept[others[order[room:]]] = False
+    return _select(moved, is_own | kept)
 
 
-def _weighted_sum(vectors: csr_array, factors: np.ndarray) -> csr_array:
-    """Σ factor·row over the rows, shape (1, V), float64, only of weights above 0.
+def _weighted_sum(parts: Sequence[csr_array], factors: np.ndarray) -> _Terms:
+    """Σ factor·row over all rows of the parts, only of weights above 0.
 
     Added in order of the rows, so that equal inputs give equal bits.
     """
-    data = vectors.data * np.repeat(factors, np.diff(vectors.indptr))
-    terms, positions = np.unique(vectors.indices, return_inverse=True)
-    weights = np.zeros(len(terms))
-    np.add.at(weights, positions, data)
+    lengths = np.concatenate([np.diff(part.indptr) for part in parts])
+    data = np.concatenate([part.data.astype(np.float64) for part in parts])
+    terms, positions = np.unique(
+        np.concatenate([part.indices for part in parts]), return_inverse=True
+    )
+    weights = np.bincount(positions, data * np.repeat(factors, lengths), len(terms))
     positive = weights > 0
-    terms, weights = terms[positive], weights[positive]
-    indptr = np.array([0, len(terms)], dtype=vectors.indptr.dtype)
-    return csr_array((weights, terms, indptr), shape=(1, vectors.shape[1]))
+    return terms[positive], weights[positive]
 
 
 def _select(vectors: csr_array, kept: np.ndarray) -> csr_array:
@@ -233,12 +239,21 @@ def _select(vectors: csr_array, kept: np.ndarray) -> csr_array:
     return csr_array((vectors.data[kept], vectors.indices[kept], indptr), shape=vectors.shape)
 
 
-def _sums(vectors: csr_array) -> np.ndarray:
-    return np.asarray(vectors.sum(axis=1), dtype=np.float64)
+def _sums(parts: Sequence[csr_array], power: int = 1) -> np.ndarray:
+    """Of each row of the parts in turn, float64, the sum of weights to a power."""
+    sums = []
+    for part in parts:
+        of_part = np.zeros(part.shape[0])
+        filled = np.flatnonzero(np.diff(part.indptr))
+        if len(filled):
+            values = part.data.astype(np.float64) ** power
+            of_part[filled] = np.add.reduceat(values, part.indptr[filled])
+        sums.append(of_part)
+    return np.concatenate(sums)
 
 
-def _norms(vectors: csr_array) -> np.ndarray:
-    norms: np.ndarray = np.sqrt(_sums(vectors.power(2)))
+def _norms(parts: Sequence[csr_array]) -> np.ndarray:
+    norms: np.ndarray = np.sqrt(_sums(parts, 2))
     return norms
 
 
@@ -249,8 +264,13 @@ def _inverse(values: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def _finished(vectors: csr_array) -> csr_array:
-    result = csr_array(vectors.astype(np.float32))
-    result.sort_indices()
-    result.eliminate_zeros()
-    return result
+def _vector(shape: tuple[int, int], terms: np.ndarray, weights: np.ndarray) -> csr_array:
+    return csr_array((weights, terms, np.array([0, len(terms)], terms.dtype)), shape=shape)
+
+
+def _finished(shape: tuple[int, int], terms: np.ndarray, weights: np.ndarray) -> csr_array:
+    """One row, float32, indices ascending, no zeros."""
+    weights = weights.astype(np.float32)
+    order = np.argsort(terms)
+    order = order[weights[order] != 0]
+    return _vector(shape, terms[order], weights[order])

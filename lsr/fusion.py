@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ def fuse(
     how: Interpolation,
     exact: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
     k: int | None = None,
+    among: Iterable[str] | None = None,
 ) -> list[Fused]:
     """Return the union of two rankings by fused score descending, ties by doc id ascending.
 
@@ -86,6 +87,8 @@ def fuse(
         exact: doc id → score; first the sparse side's of documents that only `dense` has, then
             the dense side's of those that only `sparse` has. More documents do no harm.
         k: documents of the union that are returned; None for all.
+        among: documents of the union that are looked at, each once; None for all. Minimum, maximum
+            and so on are those of the whole lists.
 
     Raises:
         ValueError: a score is not finite, or a ranking holds a document twice.
@@ -94,7 +97,7 @@ def fuse(
     """
     sides = (_scores("sparse", sparse), _scores("dense", dense))
     # In order of id, so that the stable sorts by score below break ties by it.
-    doc_ids = sorted(sides[0].keys() | sides[1].keys())
+    doc_ids = sorted(sides[0].keys() | sides[1].keys() if among is None else among)
     if how.method == "rrf":
         values = [_reciprocal_ranks(side, doc_ids, how.rank_constant) for side in sides]
         weights = (2 * how.alpha, 2 * (1 - how.alpha))
@@ -110,6 +113,67 @@ def fuse(
     order = np.argsort(-scores, kind="stable")[:k]
     columns = [column[order].tolist() for column in (scores, *shares)]
     return list(map(Fused, [doc_ids[i] for i in order.tolist()], *columns))
+
+
+class Union(NamedTuple):
+    """Ids of documents that both sides returned, or only one."""
+
+    both: list[str]
+    only_sparse: list[str]
+    only_dense: list[str]
+
+
+def contenders(
+    sparse: Ranking,
+    dense: Ranking,
+    how: Interpolation,
+    k: int | None = None,
+    exact_dense: bool = False,
+) -> Union:
+    """Return documents of two rankings that hold the k best of `fuse`, ties included.
+
+    A document that an exact search did not return scores no more there than the last one that it
+    did. All normalisations keep the order of scores, rounding included, so that the fused score
+    computed from that last score is never below the document's own. What falls short of the k best
+    of those documents that both sides returned is left out: its score by the other side need not
+    be known.
+
+    Args:
+        sparse: (doc id, score) as an exact search found them.
+        dense: (doc id, score) as found.
+        how: method "convex", `missing` "exact".
+        k: None for all documents.
+        exact_dense: `dense` is from an exact search.
+    """
+    sparse_ids, dense_ids = [doc_id for doc_id, _ in sparse], [doc_id for doc_id, _ in dense]
+    place = dict(zip(dense_ids, range(len(dense_ids)), strict=True))
+    places = np.fromiter((place.get(doc_id, -1) for doc_id in sparse_ids), np.intp, len(sparse))
+    in_both = places >= 0
+    only_dense = np.ones(len(dense), bool)
+    only_dense[places[in_both]] = False
+    both, only_sparse = np.flatnonzero(in_both), np.flatnonzero(~in_both)
+    of_dense = np.flatnonzero(only_dense)
+    if k is not None and len(both) >= k:
+        by_sparse = _share("sparse", sparse, how, how.alpha)
+        by_dense = _share("dense", dense, how, 1 - how.alpha)
+        scores = by_sparse[both] + by_dense[places[both]]
+        least = np.partition(scores, -k)[-k]
+        both = both[scores >= least]
+        if exact_dense:
+            only_sparse = only_sparse[by_sparse[only_sparse] + by_dense.min() >= least]
+        of_dense = of_dense[by_sparse.min() + by_dense[of_dense] >= least]
+    return Union(
+        [sparse_ids[i] for i in both.tolist()],
+        [sparse_ids[i] for i in only_sparse.tolist()],
+        [dense_ids[i] for i in of_dense.tolist()],
+    )
+
+
+def _share(name: str, ranking: Ranking, how: Interpolation, weight: float) -> np.ndarray:
+    """What a side adds to the fused score of each document of its own list, as in `fuse`."""
+    scores = np.fromiter((score for _, score in ranking), np.float64, len(ranking))
+    share: np.ndarray = weight * _normalisation(name, np.sort(scores), how)(scores) + 0.0
+    return share
 
 
 def _scores(name: str, ranking: Ranking) -> dict[str, float]:

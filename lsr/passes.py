@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.feedback import heaviest, move_dense, move_sparse
-from lsr.fusion import Fused, fuse
+from lsr.fusion import Fused, contenders, fuse
 from lsr.indexes.dense import DenseIndex
 from lsr.live import Live
 from lsr.request import Feedback, Interpolation, Request, Side
 from lsr.run import Ranking
-from lsr.vectors import concatenate, quantise_queries
+from lsr.vectors import concatenate, quantise_queries, rows
 
 Queries = Sequence[str | Mapping[str, float]]
 
@@ -161,9 +162,9 @@ class Passes:
         last = [hits[max(how.documents, len(hits) - how.negatives) :] for hits in source]
         negatives = [[doc_id for doc_id, _ in hits] if how.negatives else [] for hits in last]
         ids = sorted({doc_id for of_query in relevant + negatives for doc_id in of_query})
-        row = {doc_id: number for number, doc_id in enumerate(ids)}
+        place = {doc_id: number for number, doc_id in enumerate(ids)}
         places = [
-            ([row[doc_id] for doc_id in good], [row[doc_id] for doc_id in bad])
+            ([place[doc_id] for doc_id in good], [place[doc_id] for doc_id in bad])
             for good, bad in zip(relevant, negatives, strict=True)
         ]
         if side == "dense":
@@ -176,17 +177,15 @@ class Passes:
                 ]
             )
         assert batch.sparse is not None
-        impacts = self._live.index.impacts(ids)
-        weights = csr_array(
-            impacts.astype(np.float32) / np.float32(self._live.manifest.impact_scale)
-        )
+        weights = self._live.index.impacts(ids).astype(np.float32)
+        weights.data /= np.float32(self._live.manifest.impact_scale)
         return concatenate(
             [
                 move_sparse(
-                    batch.sparse[[number]],
-                    weights[good],
+                    rows(batch.sparse, [number]),
+                    rows(weights, good),
                     np.array([score for _, score in hits[: how.documents]], dtype=np.float32),
-                    weights[bad],
+                    rows(weights, bad),
                     how,
                 )
                 for number, (hits, (good, bad)) in enumerate(zip(source, places, strict=True))
@@ -251,27 +250,26 @@ class Passes:
         if how.method != "convex" or how.missing != "exact":
             return [fuse(sparse, dense, how, k=k) for sparse, dense in lists]
         assert batch.sparse is not None and batch.dense is not None
-        # What only the other side returned.
-        absent: list[tuple[list[str], list[str]]] = []
-        for sparse, dense in lists:
-            found = {doc_id for doc_id, _ in sparse}, {doc_id for doc_id, _ in dense}
-            absent.append((sorted(found[1] - found[0]), sorted(found[0] - found[1])))
+        exact_dense = self.dense.is_exact(how.depth, batch.allowed)
+        unions = [contenders(sparse, dense, how, k, exact_dense) for sparse, dense in lists]
         impacts, scales = self.impacts(batch.sparse)
-        no_sparse = [ids for ids, _ in absent]
+        no_sparse = [union.only_dense for union in unions]
         scored = self._pool.submit(
             self._live.index.scores, impacts, no_sparse, threads=batch.threads
         )
         of_dense = [
             dict(zip(ids, self.dense.scores(query, ids).tolist(), strict=True))
-            for query, (_, ids) in zip(batch.dense, absent, strict=True)
+            for query, (_, ids, _) in zip(batch.dense, unions, strict=True)
         ]
         of_sparse = [
             {doc_id: score / scale for doc_id, score in zip(ids, scores, strict=True)}
             for ids, scores, scale in zip(no_sparse, scored.result(), scales, strict=True)
         ]
         return [
-            fuse(sparse, dense, how, (exact[0], exact[1]), k)
-            for (sparse, dense), *exact in zip(lists, of_sparse, of_dense, strict=True)
+            fuse(sparse, dense, how, exact, k, chain(*union))
+            for (sparse, dense), exact, union in zip(
+                lists, zip(of_sparse, of_dense, strict=True), unions, strict=True
+            )
         ]
 
     def _sparse(self, queries: Queries) -> csr_array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array, vstack
+from scipy.sparse import csr_array, vstack
 
 # Lucene's scores are float32, which holds every integer up to here.
 EXACT = 2**24
@@ -87,7 +87,8 @@ def quantise_queries(vectors: csr_array, largest: int) -> tuple[csr_array, np.nd
         weights = vectors.data[vectors.indptr[row] : vectors.indptr[row + 1]].astype(np.float64)
         while np.rint(weights * scales[row]).sum() >= room:
             scales[row] /= 2
-    scaled = csr_array(diags_array(scales) @ vectors.astype(np.float64))
+    scaled = vectors.data.astype(np.float64) * np.repeat(scales, np.diff(vectors.indptr))
+    scaled = csr_array((scaled, vectors.indices, vectors.indptr), shape=vectors.shape)
     return quantise(scaled, 1.0, EXACT), scales
 
 
@@ -105,7 +106,26 @@ def concatenate(parts: Sequence[csr_array]) -> csr_array:
                 f"`parts` must agree in vocabulary size and dtype: part 0 has {parts[0].shape[1]} "
                 f"terms ({parts[0].dtype}), part {i} has {part.shape[1]} ({part.dtype})"
             )
-    return csr_array(vstack(parts, format="csr"))
+    # vstack's own work takes longer than a copy of one query.
+    return csr_array(parts[0], copy=True) if len(parts) == 1 else csr_array(vstack(parts, "csr"))
+
+
+def rows(vectors: csr_array, numbers: Sequence[int]) -> csr_array:
+    """Return rows of `vectors` in the order asked, as `vectors[numbers]` does, but faster for few.
+
+    Args:
+        vectors: shape (n, V).
+        numbers: of rows, in [0, n).
+    """
+    parts = [slice(vectors.indptr[number], vectors.indptr[number + 1]) for number in numbers]
+    return csr_array(
+        (
+            np.concatenate([vectors.data[:0], *(vectors.data[part] for part in parts)]),
+            np.concatenate([vectors.indices[:0], *(vectors.indices[part] for part in parts)]),
+            np.cumsum([0, *(part.stop - part.start for part in parts)], dtype=vectors.indptr.dtype),
+        ),
+        shape=(len(numbers), vectors.shape[1]),
+    )
 
 
 def _describe(vectors: csr_array, position: int) -> str:

@@ -39,7 +39,6 @@ import org.apache.lucene.index.Term;
 import org.apache.lucene.index.Terms;
 import org.apache.lucene.search.BooleanClause;
 import org.apache.lucene.search.BooleanQuery;
-import org.apache.lucene.search.BoostQuery;
 import org.apache.lucene.search.IndexSearcher;
 import org.apache.lucene.search.Query;
 import org.apache.lucene.search.TermQuery;
@@ -80,6 +79,7 @@ public final class Engine {
   private final IndexWriter writer;
   private DirectoryReader reader;
   private IndexSearcher searcher;
+  private Dictionary dictionary;
 
   public Engine(String path, byte[] vocabulary, boolean create, boolean writable)
       throws IOException {
@@ -110,7 +110,8 @@ public final class Engine {
   private void use(DirectoryReader opened) {
     reader = opened;
     searcher = new IndexSearcher(reader);
-    searcher.setSimilarity(new ImpactSimilarity());
+    dictionary = new Dictionary(searcher);
+    searcher.setSimilarity(dictionary);
     searcher.setQueryCache(null);
   }
 
@@ -251,7 +252,8 @@ public final class Engine {
 
   /**
    * numbers: queries, and per query a count, term ids, weights; filters: a count, (field, value)…,
-   * a count, (field, low, high)….
+   * a count, (field, low, high)…. The answer holds the number of each query's hits, then of all hits
+   * the scores, then the ids as in Packed.strings.
    */
   public byte[] search(byte[] numbers, byte[] filters, int k, int floor, int threads)
       throws Exception {
@@ -259,25 +261,19 @@ public final class Engine {
     List<Query> required = required(Packed.little(filters));
     List<Callable<List<TopHits.Hit>>> tasks = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
-      int count = in.getInt();
-      int[] terms = Packed.ints(in, count);
-      int[] weights = Packed.ints(in, count);
-      BooleanQuery.Builder any = new BooleanQuery.Builder();
-      for (int i = 0; i < count; i++) {
-        TermQuery term = new TermQuery(new Term(CONTENTS, vocabulary[terms[i]]));
-        any.add(new BoostQuery(term, weights[i]), BooleanClause.Occur.SHOULD);
-      }
-      BooleanQuery query = filtered(any.build(), required);
+      BooleanQuery query = filtered(dictionary.any(in, vocabulary), required);
       tasks.add(() -> top(query, k, floor));
     }
     Packed.Writer out = new Packed.Writer();
+    List<TopHits.Hit> all = new ArrayList<>();
     for (List<TopHits.Hit> hits : parallel(tasks, threads)) {
       out.integer(hits.size());
-      for (TopHits.Hit hit : hits) {
-        out.integer((int) hit.score());
-        out.string(hit.id());
-      }
+      all.addAll(hits);
     }
+    for (TopHits.Hit hit : all) {
+      out.integer((int) hit.score());
+    }
+    out.strings(all.stream().map(TopHits.Hit::id).toList());
     return out.bytes();
   }
 
@@ -312,9 +308,14 @@ public final class Engine {
     return hits;
   }
 
-  /** Per id a flag (1: found), then the forward vector, title, text and metadata JSON. */
+  /** Per id a flag (1: found), then title, text and metadata JSON. */
   public byte[] fetch(byte[] ids) throws IOException {
     return Lookup.fetch(reader, ids);
+  }
+
+  /** Forward vectors: the number of each one's terms (−1: not found), all term ids, all impacts. */
+  public byte[] vectors(byte[] ids) throws IOException {
+    return Lookup.vectors(reader, ids);
   }
 
   /** Ids of the documents that meet the filters (as in search), a string each. */

@@ -59,10 +59,7 @@ final class Lookup {
   static byte[] fetch(DirectoryReader reader, byte[] packed) throws IOException {
     ByteBuffer in = Packed.little(packed);
     Packed.Writer out = new Packed.Writer();
-    List<Ids> leaves = new ArrayList<>();
-    for (LeafReaderContext leaf : reader.leaves()) {
-      leaves.add(new Ids(leaf.reader()));
-    }
+    List<Ids> leaves = leaves(reader);
     while (in.hasRemaining()) {
       BytesRef id = new BytesRef(Packed.bytes(in));
       boolean found = false;
@@ -80,11 +77,45 @@ final class Lookup {
     return out.bytes();
   }
 
+  static byte[] vectors(DirectoryReader reader, byte[] packed) throws IOException {
+    ByteBuffer in = Packed.little(packed);
+    Packed.Writer counts = new Packed.Writer();
+    Packed.Writer ids = new Packed.Writer();
+    Packed.Writer impacts = new Packed.Writer();
+    List<Ids> leaves = leaves(reader);
+    while (in.hasRemaining()) {
+      BytesRef id = new BytesRef(Packed.bytes(in));
+      int count = -1;
+      for (int i = 0; i < leaves.size() && count < 0; i++) {
+        int doc = leaves.get(i).find(id);
+        if (doc >= 0) {
+          count = 0;
+          BinaryDocValues forward =
+              reader.leaves().get(i).reader().getBinaryDocValues(Engine.FORWARD);
+          forward.advanceExact(doc);
+          for (Packed.Terms terms = new Packed.Terms(forward.binaryValue()); terms.next(); count++) {
+            ids.integer(terms.term);
+            impacts.integer(terms.impact);
+          }
+        }
+      }
+      counts.integer(count);
+    }
+    counts.append(ids);
+    counts.append(impacts);
+    return counts.bytes();
+  }
+
+  private static List<Ids> leaves(DirectoryReader reader) throws IOException {
+    List<Ids> leaves = new ArrayList<>();
+    for (LeafReaderContext leaf : reader.leaves()) {
+      leaves.add(new Ids(leaf.reader()));
+    }
+    return leaves;
+  }
+
   private static void describe(LeafReader leaf, int doc, Packed.Writer out) throws IOException {
     out.integer(1);
-    BinaryDocValues forward = leaf.getBinaryDocValues(Engine.FORWARD);
-    forward.advanceExact(doc);
-    out.string(forward.binaryValue());
     Document stored = leaf.storedFields().document(doc);
     for (String name : Engine.STORED) {
       out.string(stored.get(name).getBytes(StandardCharsets.UTF_8));

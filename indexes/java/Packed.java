@@ -6,6 +6,7 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
+import java.util.List;
 import org.apache.lucene.util.BytesRef;
 
 /** The buffers that go to and from Python: little-endian; strings are a length and UTF-8 bytes. */
@@ -53,30 +54,55 @@ final class Packed {
     out.write(value);
   }
 
-  /** Σ over the terms of a forward vector of impact × weight, weights by term id. */
-  static int product(int[] weights, BytesRef forward) {
-    byte[] bytes = forward.bytes;
-    int at = forward.offset;
-    int end = at + forward.length;
-    int term = 0;
-    int sum = 0;
-    while (at < end) {
+  /** Reads a forward vector, term by term. */
+  static final class Terms {
+    private final byte[] bytes;
+    private final int end;
+    private int at;
+    int term;
+    int impact;
+
+    Terms(BytesRef forward) {
+      bytes = forward.bytes;
+      at = forward.offset;
+      end = at + forward.length;
+    }
+
+    boolean next() {
+      if (at == end) {
+        return false;
+      }
+      term += vint();
+      impact = vint();
+      return true;
+    }
+
+    private int vint() {
       int value = 0;
       int shift = 0;
       for (; bytes[at] < 0; at++, shift += 7) {
         value |= (bytes[at] & 127) << shift;
       }
-      value |= bytes[at++] << shift;
-      term += value;
-      int impact = 0;
-      shift = 0;
-      for (; bytes[at] < 0; at++, shift += 7) {
-        impact |= (bytes[at] & 127) << shift;
-      }
-      impact |= bytes[at++] << shift;
-      sum += weights[term] * impact;
+      return value | bytes[at++] << shift;
+    }
+  }
+
+  /** Σ over the terms of a forward vector of impact × weight, weights by term id. */
+  static int product(int[] weights, BytesRef forward) {
+    int sum = 0;
+    for (Terms terms = new Terms(forward); terms.next(); ) {
+      sum += weights[terms.term] * terms.impact;
     }
     return sum;
+  }
+
+  /** Of valid UTF-8: Python's string of these bytes has this length. */
+  static int codePoints(BytesRef text) {
+    int count = 0;
+    for (int i = text.offset; i < text.offset + text.length; i++) {
+      count += (text.bytes[i] & 0xC0) == 0x80 ? 0 : 1;
+    }
+    return count;
   }
 
   /** A growing little-endian buffer. */
@@ -95,6 +121,20 @@ final class Packed {
     void string(BytesRef value) throws IOException {
       integer(value.length);
       out.write(value.bytes, value.offset, value.length);
+    }
+
+    void append(Writer more) throws IOException {
+      more.bytes.writeTo(out);
+    }
+
+    /** The length of each in code points, then all of them. */
+    void strings(List<BytesRef> values) throws IOException {
+      for (BytesRef value : values) {
+        integer(codePoints(value));
+      }
+      for (BytesRef value : values) {
+        out.write(value.bytes, value.offset, value.length);
+      }
     }
 
     byte[] bytes() {

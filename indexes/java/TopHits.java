@@ -68,11 +68,10 @@ final class TopHits implements Collector {
         limit();
       }
 
-      /** Equal scores stay competitive: their ids decide. */
+      /** From the start nothing below the floor. Equal scores stay competitive: their ids decide. */
       private void limit() throws IOException {
-        if (heap.size() == k) {
-          scorer.setMinCompetitiveScore(Math.max(floor, heap.peek().score()));
-        }
+        boolean full = heap.size() == k;
+        scorer.setMinCompetitiveScore(full ? Math.max(floor, heap.peek().score()) : floor);
       }
     };
   }

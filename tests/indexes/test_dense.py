@@ -152,6 +152,26 @@ def test_queries_that_a_structure_finds_too_little_for_are_searched_flat(monkeyp
     assert index.search(queries, K)[::2] == expected[::2]
 
 
+def test_says_whether_all_vectors_are_compared(monkeypatch):
+    ids, vectors, queries = clusters(20_000)
+    index = DenseIndex(ids, vectors, kind="hnsw")
+    compared = []
+    exhaustive = dense_rows.Rows._exhaustive
+    monkeypatch.setattr(
+        dense_rows.Rows,
+        "_exhaustive",
+        lambda rows, *of: compared.append(1) or exhaustive(rows, *of),
+    )
+    for k in (1, 10, 50, 51, 1000):
+        for allowed in (None, ids[:15_000], ids[:10], []):
+            compared.clear()
+            index.search(queries[:1], k, allowed)
+            if allowed != []:
+                assert index.is_exact(k, allowed) == bool(compared)
+    assert [index.is_exact(k) for k in (10, 1000)] == [False, True]
+    assert DenseIndex(ids[:50], vectors[:50]).is_exact(1)
+
+
 def test_the_same_vectors_make_the_same_structure(tmp_path):
     _, vectors, _ = clusters(3000)
     for name in "ab":

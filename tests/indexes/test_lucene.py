@@ -206,3 +206,44 @@ def test_a_relative_path_is_of_the_directory_that_one_is_in_now(tmp_path, monkey
             index.add(documents(1), random_impacts(1, 0), new=True)
             index.commit({})
         assert any((tmp_path / name / "index").glob("segments_*"))
+
+
+def test_common_terms_of_little_weight_beside_rare_ones(tmp_path):
+    """Lists that are longer than Lucene's blocks, whose ends its skip lists do not cover."""
+    rng = np.random.default_rng(0)
+    n, shares = 3000, np.repeat([0.7, 0.3, 0.05, 0.002], [30, 30, 30, len(TERMS) - 90])
+    dense = rng.integers(1, 200, (n, len(TERMS))) * (rng.random((n, len(TERMS))) < shares)
+    # Impacts above all others where skip lists end.
+    dense[-5:] *= 50
+    impacts = csr_array(dense.astype(np.int32))
+    ids = [f"d{number * 37 % n}" for number in range(n)]
+    weights = (rng.random((60, len(TERMS))) < 0.3) * rng.integers(1, 4, (60, len(TERMS)))
+    weights[:, 80:] *= 20
+    queries = csr_array(weights.astype(np.int32))
+    expected = exact.search(impacts, ids, queries, 10)
+    with LuceneIndex.create(tmp_path / "index", TERMS) as index:
+        for part in (slice(0, 2500), slice(2500, n)):
+            index.add([Document(doc_id) for doc_id in ids[part]], impacts[part], new=True)
+            index.commit({})
+        # At first terms are met for the first time.
+        for _ in range(2):
+            assert index.search(queries, 10) == expected
+        for query, hits in enumerate(expected):
+            last = hits[-1][1] if hits else 1
+            assert index.search(queries[[query]], 10, min_score=last) == [hits]
+        index.delete(ids[-5:])
+        index.commit({})
+        assert index.search(queries, 10) == exact.search(impacts[:-5], ids[:-5], queries, 10)
+
+
+def test_ids_of_several_bytes_a_character(tmp_path):
+    ids = ["é", "a\nb", "", "日本語", "🙂🙂x", "z\0z"]
+    impacts = csr_array(np.arange(1, 7, dtype=np.int32)[:, None])
+    with LuceneIndex.create(tmp_path / "index", ["a"]) as index:
+        index.add([Document(doc_id) for doc_id in ids], impacts)
+        index.commit({})
+        (hits,) = index.search(csr_array(np.array([[2]], np.int32)), 10)
+        assert hits == [(doc_id, 2 * number) for number, doc_id in reversed([*enumerate(ids, 1)])]
+        assert index.impacts(ids[::-1]).toarray().ravel().tolist() == [6, 5, 4, 3, 2, 1]
+        with pytest.raises(KeyError, match="no document 'b'"):
+            index.impacts(["é", "b"])

@@ -1,9 +1,10 @@
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
 
-from lsr.fusion import Fused, fuse
+from lsr.fusion import Fused, contenders, fuse
 from lsr.request import Interpolation
 
 SPARSE = [("a", 10.0), ("b", 6.0), ("c", 2.0)]
@@ -246,3 +247,44 @@ def test_scores_are_finite(score: float) -> None:
 def test_a_document_twice() -> None:
     with pytest.raises(ValueError, match="`sparse` holds document 'c' twice"):
         fuse([*SPARSE, ("c", 1.0)], DENSE, how(missing="zero"))
+
+
+@pytest.mark.parametrize("exact_dense", [True, False])
+@pytest.mark.parametrize("normalisation", ["min-max", "theoretical", "z-score", "none"])
+def test_contenders_hold_the_best_of_all(normalisation: str, exact_dense: bool) -> None:
+    """Against the fusion of everything, with ties, short lists and weights of 0."""
+    rng = np.random.default_rng(0)
+    fewer = 0
+    for _ in range(400):
+        n = int(rng.integers(1, 80))
+        ids = [f"d{number}" for number in rng.permutation(n)]
+        few = rng.integers(1, 30)
+        scores = {
+            "sparse": rng.integers(0, few, n) / 7,
+            "dense": np.float32(rng.integers(-few, few, n) / 3),
+        }
+        if rng.random() < 0.5:
+            # Sides that agree: many documents are in both lists.
+            scores["dense"] = np.float32(scores["sparse"] + rng.integers(0, 3, n) / 3)
+        depth = int(rng.integers(1, 60))
+        known = {side: dict(zip(ids, of.tolist(), strict=True)) for side, of in scores.items()}
+        lists = {}
+        for side, of in known.items():
+            hits = [hit for hit in of.items() if hit[1] > 0 or side == "dense"]
+            if side == "dense" and not exact_dense:
+                hits = [hit for hit in hits if rng.random() < 0.8]
+            lists[side] = sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:depth]
+        settings = how(alpha=rng.choice([0, 0.3, 0.5, 1]), normalisation=normalisation)
+        for k in (None, 1, int(rng.integers(1, 20))):
+            union = contenders(lists["sparse"], lists["dense"], settings, k, exact_dense)
+            assert set(union.both) <= dict(lists["sparse"]).keys() & dict(lists["dense"]).keys()
+            asked = (
+                {doc_id: known["sparse"][doc_id] for doc_id in union.only_dense},
+                {doc_id: known["dense"][doc_id] for doc_id in union.only_sparse},
+            )
+            everything = fuse(*lists.values(), settings, tuple(known.values()), k)
+            assert fuse(*lists.values(), settings, asked, k, chain(*union)) == everything
+            whole = len(dict(lists["sparse"]) | dict(lists["dense"]))
+            assert k is not None or len([*chain(*union)]) == whole
+            fewer += len([*chain(*union)]) < whole
+    assert fewer > 100

@@ -229,6 +229,20 @@ def test_paging_never_reorders(searcher):
         assert searcher.rank(["heat flow"], k, **settings) == [everything[:k]]
 
 
+@pytest.mark.parametrize("normalisation", ["min-max", "theoretical", "z-score", "none"])
+def test_scores_that_are_not_asked_for_change_nothing(searcher, monkeypatch, normalisation):
+    rng = np.random.default_rng(6)
+    asked = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(40)]
+    everything = searcher.passes.interpolated
+    for alpha, filters in product((0.0, 0.4, 1.0), ({}, {"part": 1})):
+        how = {"alpha": alpha, "normalisation": normalisation, "depth": 30}
+        settings = {"mode": "hybrid", "interpolation": how, "filters": filters}
+        pruned = searcher.rank(asked, 3, **settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(searcher.passes, "interpolated", lambda *of: everything(*of[:2]))
+            assert searcher.rank(asked, 3, **settings) == pruned
+
+
 def test_batches_and_threads_change_nothing(searcher):
     rng = np.random.default_rng(5)
     asked = [" ".join(rng.choice(WORDS, 3)) for _ in range(300)]
