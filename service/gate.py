@@ -316,7 +316,7 @@ class _Exchange:
             "key": self.fingerprint,
             **scope["state"]["log"],
         }
-        level = logging.ERROR if status >= 500 else logging.INFO
+        level = logging.ERROR if status == 500 else logging.INFO
         if log.isEnabledFor(level):
             # Not `log.log`, which spends half its time on finding this line.
             extra = {"fields": fields}

@@ -224,11 +224,16 @@ async def measure_swaps(
             number, body = next(bodies)
             replies.append((number, await connection.ask("POST", server.path + "/search", body)))
 
+    async def more_replies(n: int) -> None:
+        target = len(replies) + n
+        while len(replies) < target:
+            await asyncio.sleep(RETRY_SECONDS)
+
     async def swap(connection: Connection) -> None:
         nonlocal done
+        share = len(requests) // (swaps + 1)
         for number in range(1, swaps + 1):
-            while len(replies) < number * len(requests) / (swaps + 1):
-                await asyncio.sleep(RETRY_SECONDS)
+            await more_replies(share)
             base = prepared[number % len(prepared)]
             ingest.paused = True  # the service gives the lock back soon after the last write
             while ingest.paused:
@@ -237,8 +242,9 @@ async def measure_swaps(
                     ingest.paused = False
                 except IndexLockedError:
                     await asyncio.sleep(RETRY_SECONDS)
-            if number % 2:  # the others the service finds by itself
+            if number % 2 or number == swaps:  # the others the service finds by itself
                 await connection.ask("POST", "/admin/reload")
+        await more_replies(share)
         done = True
 
     begun = time.perf_counter()

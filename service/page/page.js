@@ -7,20 +7,20 @@ import { glide } from "./glide.js";
 import { columnView, errorView, pair, told } from "./hits.js";
 import { askForKey } from "./key.js";
 import { listen } from "./keyboard.js";
-import { has, movesOf, RANKINGS, ranksOf, unmoved } from "./rankings.js";
+import { has, movesOf, NOTHING, RANKINGS, ranksOf, unmoved } from "./rankings.js";
 import { startView } from "./start.js";
 import { Terms } from "./terms.js";
 
 const PAGE = 10; // hits asked for at once
 const TYPING = 150; // milliseconds of rest before a search
 const DRAGGING = 80;
-
 const MOST = 100; // hits asked for again while weights are moved
 
 const state = { query: "", index: null, chosen: ["sparse"] };
 let indexes = []; // IndexState of each
 const columns = new Map(); // name → {answer, base, error, busy, asking}; see `run`
-let expanding = new AbortController();
+let expanding = new AbortController(); // the text, and by feedback
+let feeding = new AbortController();
 let settled = true; // the next letter begins a new entry of the history
 
 const queryField = find("query");
@@ -77,6 +77,7 @@ function writeAddress(push) {
 /** Search for a new text, or in another index. */
 function search() {
   expanding.abort();
+  feeding.abort();
   for (const { asking } of columns.values()) asking.abort();
   columns.forEach((column) => Object.assign(column, { base: null, edited: false, stale: true }));
   document.title = state.query ? `${state.query} \u2013 lsr` : "lsr";
@@ -105,10 +106,11 @@ async function expand() {
 }
 
 async function expandFeedback() {
-  const { signal } = expanding;
-  terms.loadFeedback([]);
-  if (!state.chosen.includes("feedback")) return;
-  const moved = await expanded(requestOf("feedback"), signal);
+  feeding.abort();
+  feeding = new AbortController();
+  const { signal } = feeding;
+  const asked = state.chosen.includes("feedback");
+  const moved = asked ? await expanded(requestOf("feedback"), signal) : [];
   if (!signal.aborted) terms.loadFeedback(moved.filter((term) => term.from_feedback));
 }
 
@@ -130,7 +132,7 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
   column.asking = new AbortController();
   const { signal } = column.asking;
   column.busy = true;
-  draw();
+  if (!moving) draw(); // else hits that glide would stop
   let first;
   const ask = (request) =>
     post("search", { ...request, k, snippets: true, explain: true, text: false }, signal);
@@ -164,22 +166,14 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
   tell();
 }
 
-// An answer to no terms.
-const NOTHING = {
-  hits: [],
-  cursor: null,
-  approximate: [],
-  took_ms: 0,
-  hints: ["Every term is left out: give one a weight, or reset."],
-};
-
 /** Weights have been moved: the rankings that they make follow. */
 function edit() {
   for (const name of shown().filter(isEditable)) {
     const had = columns.get(name)?.answer?.hits.length ?? 0;
     run(name, { k: Math.min(MOST, Math.max(PAGE, had)), moving: true });
   }
-  draw();
+  if (!shown().some(isEditable)) draw();
+  if (isEditable("feedback")) expandFeedback();
 }
 
 /** An answer from a newer state than the one in the header: look what has changed. */
@@ -396,6 +390,7 @@ async function start() {
   readAddress();
   if (early) state.query = early;
   queryField.value = state.query;
+  writeAddress(false);
   search();
 }
 

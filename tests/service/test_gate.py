@@ -90,9 +90,9 @@ def call(gate, method="GET", path="/x", headers=(), parts=(), state=None):
         async def receive():
             if not left:
                 return {"type": "http.disconnect"}
-            part = left.pop(0)
-            if part is None:
+            if left[0] is None:
                 await asyncio.Event().wait()
+            part = left.pop(0)
             return {"type": "http.request", "body": part, "more_body": bool(left)}
 
         async def send(message):
@@ -302,7 +302,7 @@ def test_a_long_body_is_refused_unread(gated, length):
     assert status == 413 and "at most 1024 bytes" in error(body, sent)
 
 
-@pytest.mark.parametrize("length", [b"-1", b"1.5", b"+5", "٣".encode(), b"1_0", b" 5"])
+@pytest.mark.parametrize("length", [b"-1", b"1.5", b"+5", "٣".encode(), b"\xb2", b"1_0", b" 5"])
 def test_a_length_that_is_none(gated, length):
     status, sent, body = call(gated(), "POST", "/x", [(b"content-length", length)])
     assert status == 400 and "`Content-Length`" in error(body, sent)
@@ -456,6 +456,27 @@ def test_a_client_that_left_is_no_error(gated, lines, seen):
     assert request["status"] == 499 and seen[0][2] == 499
     with pytest.raises(ClientDisconnect):
         asyncio.run(inner(scope, gone, send))
+
+
+def test_an_answer_that_nobody_waits_for(gated, seen):
+    """FastAPI makes one of a client that left; it is no bad request."""
+
+    async def inner(scope, receive, send):
+        try:
+            await Request(scope, receive).body()
+        except ClientDisconnect:
+            await Response("a body is missing", 400)(scope, receive, send)
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": "/x", "query_string": b""}
+    scope["headers"] = [(b"content-length", b"3")]
+    asyncio.run(gated(inner)(scope, gone, send))
+    assert seen[0][2] == 499
 
 
 def test_a_line_for_each_request(gated, lines):

@@ -1,0 +1,157 @@
+"""Many clients during ingest and swaps: every answer is the serial one of its state, exactly.
+
+More of them: LSR_CLIENTS=64 LSR_QUERIES=2000 LSR_SWAPS=10.
+"""
+
+import json
+import os
+import random
+import shutil
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+import uvicorn
+
+from lsr.client import Client, ServiceError
+from lsr.corpus import Document, open_corpus
+from lsr.indexes.lucene import IndexLockedError
+from lsr.indexes.manifest import read_manifest
+from lsr.indexing import build_index
+from lsr.request import ask
+from lsr.service.app import app_around
+from lsr.service.protocol import protocol
+from lsr.service.replay import Answered, Write, differing
+from lsr.service.service import Service
+from lsr.service.settings import Settings
+
+CLIENTS = int(os.environ.get("LSR_CLIENTS", "16"))
+QUERIES = int(os.environ.get("LSR_QUERIES", "200"))  # distinct; each client asks its share
+SWAPS = int(os.environ.get("LSR_SWAPS", "3"))
+WORDS = (
+    "heat flow wing plate layer pressure shock nose cone cylinder boundary theory speed drag lift "
+    "mach body angle attack tunnel jet nozzle flutter beam shell panel stress buckling fatigue"
+).split()
+
+
+def texts(seed, n, length):
+    choice = random.Random(seed)
+    return [" ".join(choice.choices(WORDS, k=choice.randint(*length))) for _ in range(n)]
+
+
+@contextmanager
+def served(directory):
+    """The service, and its URL."""
+    settings = Settings()
+    service = Service([directory], settings)
+    app = app_around(lambda: service, settings)
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol(settings), log_config=None))
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield service, f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def bases(tmp_path, dense_model):
+    """Two indexes of different documents, and their corpora."""
+    found = []
+    for number in range(2):
+        path = tmp_path / f"corpus-{number}.jsonl"
+        with path.open("w") as file:
+            for n, text in enumerate(texts(number, 150, (1, 12))):
+                file.write(json.dumps({"_id": f"d{n}", "text": text, "part": n % 3}) + "\n")
+        build_index(open_corpus(path), tmp_path / f"base-{number}", "lexical", dense=dense_model)
+        found.append((open_corpus(path), tmp_path / f"base-{number}"))
+    return found
+
+
+REQUESTS = [
+    ask(query, mode="hybrid" if n % 2 else "sparse", filters={"part": n % 3} if n % 5 == 4 else {})
+    for n, query in enumerate(texts(7, QUERIES, (2, 4)))
+]
+
+
+class Traffic:
+    """What clients ask and write until `done`, and what came of it."""
+
+    def __init__(self, url, directory):
+        self.url, self.directory = url, directory
+        self.done = threading.Event()
+        self.answers, self.writes = [], []
+        self.numbers = count()
+
+    def search(self):
+        with Client(self.url, retries=0) as client:
+            while (n := next(self.numbers)) < QUERIES or not self.done.is_set():
+                number = n % QUERIES
+                answer = client.search(REQUESTS[number], text=False)
+                ranking = [(hit.id, hit.score) for hit in answer.hits]
+                state = answer.state
+                self.answers.append(Answered(state.generation, state.commit, number, ranking))
+
+    def write(self, name):
+        """New documents, replaced and deleted ones, of this writer's own ids."""
+        choice = random.Random(name)
+        with Client(self.url, retries=100) as client:
+            for n in count():
+                if self.done.is_set():
+                    return
+                documents = [
+                    Document(f"{name}-{choice.randrange(40)}-{place}", "", text, {"part": n % 3})
+                    for place, text in enumerate(texts(f"{name} {n}", 3, (1, 12)))
+                ]
+                put = client.add(documents)
+                self.writes.append(Write(put.generation, put.commit, documents))
+                try:
+                    gone = client.delete(documents[0].id)
+                except ServiceError as error:
+                    # A build has left it out.
+                    assert error.status == 404
+                    assert read_manifest(self.directory).generation > put.generation
+                else:
+                    self.writes.append(Write(gone.generation, gone.commit, [], [documents[0].id]))
+
+
+def test_answers_are_the_serial_ones_of_their_state(tmp_path, bases):
+    directory = tmp_path / "wings"
+    shutil.copytree(bases[0][1], directory)
+    generations = {read_manifest(directory).generation: bases[0][1]}
+    with served(directory) as (service, url):
+        traffic = Traffic(url, directory)
+        with ThreadPoolExecutor(CLIENTS + 2) as pool:
+            running = [pool.submit(traffic.search) for _ in range(CLIENTS)]
+            running += [pool.submit(traffic.write, f"writer{n}") for n in range(2)]
+            try:
+                for number in range(1, SWAPS + 1):
+                    corpus, base = bases[number % 2]
+                    build(corpus, directory, service.ingests["wings"], base)
+                    generations[read_manifest(directory).generation] = base
+                    with Client(url) as client:
+                        (state,) = client.reload()
+                    assert state.generation == read_manifest(directory).generation
+            finally:
+                traffic.done.set()
+            for future in running:
+                future.result()
+    assert len(traffic.answers) >= QUERIES
+    assert {answer.generation for answer in traffic.answers} == set(generations)
+    assert differing(traffic.answers, traffic.writes, generations, REQUESTS, tmp_path) == []
+
+
+def build(corpus, directory, ingest, base):
+    """Build while writes wait for it."""
+    dense = read_manifest(base).dense
+    while True:
+        ingest.release()
+        try:
+            return build_index(corpus, directory, "lexical", dense=dense)
+        except IndexLockedError:
+            pass  # a write came first
