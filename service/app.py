@@ -32,7 +32,7 @@ from lsr.corpus import Document
 from lsr.highlight import matches
 from lsr.request import Request as Asked
 from lsr.search import Hit, Position, Searcher
-from lsr.service import answering, errors, page
+from lsr.service import answering, assets, errors
 from lsr.service.bodies import (
     BatchBody,
     DocumentBody,
@@ -101,7 +101,7 @@ def app_around(opened: Callable[[], Service], settings: Settings) -> FastAPI:
     _add_health(app)
     _add_searches(app)
     _add_documents(app)
-    app.include_router(page.router)
+    app.include_router(assets.router)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

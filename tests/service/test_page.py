@@ -14,7 +14,7 @@ import httpx
 import pytest
 import uvicorn
 
-from lsr.service import page as served_page
+from lsr.service import assets as served_page
 from lsr.service.app import create_app
 from lsr.service.settings import Settings
 
