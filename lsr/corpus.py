@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -315,6 +316,8 @@ def _metadata(values: Mapping[str, object]) -> dict[str, MetadataValue | list[st
         if isinstance(value, str):
             result[key] = _checked_text(value, key)
         elif isinstance(value, int | float | bool):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} must be finite, got {value}")
             result[key] = value
         elif isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             result[key] = [_checked_text(item, key) for item in value]

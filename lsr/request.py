@@ -76,7 +76,7 @@ class Feedback(_Settings):
     )
     iterations: Annotated[int, Field(ge=1, le=10)] = 1
     terms: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=20, description="terms of the moved sparse query: its own, then the heaviest others"
+        default=10, description="terms of the moved sparse query: its own, then the heaviest others"
     )
     mass: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="or the heaviest that hold this share of the sum of weights"
@@ -124,7 +124,7 @@ class Request(_Settings):
         default_factory=dict, description="metadata that a hit has; (low, high) for numbers"
     )
     min_score: float | None = Field(default=None, description="smallest score of a hit")
-    max_terms: Annotated[int, Field(ge=1)] | None = Field(
+    max_terms: Annotated[int, Field(ge=1, le=LARGEST_K)] | None = Field(
         default=None, description="query terms used, the heaviest"
     )
     mass: Annotated[float, Field(gt=0, le=1)] | None = Field(
@@ -149,6 +149,8 @@ class Request(_Settings):
     def _ordered(cls, filters: object) -> object:
         for key, bounds in filters.items() if isinstance(filters, Mapping) else ():
             if isinstance(bounds, Sequence) and not isinstance(bounds, str) and len(bounds) == 2:
+                if not all(b is None or isinstance(b, (int, float, str)) for b in bounds):
+                    continue  # of another type, which is told of elsewhere
                 low, high = (math.nan if isinstance(b, str) else b for b in bounds)
                 if not (-math.inf if low is None else low) <= (math.inf if high is None else high):
                     raise ValueError(
@@ -330,6 +332,8 @@ def _bounds(path: Sequence[Any]) -> str:
         schema = model.model_json_schema()["properties"][part]
         for option in (schema, *schema.get("anyOf", ())):
             found |= {key: value for key, value in option.items() if "imum" in key.lower()}
+    if not found:
+        return ""  # a setting of a model that extends Request
     low, above = found.get("minimum"), found.get("exclusiveMinimum")
     high = found.get("maximum")
     if high is not None:

@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.middleware.cors import CORSMiddleware
-from lsr.service.ingest import Delete, Put, Receipt
 from pydantic import BaseModel
 
 import lsr
@@ -44,6 +43,7 @@ from lsr.service.bodies import (
 )
 from lsr.service.dispatcher import DeadlineError, Outcome, Search
 from lsr.service.gate import Gate
+from lsr.service.ingest import Delete, Put, Receipt
 from lsr.service.served import Served, state_of
 from lsr.service.service import Service
 from lsr.service.settings import Settings
@@ -57,13 +57,18 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "no key, or a wrong one"},
     403: {"model": Problem, "description": "the key may not do this"},
     404: {"model": Problem, "description": "no such index or document"},
+    405: {"model": Problem, "description": "the path is not for this method"},
     408: {"model": Problem, "description": "the body came too slowly"},
     410: {"model": Problem, "description": "the cursor's generation is gone"},
     413: {"model": Problem, "description": "the body is too large"},
+    414: {"model": Problem, "description": "the URL is too long"},
+    415: {"model": Problem, "description": "the body is compressed"},
     422: {"model": Problem, "description": "the body does not fit the model"},
     429: {"model": Problem, "description": "the queue is full: see Retry-After"},
+    431: {"model": Problem, "description": "the head of the request is too large"},
     503: {"model": Problem, "description": "stopping, or the index is being built"},
     504: {"model": Problem, "description": "the deadline passed"},
+    507: {"model": Problem, "description": "the disk is full; what was acknowledged is safe"},
 }
 
 
@@ -93,6 +98,7 @@ def app_around(opened: Callable[[], Service], settings: Settings) -> FastAPI:
         summary="Learned sparse retrieval: search, and why a document matched.",
         version=lsr.__version__,
         lifespan=lifespan,
+        redirect_slashes=False,
         docs_url=None,  # these load assets from elsewhere
         redoc_url=None,
         responses=PROBLEMS,
@@ -102,18 +108,19 @@ def app_around(opened: Callable[[], Service], settings: Settings) -> FastAPI:
     _add_searches(app)
     _add_documents(app)
     app.include_router(assets.router)
+    app.add_middleware(
+        cast(Any, Gate),
+        settings=settings,
+        observe=lambda *seen: app.state.service.metrics.observe(*seen),
+    )
     if settings.cors_origins:
+        # Outside the gate: a browser asks without a key whether it may send one.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
         )
-    app.add_middleware(
-        cast(Any, Gate),
-        settings=settings,
-        observe=lambda *seen: app.state.service.metrics.observe(*seen),
-    )
     return app
 
 
@@ -255,6 +262,9 @@ def _add_documents(app: FastAPI) -> None:
                 durable += len(group)
         except ValueError as error:
             raise ValueError(f"{error} ({durable} documents before it are durable)") from error
+        except HTTPException as error:  # of the gate: the client was too slow
+            told = f"{error.detail} ({durable} documents are durable)"
+            raise HTTPException(error.status_code, told, error.headers) from error
         if receipt is None:
             raise ValueError("the stream holds no documents")
         return _acknowledged(served, receipt._replace(documents=durable))
@@ -275,7 +285,11 @@ async def _answers(
     job = service.dispatcher.search(served, searches, deadline)
     outcome = await _outcome(job, deadline)
     answers = []
-    for body, search, shown in zip(bodies, searches, outcome.value, strict=True):
+    for number, (body, search, shown) in enumerate(
+        zip(bodies, searches, outcome.value, strict=True), 1
+    ):
+        if isinstance(shown, ValueError) and len(bodies) > 1:
+            raise ValueError(f"request {number} of {len(bodies)}: {shown}") from shown
         if isinstance(shown, Exception):
             raise shown
         if search.after and body.after(search.request, outcome.generation) != search.after:

@@ -102,6 +102,7 @@ class DocumentBody(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        allow_inf_nan=False,
         json_schema_extra={
             "examples": [{"title": "A title", "text": "Some text.", "metadata": {"year": 2026}}]
         },

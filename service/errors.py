@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -67,7 +68,10 @@ def install(app: FastAPI) -> None:
             message = f"{request.method} is not for {request.url.path}"
         elif error.status_code == 400 and error.__cause__:
             # FastAPI says no more than that the body could not be parsed.
-            message = f"the body cannot be read: {error.__cause__}"
+            reason = str(error.__cause__)
+            if "integer string conversion" in reason:
+                reason = "a number has too many digits"
+            message = f"the body cannot be read: {reason}"
         return problem(error.status_code, message, _id(request), dict(error.headers or {}))
 
     async def unfit(request: Request, error: Exception) -> Response:
@@ -78,6 +82,12 @@ def install(app: FastAPI) -> None:
             return problem(400, f"the body is not valid JSON: {reason}", _id(request))
         return problem(422, _unfit(details), _id(request))
 
+    async def of_system(request: Request, error: Exception) -> Response:
+        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+            raise error
+        return problem(507, error.strerror or "the disk is full", _id(request))
+
+    app.add_exception_handler(OSError, of_system)
     for kind, _, _ in STATUS:
         app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, of_http)

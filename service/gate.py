@@ -54,6 +54,7 @@ _LOOKED_AT = (
 )
 # Its length is not bounded; the route bounds its lines.
 _STREAM = re.compile(r"POST /indexes/[^/]+/documents")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 
 # A client that still sends its body when the answer is there may not see the answer if the
@@ -116,6 +117,9 @@ class Gate:
             self._check_key(exchange)
         else:
             _check_local(headers, self.settings)
+        if _CONTROL.search(exchange.scope["path"]):
+            # A route matches with or without a newline at the end of a path.
+            raise HTTPException(400, "the path must not hold control characters")
         coding = headers.of(b"content-encoding").strip().lower()
         if coding not in ("", "identity"):
             raise HTTPException(415, f"`Content-Encoding` must be identity, got {coding[:50]!r}")

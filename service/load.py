@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsr.request import Request
+from lsr.corpus import Document
+from lsr.request import Request, ask
 from lsr.service.replay import Answered
+
+K = 10
 
 
 class Reply(NamedTuple):
@@ -107,6 +111,28 @@ class Server:
         """Resident megabytes."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def first_lines(documents: Sequence[Document], n: int) -> list[str]:
+    """`n` distinct queries of 4 to 10 words: lines of the documents, their first ones first."""
+    found: dict[str, None] = {}
+    lines = [document.text.splitlines() for document in documents]
+    for of_all in itertools.zip_longest(*lines, fillvalue=""):
+        for line in of_all:
+            words = line.split()[:10]
+            if len(words) >= 4 and len(found) < n:
+                found[" ".join(words)] = None
+    if len(found) < n:
+        raise ValueError(f"the corpus has lines for {len(found)} queries, asked for {n}")
+    return list(found)
+
+
+def requests_of(queries: Sequence[str]) -> list[Request]:
+    """Requests in mode sparse and hybrid by turns."""
+    return [
+        ask(query, k=K, mode="hybrid" if number % 2 else "sparse")
+        for number, query in enumerate(queries)
+    ]
 
 
 def body_of(request: Request) -> bytes:

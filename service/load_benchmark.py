@@ -37,13 +37,22 @@ from lsr.indexes.lucene import IndexLockedError
 from lsr.indexes.manifest import NAME, read_manifest, write_manifest
 from lsr.indexing import build_index, delete_documents
 from lsr.live import locked
-from lsr.request import Request, ask
+from lsr.request import Request
 from lsr.run import Ranking
 from lsr.search import Searcher
-from lsr.service.load import Connection, Reply, Server, body_of, closed_loop, connected, summary
+from lsr.service.load import (
+    Connection,
+    Reply,
+    Server,
+    body_of,
+    closed_loop,
+    connected,
+    first_lines,
+    requests_of,
+    summary,
+)
 from lsr.service.replay import Write, differing
 
-K = 10
 WARM = 40
 ROUNDS = 10
 OVERLOAD = 3
@@ -52,28 +61,6 @@ GROUP = 4
 PARTS = ("cost", "swaps", "overload")
 CORPUS = "corpus.jsonl"
 RETRY_SECONDS = 0.02
-
-
-def first_lines(documents: Sequence[Document], n: int) -> list[str]:
-    """`n` distinct queries of 4 to 10 words: lines of the documents, their first ones first."""
-    found: dict[str, None] = {}
-    lines = [document.text.splitlines() for document in documents]
-    for of_all in itertools.zip_longest(*lines, fillvalue=""):
-        for line in of_all:
-            words = line.split()[:10]
-            if len(words) >= 4 and len(found) < n:
-                found[" ".join(words)] = None
-    if len(found) < n:
-        raise ValueError(f"the corpus has lines for {len(found)} queries, asked for {n}")
-    return list(found)
-
-
-def requests_of(queries: Sequence[str]) -> list[Request]:
-    """Requests in mode sparse and hybrid by turns."""
-    return [
-        ask(query, k=K, mode="hybrid" if number % 2 else "sparse")
-        for number, query in enumerate(queries)
-    ]
 
 
 # Cost
@@ -229,7 +216,7 @@ async def measure_swaps(
         while len(replies) < target:
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def swap(connection: Connection) -> None:
+    async def swap() -> None:
         nonlocal done
         share = len(requests) // (swaps + 1)
         for number in range(1, swaps + 1):
@@ -243,14 +230,15 @@ async def measure_swaps(
                 except IndexLockedError:
                     await asyncio.sleep(RETRY_SECONDS)
             if number % 2 or number == swaps:  # the others the service finds by itself
-                await connection.ask("POST", "/admin/reload")
+                async with connected(server.port, 1) as (connection,):
+                    await connection.ask("POST", "/admin/reload")
         await more_replies(share)
         done = True
 
     begun = time.perf_counter()
-    async with connected(server.port, clients + 1) as (first, *others):
+    async with connected(server.port, clients) as connections:
         writing = asyncio.create_task(ingest.run())
-        await asyncio.gather(swap(first), *map(client, others))
+        await asyncio.gather(swap(), *map(client, connections))
         seconds = time.perf_counter() - begun
         ingest.stopped = True
         await writing
@@ -289,7 +277,7 @@ async def measure_overload(
     replies: list[Reply] = []
     free: list[Connection] = []
     used: list[Connection] = []
-    highest = 0.0
+    late = 0.0
 
     async def offer(body: bytes) -> None:
         if not free:
@@ -304,11 +292,14 @@ async def measure_overload(
     while (passed := time.perf_counter() - begun) < seconds:
         while len(tasks) < passed * rate:
             tasks.append(asyncio.create_task(offer(next(bodies))))
-        highest = max(highest, server.memory())
+        woken = time.perf_counter()
         await asyncio.sleep(0.002)
-    answered = sum(reply.status == 200 for reply in replies)
-    memory["highest"] = highest
+        # The clients share the machine with the server; what they are late is no time of its.
+        late = max(late, time.perf_counter() - woken)
+    memory["at the end"] = server.memory()
     await asyncio.gather(*tasks)
+    answered = sum(reply.status == 200 for reply in replies)
+    until_the_last = time.perf_counter() - begun
     after = await closed_loop(server, numbered[: 3 * WARM], 1)
     memory["after"] = server.memory()
     for connection in used:
@@ -317,9 +308,10 @@ async def measure_overload(
     return {
         "capacity_per_second": capacity,
         "offered_per_second": len(tasks) / seconds,
-        "answered_per_second": answered / seconds,
+        "answered_per_second": answered / until_the_last,
         "statuses": dict(Counter(reply.status for reply in replies)),
         "refusal_ms": summary(refused, seconds) if refused else None,
+        "clients_late_ms": 1000 * late,
         "answer_ms": summary([r.ms for r in replies if r.status == 200], seconds),
         "connections": len(used),
         "memory_mb": memory,

@@ -42,7 +42,6 @@ def serve(
             access_log=False,
             log_config=None,
             server_header=False,
-            limit_concurrency=settings.max_connections,
             timeout_graceful_shutdown=settings.drain_seconds,
         )
         host, port = listener.getsockname()[:2]

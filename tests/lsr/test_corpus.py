@@ -274,3 +274,9 @@ def test_a_document_of_one_line():
         parse_document(b'{"id": "\xff"}')
     with pytest.raises(ValueError, match="invalid JSON"):
         parse_document(b'{"id": "d"')
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
+def test_metadata_is_finite(number: str) -> None:
+    with pytest.raises(ValueError, match="year must be finite, got"):
+        parse_document(b'{"id": "d", "text": "x", "year": %s}' % number.encode())

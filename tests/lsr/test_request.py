@@ -24,7 +24,7 @@ def test_ask_takes_a_request_and_changes_it():
     [
         ({"k": 0}, r"`k` must be in \[1, 1000000\], got 0"),
         ({"k": "a"}, r"`k`: Input should be a valid integer"),
-        ({"max_terms": 0}, "`max_terms` must be at least 1, got 0"),
+        ({"max_terms": 0}, "`max_terms` must be in \\[1, 1000000\\], got 0"),
         ({"mass": 0}, r"`mass` must be in \(0, 1\], got 0"),
         ({"mode": "both"}, "`mode` must be one of 'sparse', 'dense' or 'hybrid', got 'both'"),
         ({"alpha": 1}, "`alpha` is no setting of a request"),

@@ -152,7 +152,8 @@ def test_a_batch_is_its_searches(api):
     many = {"requests": [{"query": "heat"}] * 65}
     assert error_of(api.post(url, json=many), 400) == "`requests` must be at most 64, got 65"
     bad = {"requests": [{"query": "heat"}, {"query": {"zzzz": 1}}]}
-    assert "'zzzz' is not in the index's vocabulary" in error_of(api.post(url, json=bad), 400)
+    told = "request 2 of 2: query term 'zzzz' is not in the index's vocabulary"
+    assert error_of(api.post(url, json=bad), 400) == told
 
 
 def test_expand(api, searcher):
@@ -338,3 +339,45 @@ def test_the_openapi_document_loads_nothing_and_shows_examples(api):
     body = described["components"]["schemas"]["SearchBody"]
     assert body["examples"] and described["paths"]["/indexes/{name}/search"]
     assert api.get("/docs").status_code == 404
+
+
+def test_pages_of_other_origins_may_call_where_the_operator_says(built):
+    key = "k" * 16
+    settings = Settings(cors_origins=("https://a.example",), read_key=key)
+    with TestClient(create_app([built], settings), base_url=LOCAL) as client:
+        asked = {
+            "Origin": "https://a.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
+        preflight = client.options("/indexes/wings/search", headers=asked)
+        assert preflight.status_code == 200
+        assert preflight.headers["Access-Control-Allow-Origin"] == "https://a.example"
+        asked["Origin"] = "https://b.example"
+        assert "Access-Control-Allow-Origin" not in client.options("/", headers=asked).headers
+        given = {"Authorization": f"Bearer {key}", "Origin": "https://a.example"}
+        answer = client.post("/indexes/wings/search", json={"query": "heat"}, headers=given)
+        assert answer.status_code == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://a.example"
+
+
+def test_a_path_with_a_newline_is_no_document(writable):
+    answer = writable.delete("/indexes/wings/documents/d1%0a")
+    assert "control characters" in error_of(answer, 400)
+    assert writable.get("/indexes/wings/documents/d1").status_code == 200
+
+
+def test_a_full_disk_is_told_and_searches_go_on(writable, monkeypatch):
+    import errno
+
+    from lsr.writing import Writer
+
+    def full(self):
+        raise OSError(errno.ENOSPC, "the disk is full", "/somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "commit", full)
+        answer = writable.put("/indexes/wings/documents/x", json={"text": "heat"})
+        assert error_of(answer, 507) == "the disk is full"
+    assert search(writable, query="heat")["hits"]
+    assert writable.put("/indexes/wings/documents/x", json={"text": "heat"}).status_code == 200
