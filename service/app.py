@@ -112,6 +112,7 @@ def app_around(opened: Callable[[], Service], settings: Settings) -> FastAPI:
         cast(Any, Gate),
         settings=settings,
         observe=lambda *seen: app.state.service.metrics.observe(*seen),
+        refusal=lambda: app.state.service.dispatcher.refusal(),
     )
     if settings.cors_origins:
         # Outside the gate: a browser asks without a key whether it may send one.

@@ -114,6 +114,16 @@ class Dispatcher:
         """What `function` returns of the index's searcher; see `search`."""
         return self._submit(_Job(served, deadline, (), function))
 
+    def refusal(self) -> str | None:
+        """Why a request that came now would be refused, which is counted; None if it would not."""
+        if self._queued < self._capacity:
+            return None
+        self._metrics.refused.labels("queue full").inc()
+        return (
+            f"{self._queued} requests are waiting, and no more than {self._capacity} may: "
+            "try again later"
+        )
+
     def control(self, function: Callable[[], T]) -> Future[T]:
         """`function()` before the next micro-batch; never refused but by ClosedError."""
         future: Future[T] = Future()
@@ -135,12 +145,8 @@ class Dispatcher:
         with self._changed:
             if self._closed:
                 raise ClosedError("the service is stopping")
-            if self._queued >= self._capacity:
-                self._metrics.refused.labels("queue full").inc()
-                raise OverloadedError(
-                    f"{self._queued} requests are waiting, and no more than {self._capacity} may: "
-                    "try again later"
-                )
+            if reason := self.refusal():
+                raise OverloadedError(reason)
             self._jobs.append(job)
             self._count(job.size)
             self._changed.notify()

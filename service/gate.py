@@ -52,6 +52,8 @@ _LOOKED_AT = (
     b"x-api-key",
     b"x-request-id",
 )
+# What waits in the queue for the engine.
+_QUEUED = re.compile(r"POST /indexes/[^/]+/(search|search/batch|explain|expand)")
 # Its length is not bounded; the route bounds its lines.
 _STREAM = re.compile(r"POST /indexes/[^/]+/documents")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -79,7 +81,13 @@ def needs(method: str, path: str) -> Need:
 class Gate:
     """ASGI middleware around the API."""
 
-    def __init__(self, app: App, settings: Settings, observe: Observe) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        observe: Observe,
+        refusal: Callable[[], str | None] = lambda: None,
+    ) -> None:
         """Wrap an app.
 
         Args:
@@ -87,10 +95,13 @@ class Gate:
             settings: keys and limits.
             observe: is told of each request: method, route ("/indexes/{name}"; "none" where no
                 route took it), status (499: the client left before it was answered), seconds.
+            refusal: says why the queue takes no more; a request is then refused before anything is
+                spent on it.
         """
         self.app = app
         self.settings = settings
         self.observe = observe
+        self.refusal = refusal
         keys: tuple[tuple[Need, SecretStr | None], ...] = (
             ("read", settings.read_key),
             ("admin", settings.admin_key),
@@ -208,6 +219,7 @@ class _Exchange:
         try:
             try:
                 self._gate.check(self)
+                await self._check_room()
                 await self._gate.app(self.scope, self.receive, self.send)
             except HTTPException as refusal:
                 if self._status:
@@ -222,6 +234,15 @@ class _Exchange:
                 await self._answer(500, "internal error")
         finally:
             self._note()
+
+    async def _check_room(self) -> None:
+        """Raises HTTPException 429, after the body, so that the connection can be used again."""
+        if not _QUEUED.fullmatch(f"{self.scope['method']} {self.scope['path']}"):
+            return
+        if reason := self._gate.refusal():
+            while self._expects:
+                await self.receive()
+            raise HTTPException(429, reason, {"Retry-After": "1"})
 
     async def receive(self) -> Message:
         """The next part of the body.

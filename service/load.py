@@ -60,6 +60,9 @@ class Connection:
             f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/{kind}\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
+        if self._reader.at_eof():  # it was idle for longer than the server keeps it
+            self.close()
+            await self.open()
         begun = time.perf_counter()
         self._writer.write(head.encode() + body)
         answer = (await self._reader.readuntil(b"\r\n\r\n")).lower()

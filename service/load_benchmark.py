@@ -294,8 +294,7 @@ async def measure_overload(
             tasks.append(asyncio.create_task(offer(next(bodies))))
         woken = time.perf_counter()
         await asyncio.sleep(0.002)
-        # The clients share the machine with the server; what they are late is no time of its.
-        late = max(late, time.perf_counter() - woken)
+        late = max(late, time.perf_counter() - woken)  # no time of the server's
     memory["at the end"] = server.memory()
     await asyncio.gather(*tasks)
     answered = sum(reply.status == 200 for reply in replies)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,6 +47,10 @@ def serve(
         )
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        # What is there now stays: a collection that walked through all of it would stop every
+        # answer for some tenths of a second.
+        gc.collect()
+        gc.freeze()
         _Server(config, lambda: started(url)).run([listener])
 
 

@@ -602,3 +602,43 @@ def test_it_costs_little(gated):
         return min(times)
 
     assert asyncio.run(best()) < 500e-6
+
+
+def test_a_full_queue_is_told_before_the_app_is_asked():
+    asked, full = [], [True]
+
+    async def app(scope, receive, send):
+        asked.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    gate = Gate(app, Settings(), lambda *seen: None, lambda: "64 are waiting" if full[0] else None)
+
+    async def call(path, method="POST"):
+        parts = [
+            {"type": "http.request", "body": b"a", "more_body": True},
+            {"type": "http.request", "body": b"b", "more_body": False},
+        ]
+        sent = []
+        headers = [(b"host", b"localhost"), (b"content-length", b"2")]
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
+
+        async def receive():
+            return parts.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        await gate(scope, receive, send)
+        return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"], len(parts)
+
+    for action in ("search", "search/batch", "explain", "expand"):
+        status, headers, body, left = asyncio.run(call(f"/indexes/wings/{action}"))
+        assert status == 429 and b"64 are waiting" in body and headers[b"retry-after"] == b"1"
+        # The body was read, so that the connection goes on.
+        assert left == 0 and b"connection" not in headers
+    assert not asked
+    assert asyncio.run(call("/indexes/wings/documents"))[0] == 200
+    assert asyncio.run(call("/healthz", "GET"))[0] == 200
+    full[0] = False
+    assert asyncio.run(call("/indexes/wings/search"))[0] == 200
