@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +27,8 @@ def serve(
     (see the README).
     """
     with user_errors():
+        from pydantic import ValidationError
+
         try:
             from lsr.service.server import serve as run
             from lsr.service.settings import Settings
@@ -35,12 +37,18 @@ def serve(
                 f'serving wants `pip install "lsr-search[service]"` ({error})'
             ) from error
         given = {"host": host, "port": port}
-        # pydantic's errors are ValueErrors, and name the setting.
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-        run(
-            directories,
-            settings,
-            lambda url: typer.echo(
-                f"serving {', '.join(map(str, directories))} at {url}", err=True
-            ),
-        )
+        chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        try:
+            settings = Settings(**chosen)
+        except ValidationError as error:
+            raise ValueError("; ".join(map(_told, error.errors()))) from error
+        try:
+            run(directories, settings, lambda url: typer.echo(f"serving at {url}", err=True))
+        except KeyboardInterrupt:
+            pass  # how a service is stopped: it has answered what it had begun
+
+
+def _told(detail: Any) -> str:
+    """One error of the settings, by the name of the variable."""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"LSR_{detail['loc'][0].upper()}: {message}" if detail["loc"] else message

@@ -1,7 +1,5 @@
 """The page of a report in a browser: sorting, opening queries, texts that look like code."""
 
-import shutil
-
 import pytest
 
 from lsr.corpus import Document, Query
@@ -13,23 +11,7 @@ from lsr.explanation import Contribution
 from lsr.run import Run
 
 CODE = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 N = 12
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("no chromium on the path (`apt-get install chromium`)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

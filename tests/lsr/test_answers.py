@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lsr.corpus import open_corpus
-from lsr.encoders.load import default_tokenizer
 from lsr.indexing import add_documents, build_index
 from lsr.request import ask
 from lsr.search import Position, Searcher
@@ -26,23 +25,14 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
+def folder(tmp_path_factory, dense_model):
     folder = tmp_path_factory.mktemp("answers")
-    torch.manual_seed(0)
-    tokenizer = default_tokenizer().backend_tokenizer
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)]).save(
-        str(folder / "dense")
-    )
     write_corpus(folder / "corpus.jsonl", "d", 200)
     build_index(
         open_corpus(folder / "corpus.jsonl"),
         folder / "index",
         "lexical",
-        dense=str(folder / "dense"),
+        dense=dense_model,
     )
     return folder
 

@@ -38,22 +38,6 @@ def corpus_of():
 
 
 @pytest.fixture(scope="session")
-def dense_model(tmp_path_factory):
-    """The path of a bi-encoder of random word vectors."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
-    from lsr.encoders.load import default_tokenizer
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("dense") / "model"
-    vectors = StaticEmbedding(default_tokenizer().backend_tokenizer, embedding_dim=16)
-    SentenceTransformer(modules=[vectors]).save(str(path))
-    return str(path)
-
-
-@pytest.fixture(scope="session")
 def built(tmp_path_factory, dense_model):
     """An index of 200 documents, sparse and dense, not to be changed."""
     from lsr.corpus import open_corpus

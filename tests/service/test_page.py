@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import socket
 import threading
 import time
@@ -18,10 +17,6 @@ from lsr.service import assets as served_page
 from lsr.service.app import create_app
 from lsr.service.settings import Settings
 
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 BROKEN = "document.title='broken'"
 CODE = f'</style></script><img src=x onerror="{BROKEN}"><script>{BROKEN}</script> \U0001f600 wing'
 KEY = "a-key-for-reading-only"
@@ -80,18 +75,6 @@ def locked(code):
     """The address of a service that asks for a key."""
     with serving([code], read_key=KEY) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("no chromium on the path (`apt-get install chromium`)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
