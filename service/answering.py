@@ -58,9 +58,10 @@ def marked(text: str, found: Sequence[Match]) -> Marked:
 class Shown:
     """What one answer shows of its hits besides themselves, worked out on the engine's thread."""
 
-    def __init__(self, searcher: Searcher, body: SearchBody, hits: Sequence[Hit]) -> None:
-        """Explain and mark the hits as `body` says."""
-        request = body.request()
+    def __init__(
+        self, searcher: Searcher, body: SearchBody, request: Request, hits: Sequence[Hit]
+    ) -> None:
+        """Explain and mark the hits of a request as `body` says."""
         ids = [hit.document.id for hit in hits]
         self._why: Sequence[Explanation | None] = [None] * len(hits)
         if body.explain and hits:

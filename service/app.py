@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -30,20 +29,19 @@ from lsr.answers import (
 from lsr.corpus import Document
 from lsr.highlight import matches
 from lsr.request import Request as Asked
-from lsr.search import Hit, Position, Searcher
+from lsr.search import Searcher
 from lsr.service import answering, assets, errors
 from lsr.service.bodies import (
     BatchBody,
     DocumentBody,
     ExplainBody,
-    GoneError,
     SearchBody,
+    asked_of,
     check_limits,
-    cursor_after,
 )
-from lsr.service.dispatcher import DeadlineError, Outcome, Search
 from lsr.service.gate import Gate
 from lsr.service.ingest import Delete, Put, Receipt
+from lsr.service.searching import answers, work
 from lsr.service.served import Served, state_of
 from lsr.service.service import Service
 from lsr.service.settings import Settings
@@ -169,7 +167,7 @@ def _add_searches(app: FastAPI) -> None:
     @app.post("/indexes/{name}/search", tags=["search"], response_model=Answer)
     async def search(name: NameParameter, body: SearchBody, http: Request) -> Response:
         """Search by a text or by term weights."""
-        (answer,) = await _answers(app, _served(app, name), [body], http)
+        (answer,) = await answers(_service(app), _served(app, name), [body], http.scope)
         return _json(answer)
 
     @app.post("/indexes/{name}/search/batch", tags=["search"], response_model=Answers)
@@ -178,13 +176,13 @@ def _add_searches(app: FastAPI) -> None:
         most = _service(app).settings.max_batch
         if len(body.requests) > most:
             raise ValueError(f"`requests` must be at most {most}, got {len(body.requests)}")
-        answers = await _answers(app, _served(app, name), body.requests, http)
-        return _json(Answers.model_construct(answers=answers))
+        found = await answers(_service(app), _served(app, name), body.requests, http.scope)
+        return _json(Answers.model_construct(answers=found))
 
     @app.post("/indexes/{name}/explain", tags=["search"], response_model=ExplainedDocument)
     async def explain(name: NameParameter, body: ExplainBody) -> Response:
         """Why a document has its score for a request."""
-        served, request = _served(app, name), body.request()
+        served, request = _served(app, name), asked_of(body)
         check_limits(request, _service(app).settings)
 
         def explained(searcher: Searcher) -> tuple[Any, ...]:
@@ -193,7 +191,7 @@ def _add_searches(app: FastAPI) -> None:
             terms = answering.query_terms(searcher, request)
             return document, why, matches(searcher.encoder.tokenizer, document.text, terms)
 
-        outcome = await _work(app, served, explained)
+        outcome = await work(_service(app), served, explained)
         document, why, found = outcome.value
         return _json(
             ExplainedDocument.model_construct(
@@ -209,7 +207,7 @@ def _add_searches(app: FastAPI) -> None:
         """The terms that a query becomes, after feedback if that is asked for."""
         served = _served(app, name)
         check_limits(body, _service(app).settings)
-        outcome = await _work(app, served, lambda searcher: searcher.expand(body))
+        outcome = await work(_service(app), served, lambda searcher: searcher.expand(body))
         state = state_of(served.name, outcome.generation, outcome.commit)
         return _json(answering.expansion(state, outcome.value))
 
@@ -218,7 +216,9 @@ def _add_documents(app: FastAPI) -> None:
     @app.get("/indexes/{name}/documents/{id:path}", tags=["documents"])
     async def get(name: NameParameter, id: IdParameter) -> StoredDocument:  # noqa: A002
         """A document as the index keeps it."""
-        outcome = await _work(app, _served(app, name), lambda searcher: _document(searcher, id))
+        outcome = await work(
+            _service(app), _served(app, name), lambda searcher: _document(searcher, id)
+        )
         return answering.stored(outcome.value)
 
     @app.put("/indexes/{name}/documents/{id:path}", tags=["documents"])
@@ -271,88 +271,6 @@ def _add_documents(app: FastAPI) -> None:
         return _acknowledged(served, receipt._replace(documents=durable))
 
 
-async def _answers(
-    app: FastAPI, served: Served, bodies: Sequence[SearchBody], http: Request
-) -> list[Answer]:
-    begun = time.monotonic()
-    service = _service(app)
-    searches = []
-    for body in bodies:
-        request = body.request()
-        after = body.after(request, served.state.generation)
-        check_limits(request, service.settings, after.rank if after else 0)
-        searches.append(Search(request, after, _shows(body)))
-    deadline = begun + min(_milliseconds(body, service.settings) for body in bodies) / 1000
-    job = service.dispatcher.search(served, searches, deadline)
-    outcome = await _outcome(job, deadline)
-    answers = []
-    for number, (body, search, shown) in enumerate(
-        zip(bodies, searches, outcome.value, strict=True), 1
-    ):
-        if isinstance(shown, ValueError) and len(bodies) > 1:
-            raise ValueError(f"request {number} of {len(bodies)}: {shown}") from shown
-        if isinstance(shown, Exception):
-            raise shown
-        if search.after and body.after(search.request, outcome.generation) != search.after:
-            raise GoneError("the index has changed its generation: search again")
-        hits, approximate = shown
-        sent = hits.hits()
-        cursor = None
-        rank = (search.after.rank if search.after else 0) + len(sent)
-        if len(sent) == search.request.k and rank < service.settings.max_depth:
-            place = Position(sent[-1].score, sent[-1].id, rank)
-            cursor = cursor_after(search.request, outcome.generation, place)
-        answers.append(
-            Answer.model_construct(
-                state=state_of(served.name, outcome.generation, outcome.commit),
-                hits=sent,
-                cursor=cursor,
-                approximate=approximate,
-                took_ms=round(1000 * (time.monotonic() - begun), 3),
-            )
-        )
-    ended = time.monotonic()
-    formatting = ended - begun - (outcome.queue_ms + outcome.engine_ms) / 1000
-    service.metrics.stage_seconds.labels("format").observe(max(formatting, 0.0))
-    first = searches[0].request
-    http.scope["state"]["log"] = {
-        "index": served.name,
-        "generation": outcome.generation,
-        "commit": outcome.commit,
-        "mode": first.mode,
-        "k": first.k,
-        "requests": len(searches),
-        "hits": sum(len(answer.hits) for answer in answers),
-        "queue_ms": round(outcome.queue_ms, 3),
-        "engine_ms": round(outcome.engine_ms, 3),
-    }
-    return answers
-
-
-def _shows(body: SearchBody) -> Callable[[Searcher, list[Hit]], Any]:
-    def show(searcher: Searcher, hits: list[Hit]) -> tuple[answering.Shown, list[str]]:
-        return answering.Shown(searcher, body, hits), searcher.approximations(body.request())
-
-    return show
-
-
-async def _work(app: FastAPI, served: Served, function: Callable[[Searcher], Any]) -> Outcome:
-    service = _service(app)
-    deadline = time.monotonic() + service.settings.timeout_ms / 1000
-    return await _outcome(service.dispatcher.work(served, function, deadline), deadline)
-
-
-async def _outcome(job: Future[Outcome], deadline: float) -> Outcome:
-    """Raises DeadlineError where the engine has not answered by then."""
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            return await asyncio.wrap_future(job)
-    except DeadlineError:
-        raise
-    except TimeoutError as error:
-        raise DeadlineError("the engine did not answer before the deadline") from error
-
-
 def _document(searcher: Searcher, doc_id: str) -> Document:
     try:
         (document,) = searcher.index.documents([doc_id])
@@ -366,8 +284,9 @@ async def _write(app: FastAPI, served: Served, operation: Put | Delete) -> Recei
     service = _service(app)
     deadline = time.monotonic() + service.settings.write_timeout_ms / 1000
     # Waits where the queue of writes is full: backpressure, which the client's connection feels.
-    submitted = await asyncio.to_thread(service.ingests[served.name].submit, operation, deadline)
-    return await asyncio.wrap_future(submitted)
+    with service.metrics.stage_seconds.labels("write").time():
+        submit = service.ingests[served.name].submit
+        return await asyncio.wrap_future(await asyncio.to_thread(submit, operation, deadline))
 
 
 def _acknowledged(served: Served, receipt: Receipt) -> Acknowledgement:
@@ -377,10 +296,6 @@ def _acknowledged(served: Served, receipt: Receipt) -> Acknowledgement:
         commit=receipt.commit,
         documents=receipt.documents,
     )
-
-
-def _milliseconds(body: SearchBody, settings: Settings) -> int:
-    return min(body.timeout_ms or settings.timeout_ms, settings.timeout_ms)
 
 
 def _service(app: FastAPI) -> Service:

@@ -41,10 +41,6 @@ class SearchBody(Request):
         default=None, description="deadline; by default, and at most, the service's"
     )
 
-    def request(self) -> Request:
-        """What is asked of the engine."""
-        return Request.model_construct(**{name: getattr(self, name) for name in ASKED})
-
     def after(self, request: Request, generation: int) -> Position | None:
         """The hit that `cursor` stands for; None without one.
 
@@ -70,7 +66,9 @@ class SearchBody(Request):
         return place
 
 
-ASKED = tuple(Request.model_fields)
+def asked_of(body: Request) -> Request:
+    """What a body asks of the engine, without what is the service's."""
+    return Request.model_construct(**{name: getattr(body, name) for name in Request.model_fields})
 
 
 class BatchBody(BaseModel):
@@ -91,10 +89,6 @@ class ExplainBody(Request):
     )
 
     id: Annotated[str, Field(min_length=1, max_length=1000)] = Field(description="a document's id")
-
-    def request(self) -> Request:
-        """What is asked of the engine."""
-        return Request.model_construct(**{name: getattr(self, name) for name in ASKED})
 
 
 class DocumentBody(BaseModel):

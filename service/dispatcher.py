@@ -6,7 +6,6 @@ refreshed between two micro-batches and an answer is of one state, whatever goes
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -21,7 +20,6 @@ from lsr.service.metrics import Metrics
 from lsr.service.served import Served
 
 T = TypeVar("T")
-log = logging.getLogger("lsr.service")
 
 
 class OverloadedError(RuntimeError):

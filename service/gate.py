@@ -37,10 +37,9 @@ log = logging.getLogger("lsr.service")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # What needs no key, and what the read key may do; all else is the admin key's.
 _OPEN = re.compile(r"GET (/healthz|/readyz|/openapi\.json|/|/page/.+)", re.DOTALL)
+_SEARCHES = r"POST /indexes/[^/]+/(search|search/batch|explain|expand)"
 _READ = re.compile(
-    r"GET (/metrics|/indexes|/indexes/[^/]+|/indexes/[^/]+/documents/.+)"
-    r"|POST /indexes/[^/]+/(search|search/batch|explain|expand)",
-    re.DOTALL,
+    rf"GET (/metrics|/indexes|/indexes/[^/]+|/indexes/[^/]+/documents/.+)|{_SEARCHES}", re.DOTALL
 )
 _LOOKED_AT = (
     b"authorization",
@@ -53,7 +52,7 @@ _LOOKED_AT = (
     b"x-request-id",
 )
 # What waits in the queue for the engine.
-_QUEUED = re.compile(r"POST /indexes/[^/]+/(search|search/batch|explain|expand)")
+_QUEUED = re.compile(_SEARCHES)
 # Its length is not bounded; the route bounds its lines.
 _STREAM = re.compile(r"POST /indexes/[^/]+/documents")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

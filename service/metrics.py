@@ -28,8 +28,8 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "lsr_stage_seconds",
-            "Time of a request's stages: queue, engine (shared by a micro-batch), format; of a "
-            "write, commit",
+            "Time of a search's stages: queue, engine (shared by a micro-batch), format; of a "
+            "write until it is acknowledged: write",
             ("stage",),
             buckets=SECONDS,
             registry=self._registry,

@@ -1,6 +1,10 @@
-"""What tests of several folders share: a browser, and a dense model without weights to speak of."""
+"""What tests of several folders share: a browser, a server, a dense model of random numbers."""
 
 import shutil
+import socket
+import threading
+import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -37,3 +41,30 @@ def dense_model(tmp_path_factory):
     vectors = StaticEmbedding(default_tokenizer().backend_tokenizer, embedding_dim=16)
     SentenceTransformer(modules=[vectors]).save(str(path))
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """A context manager: an ASGI application on a free port of this machine; its (host, port)."""
+    import uvicorn
+
+    @contextmanager
+    def serve(app, **options):
+        server = uvicorn.Server(
+            uvicorn.Config(app, **({"ws": "none", "lifespan": "on", "log_config": None} | options))
+        )
+        with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+            thread = threading.Thread(target=server.run, args=([listener],))
+            thread.start()
+            try:
+                end = time.monotonic() + 60
+                while not server.started:
+                    assert thread.is_alive() and time.monotonic() < end
+                    time.sleep(0.01)
+                yield listener.getsockname()
+            finally:
+                server.should_exit = True
+                thread.join(60)
+        assert not thread.is_alive()
+
+    return serve

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -61,26 +59,19 @@ def write(path, documents):
     return open_corpus(path)
 
 
-@contextmanager
-def served(directories, settings):
-    """The URL of the service, in a thread."""
-    import uvicorn
-
+@pytest.fixture(scope="module")
+def served(serving):
+    """A context manager: the URL of a service."""
     from lsr.service.app import create_app
     from lsr.service.protocol import protocol
 
-    config = uvicorn.Config(
-        create_app(directories, settings), http=protocol(settings), log_config=None
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    @contextmanager
+    def serve(directories, settings):
+        app = create_app(directories, settings)
+        with serving(app, http=protocol(settings)) as (host, port):
+            yield f"http://{host}:{port}"
+
+    return serve
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +84,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(folder):
+def url(folder, served):
     from lsr.service.settings import Settings
 
     settings = Settings(read_key=READ, admin_key=ADMIN)

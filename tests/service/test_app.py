@@ -218,6 +218,8 @@ def test_documents_are_written_and_seen_at_once(writable):
     assert error_of(writable.get(f"{url}/a/b%2Fé"), 404)
     assert "a/b/é" in error_of(writable.delete(f"{url}/a/b%2Fé"), 404)
     assert writable.get("/indexes/wings").json()["documents"] == before["documents"]
+    # Three that were acknowledged, and two that were refused.
+    assert 'lsr_stage_seconds_count{stage="write"} 5.0' in writable.get("/metrics").text
 
 
 def test_a_stream_of_documents(writable):

@@ -7,14 +7,12 @@ import json
 import os
 import random
 import shutil
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 
 import pytest
-import uvicorn
 
 from lsr.client import Client, ServiceError
 from lsr.corpus import Document, open_corpus
@@ -42,21 +40,19 @@ def texts(seed, n, length):
     return [" ".join(choice.choices(WORDS, k=choice.randint(*length))) for _ in range(n)]
 
 
-@contextmanager
-def served(directory):
-    """The service, and its URL."""
-    settings = Settings()
-    service = Service([directory], settings)
-    app = app_around(lambda: service, settings)
-    server = uvicorn.Server(uvicorn.Config(app, http=protocol(settings), log_config=None))
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield service, f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+@pytest.fixture
+def served(serving):
+    """A context manager: the service of an index, and its URL."""
+
+    @contextmanager
+    def serve(directory):
+        settings = Settings()
+        service = Service([directory], settings)
+        app = app_around(lambda: service, settings)
+        with serving(app, http=protocol(settings)) as (host, port):
+            yield service, f"http://{host}:{port}"
+
+    return serve
 
 
 @pytest.fixture
@@ -120,7 +116,7 @@ class Traffic:
                     self.writes.append(Write(gone.generation, gone.commit, [], [documents[0].id]))
 
 
-def test_answers_are_the_serial_ones_of_their_state(tmp_path, bases):
+def test_answers_are_the_serial_ones_of_their_state(tmp_path, bases, served):
     directory = tmp_path / "wings"
     shutil.copytree(bases[0][1], directory)
     generations = {read_manifest(directory).generation: bases[0][1]}

@@ -8,14 +8,11 @@ import json
 import os
 import re
 import shutil
-import socket
 import threading
-import time
 from typing import NamedTuple
 
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, Phase, given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -48,28 +45,13 @@ class Reply(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def service(built, tmp_path_factory):
+def service(built, tmp_path_factory, serving):
     """The address of a served copy of an index, and its application."""
     index = shutil.copytree(built, tmp_path_factory.mktemp("malformed") / "wings")
     settings = Settings(body_seconds=2)
     app = create_app([index], settings)
-    config = uvicorn.Config(
-        app, http=protocol(settings), ws="none", lifespan="on", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        end = time.monotonic() + 60
-        while not server.started:
-            assert thread.is_alive() and time.monotonic() < end
-            time.sleep(0.01)
-        try:
-            yield listener.getsockname(), app
-        finally:
-            server.should_exit = True
-            thread.join(30)
-    assert not thread.is_alive()
+    with serving(app, http=protocol(settings)) as address:
+        yield address, app
 
 
 @pytest.fixture

@@ -2,16 +2,12 @@
 
 import json
 import re
-import socket
-import threading
-import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlencode
 
 import httpx
 import pytest
-import uvicorn
 
 from lsr.service import assets as served_page
 from lsr.service.app import create_app
@@ -23,27 +19,6 @@ KEY = "a-key-for-reading-only"
 FILES = Path(served_page.__file__).parent / "page"
 QUERY = "heat flow wing"
 ALL = "sparse,dense,hybrid,feedback"
-
-
-@contextmanager
-def serving(directories, **settings):
-    """The address of a service."""
-    app = create_app(directories, Settings(**settings))
-    config = uvicorn.Config(app, ws="none", lifespan="on", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        end = time.monotonic() + 60
-        while not server.started:
-            assert thread.is_alive() and time.monotonic() < end
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join(30)
-    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +40,16 @@ def code(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(built, code):
-    with serving([built, code]) as address:
-        yield address
+def url(built, code, serving):
+    with serving(create_app([built, code], Settings())) as (host, port):
+        yield f"http://{host}:{port}/"
 
 
 @pytest.fixture(scope="module")
-def locked(code):
+def locked(code, serving):
     """The address of a service that asks for a key."""
-    with serving([code], read_key=KEY) as address:
-        yield address
+    with serving(create_app([code], Settings(read_key=KEY))) as (host, port):
+        yield f"http://{host}:{port}/"
 
 
 @pytest.fixture

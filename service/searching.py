@@ -1,0 +1,122 @@
+"""Requests to the dispatcher, and what comes back as answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from lsr.answers import Answer
+from lsr.request import Request
+from lsr.search import Hit, Position, Searcher
+from lsr.service.answering import Shown
+from lsr.service.bodies import GoneError, SearchBody, asked_of, check_limits, cursor_after
+from lsr.service.dispatcher import DeadlineError, Outcome, Search
+from lsr.service.served import Served, state_of
+from lsr.service.service import Service
+from lsr.service.settings import Settings
+
+
+async def answers(
+    service: Service, served: Served, bodies: Sequence[SearchBody], scope: MutableMapping[str, Any]
+) -> list[Answer]:
+    """The answers to requests, all of one state of an index.
+
+    Args:
+        service: of the index.
+        served: the index.
+        bodies: at least one.
+        scope: of the HTTP request; its log line is told what was done.
+
+    Raises:
+        ValueError: a request does not fit the index or the limits.
+        GoneError: a cursor is of another generation.
+        DeadlineError, OverloadedError, ClosedError: see `Dispatcher`.
+    """
+    begun = time.monotonic()
+    generation = served.state.generation
+    searches = []
+    for body in bodies:
+        request = asked_of(body)
+        after = body.after(request, generation)
+        check_limits(request, service.settings, after.rank if after else 0)
+        searches.append(Search(request, after, _shows(body, request)))
+    deadline = begun + min(_milliseconds(body, service.settings) for body in bodies) / 1000
+    outcome = await _outcome(service.dispatcher.search(served, searches, deadline), deadline)
+    if outcome.generation != generation and any(search.after for search in searches):
+        raise GoneError("the index has changed its generation: search again")
+    found = []
+    for number, (search, shown) in enumerate(zip(searches, outcome.value, strict=True), 1):
+        if isinstance(shown, ValueError) and len(searches) > 1:
+            raise ValueError(f"request {number} of {len(searches)}: {shown}") from shown
+        if isinstance(shown, Exception):
+            raise shown
+        found.append(_answer(service, served, search, shown, outcome, begun))
+    formatting = time.monotonic() - begun - (outcome.queue_ms + outcome.engine_ms) / 1000
+    service.metrics.stage_seconds.labels("format").observe(max(formatting, 0.0))
+    first = searches[0].request
+    scope["state"]["log"] = {
+        "index": served.name,
+        "generation": outcome.generation,
+        "commit": outcome.commit,
+        "mode": first.mode,
+        "k": first.k,
+        "requests": len(searches),
+        "hits": sum(len(answer.hits) for answer in found),
+        "queue_ms": round(outcome.queue_ms, 3),
+        "engine_ms": round(outcome.engine_ms, 3),
+    }
+    return found
+
+
+async def work(service: Service, served: Served, function: Callable[[Searcher], Any]) -> Outcome:
+    """What `function` returns of the index's searcher, see `Dispatcher.work`."""
+    deadline = time.monotonic() + service.settings.timeout_ms / 1000
+    return await _outcome(service.dispatcher.work(served, function, deadline), deadline)
+
+
+def _answer(
+    service: Service,
+    served: Served,
+    search: Search,
+    shown: tuple[Shown, list[str]],
+    outcome: Outcome,
+    begun: float,
+) -> Answer:
+    hits, approximate = shown[0].hits(), shown[1]
+    rank = (search.after.rank if search.after else 0) + len(hits)
+    cursor = None
+    if len(hits) == search.request.k and rank < service.settings.max_depth:
+        place = Position(hits[-1].score, hits[-1].id, rank)
+        cursor = cursor_after(search.request, outcome.generation, place)
+    return Answer.model_construct(
+        state=state_of(served.name, outcome.generation, outcome.commit),
+        hits=hits,
+        cursor=cursor,
+        approximate=approximate,
+        took_ms=round(1000 * (time.monotonic() - begun), 3),
+    )
+
+
+def _shows(body: SearchBody, request: Request) -> Callable[[Searcher, list[Hit]], Any]:
+    def show(searcher: Searcher, hits: list[Hit]) -> tuple[Shown, list[str]]:
+        return Shown(searcher, body, request, hits), searcher.approximations(request)
+
+    return show
+
+
+async def _outcome(job: Future[Outcome], deadline: float) -> Outcome:
+    """Raises DeadlineError where the engine has not answered by then."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await asyncio.wrap_future(job)
+    except DeadlineError:
+        raise
+    except TimeoutError as error:
+        raise DeadlineError("the engine did not answer before the deadline") from error
+
+
+def _milliseconds(body: SearchBody, settings: Settings) -> int:
+    return min(body.timeout_ms or settings.timeout_ms, settings.timeout_ms)
