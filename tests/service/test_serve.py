@@ -31,6 +31,12 @@ def test_settings_that_are_refused(tmp_path, options, environment, told):
     assert "short-secret" not in result.output and "pydantic" not in result.output
 
 
+def test_without_its_libraries_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lsr.service.server", None)
+    result = run(tmp_path)
+    assert result.exit_code == 1 and 'pip install "lsr-search[service]"' in result.output
+
+
 def test_what_is_no_index_is_refused(tmp_path):
     result = run(tmp_path, "--port", 0)
     assert result.exit_code == 1 and "is not an index" in result.output
