@@ -5,9 +5,9 @@
 
 The corpus is the documentation of the standard library, its own first lines are the queries, every
 second one in mode hybrid. The server is a process of its own. Three parts: `cost` puts the same
-queries to the engine and to the API in turns; `swaps` searches while documents are written and
-generations change, and compares each answer with that of a replay of its state; `overload` offers
-three times what the server can do.
+queries to the engine and to the API in turns; `swaps` compares answers with a replay of their state
+while documents are written and generations change (for which writes pause: it takes the index's
+lock); `overload` offers three times what the server can do.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from lsr.service.load import (
     closed_loop,
     connected,
     first_lines,
+    percentiles,
     requests_of,
     summary,
 )
@@ -113,7 +114,7 @@ def measure_cost(
             for arm, of in found.items()
         },
         # Of each query, the API's time less the engine's.
-        "API, 1 client − engine": summary(paired, seconds["API, 1 client"]),
+        "API, 1 client − engine": percentiles(paired),
         "answers": sum(map(len, others.values())),
         "differing": sum(
             timed.ranking != serial[n].ranking for of in others.values() for n, timed in of.items()
@@ -255,7 +256,7 @@ async def measure_swaps(
         "states": len({answer[:2] for answer in answers}),
         "writes": len(ingest.writes),
         "writes_refused": dict(Counter(r.status for r in ingest.replies if r.status != 200)),
-        "write_ms": summary([r.ms for r in ingest.replies if r.status == 200], seconds)["p50"],
+        "write_ms": percentiles([r.ms for r in ingest.replies if r.status == 200]),
     }
 
 
@@ -309,13 +310,13 @@ async def measure_overload(
         "offered_per_second": len(tasks) / seconds,
         "answered_per_second": answered / until_the_last,
         "statuses": dict(Counter(reply.status for reply in replies)),
-        "refusal_ms": summary(refused, seconds) if refused else None,
+        "refusal_ms": percentiles(refused) if refused else None,
         "clients_late_ms": 1000 * late,
-        "answer_ms": summary([r.ms for r in replies if r.status == 200], seconds),
+        "answer_ms": percentiles([r.ms for r in replies if r.status == 200]),
         "connections": len(used),
         "memory_mb": memory,
-        "p50_before": summary([reply.ms for reply in calm.values()], 1)["p50"],
-        "p50_after": summary([reply.ms for reply in after.values()], 1)["p50"],
+        "p50_before": percentiles([reply.ms for reply in calm.values()])["p50"],
+        "p50_after": percentiles([reply.ms for reply in after.values()])["p50"],
     }
 
 
