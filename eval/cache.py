@@ -24,7 +24,7 @@ from lsr.eval.datasets import Dataset
 from lsr.eval.results import Cost
 from lsr.indexes.manifest import NAME
 from lsr.indexing import Progress, build_index, read_through
-from lsr.live import DEFAULT, FITTED, encoder_name
+from lsr.live import DEFAULT, FITTED, Dtype, encoder_name
 from lsr.run import Run
 from lsr.training.run_files import write_whole
 
@@ -44,6 +44,7 @@ class IndexSpec(NamedTuple):
     encoder: str
     top_k: int
     dense: str | None  # None for no dense side
+    dtype: Dtype | None = None
 
 
 class Cache:
@@ -71,18 +72,25 @@ class Cache:
                 wanted.encoder,
                 top_k=wanted.top_k,
                 dense=wanted.dense,
+                dtype=wanted.dtype,
                 progress=progress or self._progress,
             )
         return path
 
     def index_path(self, wanted: IndexSpec, progress: Progress | None = None) -> Path:
         """Where that index lies, or will."""
-        dataset, encoder, top_k, dense = wanted
+        dataset, encoder, top_k, dense, dtype = wanted
         name = dataset.source or dataset.name
         if name not in self._digests:
             _, self._digests[name] = read_through(open_corpus(name), progress or self._progress)
         key = digest(
-            [self._digests[name], encoder_identity(encoder), top_k, dense and model_identity(dense)]
+            [
+                self._digests[name],
+                encoder_identity(encoder),
+                top_k,
+                dense and model_identity(dense),
+                dtype,
+            ]
         )
         shown = re.sub(r"[^\w.-]+", "-", Path(encoder).name if Path(encoder).is_dir() else encoder)
         return self.folder / "indexes" / f"{shown}-{key[:16]}"

@@ -236,7 +236,8 @@ def _run(
         return [Outcome(row, None, tuple(filter(None, reasons))) for row in rows]
     measures = list(dict.fromkeys(row.measure for row in rows))
     top_k = TOP_K if _is_ours(encoder) else _ALL_TERMS
-    system = System(rows[0].model, encoder, "encoder", {}, top_k)
+    # Not what this CPU is fast at: tables must not depend on it.
+    system = System(rows[0].model, encoder, "encoder", {}, top_k, dtype="float32")
     try:
         with watch(f"{rows[0].dataset}: {rows[0].model}") as progress:
             result = evaluate_system(system, dataset, measures, cache=cache, progress=progress)

@@ -30,7 +30,7 @@ from lsr.eval.measuring import DEPTH, evaluate_run, measure_cost, rank_queries
 from lsr.eval.results import Cost, Result
 from lsr.indexes.manifest import NAME
 from lsr.indexing import Progress
-from lsr.live import DEFAULT, FITTED
+from lsr.live import DEFAULT, FITTED, Dtype
 from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
 from lsr.run import Run
 from lsr.search import Searcher
@@ -52,6 +52,7 @@ class System:
     settings: Mapping[str, Any]  # fields of Request
     top_k: int = TOP_K  # of an index that is built
     dense: str | None = None  # its dense model
+    dtype: Dtype | None = None  # see `build_index`
 
 
 def parse_system(text: str) -> System:
@@ -269,13 +270,14 @@ def index_of(
     """
     if system.kind == "index":
         return Path(system.source)
-    plain = IndexSpec(dataset, system.source, system.top_k, None)
+    plain = IndexSpec(dataset, system.source, system.top_k, None, system.dtype)
     dense = system.dense
     if dense is None and not (cache.index_path(plain, progress) / NAME).exists():
         same = (
             other.dense
             for other in beside
-            if (other.source, other.top_k) == (system.source, system.top_k)
+            if (other.source, other.top_k, other.dtype)
+            == (system.source, system.top_k, system.dtype)
         )
         dense = next(filter(None, same), None)
     return cache.index(plain._replace(dense=dense), progress)

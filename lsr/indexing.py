@@ -32,7 +32,9 @@ from lsr.indexes.manifest import (
 from lsr.live import (
     DEFAULT,
     DENSE,
+    DTYPES,
     FITTED,
+    Dtype,
     Encoder,
     encoder_name,
     locked,
@@ -80,6 +82,7 @@ def build_index(
     top_k: int = 256,
     dense: str | None = None,
     dense_kind: Kind = "auto",
+    dtype: Dtype | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Build:
     """Build an index beside the live one of `directory`, if any, and make it the live one.
@@ -96,21 +99,26 @@ def build_index(
         dense: of a dense side, the sentence-transformers model: "default" (all-MiniLM-L6-v2), a
             directory or a hub name; None for no dense side.
         dense_kind: how its vectors are searched, see `lsr.indexes.approximate.choose_kind`.
+        dtype: of the matrix products when a model encodes these documents; None takes what this
+            CPU is fast at, so that weights differ by about 1 % from one CPU to another.
         progress: see Progress.
 
     Raises:
         FileExistsError: `directory` holds something that is not an index.
         FileNotFoundError: no such corpus, encoder or dense model.
-        ValueError: bad corpus, weights, checkpoint or `dense_kind`; nothing of a live index is
-            touched.
+        ValueError: bad corpus, weights, checkpoint, `dense_kind` or `dtype`; nothing of a live
+            index is touched.
         IndexLockedError: another process builds this index or writes to it.
     """
     if dense_kind not in KINDS:
         raise ValueError(f"`dense_kind` must be one of {', '.join(KINDS)}, got {dense_kind!r}")
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
     refuse_foreign(directory)
     n_documents, corpus_sha256 = read_through(corpus, progress)
     vectors = [] if dense is None else [dense_name(dense), dense_kind]
-    settings = json.dumps([encoder_name(encoder), top_k, IMPACT_SCALE, corpus_sha256, *vectors])
+    of_encoder = [encoder_name(encoder), dtype]
+    settings = json.dumps([*of_encoder, top_k, IMPACT_SCALE, corpus_sha256, *vectors])
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
         return _build(corpus, directory, settings, n_documents, progress)
@@ -119,7 +127,7 @@ def build_index(
 def _build(
     corpus: Corpus, directory: Path, settings: str, n_documents: int, progress: Progress
 ) -> Build:
-    name, top_k, _, _, *of_dense = json.loads(settings)
+    name, dtype, top_k, _, _, *of_dense = json.loads(settings)
     dense_model, dense_kind = of_dense or (None, None)
     generation = read_manifest(directory).generation + 1 if (directory / NAME).exists() else 1
     folder = generation_folder(directory, generation)
@@ -128,7 +136,7 @@ def _build(
     found = _encoder_before(folder, settings, dense_encoder)
     if found is None:
         _clear(folder)
-    opened = found or _make_encoder(name, corpus, folder / "encoder", n_documents, progress)
+    opened = found or _make_encoder(name, dtype, corpus, folder / "encoder", n_documents, progress)
     with (
         LuceneIndex.open(folder / "lucene", opened.vocabulary, writable=True)
         if found
@@ -244,10 +252,15 @@ def read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:
 
 
 def _make_encoder(
-    name: str, corpus: Corpus, folder: Path, n_documents: int, progress: Progress
+    name: str,
+    dtype: Dtype | None,
+    corpus: Corpus,
+    folder: Path,
+    n_documents: int,
+    progress: Progress,
 ) -> Encoder:
     if name not in FITTED:
-        return open_encoder(name, folder)
+        return open_encoder(name, folder, dtype)
 
     def texts() -> Iterator[list[str]]:
         done = 0
@@ -277,7 +290,8 @@ def _encoder_before(
         return None
     if dense_encoder and committed[DENSE_SHA256] != dense_encoder.fingerprint:
         return None
-    encoder = open_encoder(json.loads(settings)[0], folder / "encoder")
+    name, dtype, *_ = json.loads(settings)
+    encoder = open_encoder(name, folder / "encoder", dtype)
     return encoder if committed["encoder_sha256"] == encoder.fingerprint else None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +31,8 @@ Encoder: TypeAlias = (
     "DefaultEncoder | LexicalEncoder | GraftedEncoder | MaskedLMEncoder | ModelEncoder"
 )
 
+Dtype: TypeAlias = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 DEFAULT = "default"
 # Encoders that are fitted on the corpus and kept in the index; others but DEFAULT are checkpoints.
 FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {
@@ -78,11 +80,19 @@ def encoder_name(name: str) -> str:
     return str(Path(name).resolve()) if not ours and Path(name).is_dir() else name
 
 
-def open_encoder(name: str, folder: Path) -> Encoder:
-    """The encoder of a generation: what `name` names, with what the build saved in `folder`."""
+def open_encoder(name: str, folder: Path, dtype: Dtype | None = None) -> Encoder:
+    """The encoder of a generation: what `name` names, with what the build saved in `folder`.
+
+    `dtype` is of a model's matrix products; None leaves it to MaskedLMEncoder.
+    """
     if name in FITTED:
         return FITTED[name].load(default_tokenizer(), folder)
-    return DefaultEncoder() if name == DEFAULT else load_encoder(name)
+    in_dtype = None
+    if dtype is not None:
+        import torch
+
+        in_dtype = getattr(torch, dtype)
+    return DefaultEncoder(dtype=in_dtype) if name == DEFAULT else load_encoder(name, in_dtype)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from lsr.encoders.load import default_tokenizer, trunk_path
 from lsr.encoders.tokens import count_terms, own_terms, vocabulary
 
 if TYPE_CHECKING:
+    import torch
+
     from lsr.encoders.masked_lm import MaskedLMEncoder
 
 FOLDER = Path(__file__).parent.parent / "data" / "default"
@@ -40,14 +42,15 @@ MAX_LENGTH, QUERY_LENGTH = 256, 512
 class DefaultEncoder:
     """Documents by the trained model, made when the first is encoded; queries by lookup."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
-        """The encoder of a folder that `pack` wrote.
+    def __init__(self, folder: Path = FOLDER, dtype: torch.dtype | None = None) -> None:
+        """The encoder of a folder that `pack` wrote; for `dtype` see MaskedLMEncoder.
 
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: the query weights are truncated or of another vocabulary.
         """
         self.folder = folder
+        self.dtype = dtype
         self.tokenizer = default_tokenizer()
         self.vocabulary: list[str] = vocabulary(self.tokenizer)
         self.query_weights = read_query_weights(folder, len(self.vocabulary))
@@ -86,7 +89,7 @@ class DefaultEncoder:
 
         masked_lm = default_model(self.folder)[0].sub_modules["document"][0].model
         put_decoder_back(masked_lm.get_output_embeddings())
-        return MaskedLMEncoder(masked_lm, self.tokenizer, max_length=MAX_LENGTH)
+        return MaskedLMEncoder(masked_lm, self.tokenizer, max_length=MAX_LENGTH, dtype=self.dtype)
 
 
 def default_model(folder: Path = FOLDER) -> Any:

@@ -46,6 +46,7 @@ def test_what_is_cached_is_known_by_its_content(two, builds):
     assert cache.index_path(IndexSpec(dataset, "lexical", 64, None)) != path
     assert cache.index_path(IndexSpec(dataset, "grafted", 256, None)) != path
     assert cache.index_path(IndexSpec(dataset, "lexical", 256, "default")) != path
+    assert cache.index_path(IndexSpec(dataset, "lexical", 256, None, "float32")) != path
     assert cache.index_path(IndexSpec(load_dataset(two[1]), "lexical", 256, None)) != path
     assert len(builds) == 1
     # The same documents elsewhere are the same documents.

@@ -305,6 +305,8 @@ def test_refuses_before_anything_is_touched(corpus, tmp_path, model):
     build(corpus, tmp_path / "index", model)
     with pytest.raises(ValueError, match="`dense_kind` must be one of auto, .* got 'tree'"):
         build(corpus, tmp_path / "index", model, dense_kind="tree")
+    with pytest.raises(ValueError, match="`dtype` must be one of float32, bfloat16, got 'int8'"):
+        build(corpus, tmp_path / "index", model, dtype="int8")
     with pytest.raises(FileNotFoundError, match="no encoder 'nowhere/nothing'"):
         build(corpus, tmp_path / "index", "nowhere/nothing")
     assert [path.name for path in (tmp_path / "index").glob("gen*")] == ["generation-1"]

@@ -147,8 +147,19 @@ def test_eval_builds_the_index_that_is_not_there(built, tmp_path):
 
 def test_commands_are_listed_in_order():
     text = lsr("--help").stdout
-    names = ("index", "add", "delete", "merge", "search", "explain", "eval", "compare", "tune")
-    names += ("grid", "reproduce", "train", "adapt", "recipes", "export", "demo", "doctor")
+    names = ("index", "add", "delete", "merge", "search", "explain", "serve", "eval")
+    names += (
+        "compare",
+        "tune",
+        "grid",
+        "reproduce",
+        "train",
+        "adapt",
+        "recipes",
+        "export",
+        "demo",
+        "doctor",
+    )
     found = re.findall(r"^│ (\w+) ", text.partition("Commands")[2], re.MULTILINE)
     assert tuple(found) == names
 
