@@ -1,58 +1,42 @@
-"""Hits and explanations of the engine as the models that go out."""
+"""Hits and explanations of the engine as they go out.
+
+What is returned here has the fields of the model of `lsr.answers` that the docstring names. Not
+the models themselves: an explained answer is made of hundreds of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from lsr.answers import (
-    AnswerHit,
-    Expansion,
-    Mark,
-    Marked,
-    QueryTerm,
-    State,
-    StoredDocument,
-    Term,
-    Why,
-)
 from lsr.corpus import Document
 from lsr.explanation import Explanation
 from lsr.highlight import Match, excerpt, matches
 from lsr.request import Request
 from lsr.search import Hit, Searcher
-from lsr.search import QueryTerm as Expanded
 from lsr.service.bodies import SearchBody
 
-
-def why(explanation: Explanation) -> Why:
-    """An explanation to send."""
-    terms = [Term.model_construct(**term._asdict()) for term in explanation.terms]
-    return Why.model_construct(**{**explanation._asdict(), "terms": terms})
+Fields: TypeAlias = dict[str, Any]
 
 
-def stored(document: Document) -> StoredDocument:
-    """A document to send."""
-    return StoredDocument.model_construct(
-        id=document.id,
-        title=document.title,
-        text=document.text,
-        metadata=dict(document.metadata),
-    )
+def why(explanation: Explanation) -> Fields:
+    """An explanation: Why."""
+    return {**explanation._asdict(), "terms": [term._asdict() for term in explanation.terms]}
 
 
-def expansion(state: State, terms: Sequence[Expanded]) -> Expansion:
-    """A query's terms to send."""
-    return Expansion.model_construct(
-        state=state, terms=[QueryTerm.model_construct(**term._asdict()) for term in terms]
-    )
+def stored(document: Document) -> Fields:
+    """A document: StoredDocument."""
+    return {
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+        "metadata": dict(document.metadata),
+    }
 
 
-def marked(text: str, found: Sequence[Match]) -> Marked:
-    """A text to send, with what matched in it."""
-    return Marked.model_construct(
-        text=text, marks=[Mark.model_construct(**match._asdict()) for match in found]
-    )
+def marked(text: str, found: Sequence[Match]) -> Fields:
+    """A text, with what matched in it: Marked."""
+    return {"text": text, "marks": [match._asdict() for match in found]}
 
 
 class Shown:
@@ -66,7 +50,7 @@ class Shown:
         self._why: Sequence[Explanation | None] = [None] * len(hits)
         if body.explain and hits:
             self._why = searcher.explanations(request, ids)
-        self._snippets: Sequence[Marked | None] = [None] * len(hits)
+        self._snippets: Sequence[Fields | None] = [None] * len(hits)
         if body.snippets and hits:
             terms = query_terms(searcher, request)
             self._snippets = [
@@ -75,18 +59,18 @@ class Shown:
         self._hits = hits
         self._text = body.text
 
-    def hits(self) -> list[AnswerHit]:
-        """The hits to send."""
+    def hits(self) -> list[Fields]:
+        """The hits: AnswerHit."""
         return [
-            AnswerHit.model_construct(
-                id=hit.document.id,
-                score=hit.score,
-                title=hit.document.title,
-                text=hit.document.text if self._text else None,
-                metadata=dict(hit.document.metadata),
-                snippet=part,
-                why=reasons and why(reasons),
-            )
+            {
+                "id": hit.document.id,
+                "score": hit.score,
+                "title": hit.document.title,
+                "text": hit.document.text if self._text else None,
+                "metadata": dict(hit.document.metadata),
+                "snippet": part,
+                "why": reasons and why(reasons),
+            }
             for hit, reasons, part in zip(self._hits, self._why, self._snippets, strict=True)
         ]
 
@@ -96,7 +80,7 @@ def query_terms(searcher: Searcher, request: Request) -> dict[str, bool]:
     return {term.term: term.literal for term in searcher.expand(request)}
 
 
-def snippet(tokenizer: Any, document: Document, terms: Mapping[str, bool]) -> Marked:
-    """The part of a document that shows most of what matched."""
+def snippet(tokenizer: Any, document: Document, terms: Mapping[str, bool]) -> Fields:
+    """The part of a document that shows most of what matched: Marked."""
     text = " ".join(document.text.split())
     return marked(*excerpt(text, matches(tokenizer, text, terms)))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 import lsr
 from lsr.answers import (
@@ -38,15 +41,18 @@ from lsr.service.bodies import (
     SearchBody,
     asked_of,
     check_limits,
+    read_body,
 )
 from lsr.service.gate import Gate
 from lsr.service.ingest import Delete, Put, Receipt
-from lsr.service.searching import answers, work
-from lsr.service.served import Served, state_of
+from lsr.service.searching import answers, state_of, work
+from lsr.service.served import Served
 from lsr.service.service import Service
 from lsr.service.settings import Settings
 from lsr.service.stream import read_documents
 
+_OTHER_JSON = re.compile(r"application/[^/\s]+\+json")
+Endpoint: TypeAlias = Callable[..., Awaitable[Response]]
 NameParameter = Annotated[str, PathParameter(description="an index", max_length=255)]
 IdParameter = Annotated[str, PathParameter(description="a document's id", max_length=1000)]
 # What any route may answer besides what it is for.
@@ -60,7 +66,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     410: {"model": Problem, "description": "the cursor's generation is gone"},
     413: {"model": Problem, "description": "the body is too large"},
     414: {"model": Problem, "description": "the URL is too long"},
-    415: {"model": Problem, "description": "the body is compressed"},
+    415: {"model": Problem, "description": "the body is compressed, or is not JSON"},
     422: {"model": Problem, "description": "the body does not fit the model"},
     429: {"model": Problem, "description": "the queue is full: see Retry-After"},
     431: {"model": Problem, "description": "the head of the request is too large"},
@@ -68,6 +74,31 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     504: {"model": Problem, "description": "the deadline passed"},
     507: {"model": Problem, "description": "the disk is full; what was acknowledged is safe"},
 }
+
+
+class SearchRoute(APIRoute):
+    """A route of an index's name and a body, which it reads by itself.
+
+    FastAPI takes longer over a body than the engine over some queries.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request."""
+        assert self.body_field is not None
+        kind = cast(type[BaseModel], self.body_field.field_info.annotation)
+
+        async def answer(request: Request) -> Response:
+            content, given = await request.body(), request.headers.get("content-type", "")
+            sort = given.partition(";")[0].strip().lower()
+            if not (sort == "application/json" or _OTHER_JSON.fullmatch(sort)):
+                raise HTTPException(
+                    415, f"`Content-Type` must be application/json, got {given[:50]!r}"
+                )
+            body = read_body(kind, content)
+            response = await self.endpoint(request.path_params["name"], body, request)
+            return cast(Response, response)
+
+        return answer
 
 
 def create_app(directories: Sequence[Path], settings: Settings) -> FastAPI:
@@ -102,8 +133,8 @@ def app_around(opened: Callable[[], Service], settings: Settings) -> FastAPI:
         responses=PROBLEMS,
     )
     errors.install(app)
-    _add_health(app)
     _add_searches(app)
+    _add_health(app)
     _add_documents(app)
     app.include_router(assets.router)
     app.add_middleware(
@@ -164,23 +195,37 @@ def _add_health(app: FastAPI) -> None:
 
 
 def _add_searches(app: FastAPI) -> None:
-    @app.post("/indexes/{name}/search", tags=["search"], response_model=Answer)
+    def post(path: str, model: type[BaseModel]) -> Callable[[Endpoint], Endpoint]:
+        def added(endpoint: Endpoint) -> Endpoint:
+            app.router.add_api_route(
+                "/indexes/{name}" + path,
+                endpoint,
+                methods=["POST"],
+                tags=["search"],
+                response_model=model,
+                route_class_override=SearchRoute,
+            )
+            return endpoint
+
+        return added
+
+    @post("/search", Answer)
     async def search(name: NameParameter, body: SearchBody, http: Request) -> Response:
         """Search by a text or by term weights."""
         (answer,) = await answers(_service(app), _served(app, name), [body], http.scope)
         return _json(answer)
 
-    @app.post("/indexes/{name}/search/batch", tags=["search"], response_model=Answers)
+    @post("/search/batch", Answers)
     async def batch(name: NameParameter, body: BatchBody, http: Request) -> Response:
         """Search many times in one state of the index."""
         most = _service(app).settings.max_batch
         if len(body.requests) > most:
             raise ValueError(f"`requests` must be at most {most}, got {len(body.requests)}")
         found = await answers(_service(app), _served(app, name), body.requests, http.scope)
-        return _json(Answers.model_construct(answers=found))
+        return _json({"answers": found})
 
-    @app.post("/indexes/{name}/explain", tags=["search"], response_model=ExplainedDocument)
-    async def explain(name: NameParameter, body: ExplainBody) -> Response:
+    @post("/explain", ExplainedDocument)
+    async def explain(name: NameParameter, body: ExplainBody, http: Request) -> Response:
         """Why a document has its score for a request."""
         served, request = _served(app, name), asked_of(body)
         check_limits(request, _service(app).settings)
@@ -191,35 +236,41 @@ def _add_searches(app: FastAPI) -> None:
             terms = answering.query_terms(searcher, request)
             return document, why, matches(searcher.encoder.tokenizer, document.text, terms)
 
-        outcome = await work(_service(app), served, explained)
+        outcome = await work(_service(app), served, explained, http.scope)
         document, why, found = outcome.value
         return _json(
-            ExplainedDocument.model_construct(
-                state=state_of(served.name, outcome.generation, outcome.commit),
-                document=answering.stored(document),
-                why=answering.why(why),
-                marked=answering.marked(document.text, found),
-            )
+            {
+                "state": state_of(served, outcome),
+                "document": answering.stored(document),
+                "why": answering.why(why),
+                "marked": answering.marked(document.text, found),
+            }
         )
 
-    @app.post("/indexes/{name}/expand", tags=["search"], response_model=Expansion)
-    async def expand(name: NameParameter, body: Asked) -> Response:
+    @post("/expand", Expansion)
+    async def expand(name: NameParameter, body: Asked, http: Request) -> Response:
         """The terms that a query becomes, after feedback if that is asked for."""
         served = _served(app, name)
         check_limits(body, _service(app).settings)
-        outcome = await work(_service(app), served, lambda searcher: searcher.expand(body))
-        state = state_of(served.name, outcome.generation, outcome.commit)
-        return _json(answering.expansion(state, outcome.value))
+        outcome = await work(
+            _service(app), served, lambda searcher: searcher.expand(body), http.scope
+        )
+        terms = [term._asdict() for term in outcome.value]
+        return _json({"state": state_of(served, outcome), "terms": terms})
 
 
 def _add_documents(app: FastAPI) -> None:
-    @app.get("/indexes/{name}/documents/{id:path}", tags=["documents"])
-    async def get(name: NameParameter, id: IdParameter) -> StoredDocument:  # noqa: A002
+    @app.get(
+        "/indexes/{name}/documents/{id:path}", tags=["documents"], response_model=StoredDocument
+    )
+    async def get(name: NameParameter, id: IdParameter, http: Request) -> Response:  # noqa: A002
         """A document as the index keeps it."""
-        outcome = await work(
-            _service(app), _served(app, name), lambda searcher: _document(searcher, id)
-        )
-        return answering.stored(outcome.value)
+
+        def found(searcher: Searcher) -> Document:
+            return _document(searcher, id)
+
+        outcome = await work(_service(app), _served(app, name), found, http.scope)
+        return _json(answering.stored(outcome.value))
 
     @app.put("/indexes/{name}/documents/{id:path}", tags=["documents"])
     async def put(name: NameParameter, id: IdParameter, body: DocumentBody) -> Acknowledgement:  # noqa: A002
@@ -309,5 +360,5 @@ def _served(app: FastAPI, name: str) -> Served:
     return indexes[name]
 
 
-def _json(model: BaseModel) -> Response:
-    return Response(model.model_dump_json(), media_type="application/json")
+def _json(content: Mapping[str, Any]) -> Response:
+    return Response(to_json(content), media_type="application/json")

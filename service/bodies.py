@@ -6,15 +6,17 @@ import base64
 import hashlib
 import json
 import math
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lsr.answers import Metadata
 from lsr.request import Request
 from lsr.search import Position
 from lsr.service.settings import Settings
 
+Body = TypeVar("Body", bound=BaseModel)
 EXAMPLES: list[JsonValue] = [
     {"query": "copy a file with its metadata", "k": 10},
     {"query": {"copy": 2.0, "metadata": 1.0}, "filters": {"kind": "function"}, "explain": True},
@@ -64,6 +66,36 @@ class SearchBody(Request):
                 f"`cursor` is of generation {of}, the index is at {generation}: search again"
             )
         return place
+
+
+def read_body(kind: type[Body], content: bytes) -> Body:
+    """A body as a model.
+
+    Raises:
+        ValueError: it is not JSON.
+        RequestValidationError: there is none, or it does not fit.
+    """
+    if not content:
+        missing = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
+        raise RequestValidationError([missing])
+    try:
+        given = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the body is not valid JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, too many digits, too deep
+        raise ValueError(f"the body cannot be read: {unread(error)}") from error
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**detail, "loc": ("body", *detail["loc"])} for detail in error.errors()]
+        ) from error
+
+
+def unread(error: BaseException) -> str:
+    """Why a body could not be read."""
+    reason = str(error)
+    return "a number has too many digits" if "integer string conversion" in reason else reason
 
 
 def asked_of(body: Request) -> Request:

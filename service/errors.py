@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from lsr.indexes.lucene import IndexLockedError
 from lsr.request import told
-from lsr.service.bodies import GoneError
+from lsr.service.bodies import GoneError, unread
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
 
 RETRY = {"Retry-After": "1"}
@@ -68,10 +68,7 @@ def install(app: FastAPI) -> None:
             message = f"{request.method} is not for {request.url.path}"
         elif error.status_code == 400 and error.__cause__:
             # FastAPI says no more than that the body could not be parsed.
-            reason = str(error.__cause__)
-            if "integer string conversion" in reason:
-                reason = "a number has too many digits"
-            message = f"the body cannot be read: {reason}"
+            message = f"the body cannot be read: {unread(error.__cause__)}"
         return problem(error.status_code, message, _id(request), dict(error.headers or {}))
 
     async def unfit(request: Request, error: Exception) -> Response:

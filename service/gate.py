@@ -232,7 +232,8 @@ class _Exchange:
                     raise  # half an answer is sent: the server must break the connection
                 await self._answer(500, "internal error")
         finally:
-            self._note()
+            # The answer leaves when the event loop comes round again: what is noted of it can wait.
+            asyncio.get_running_loop().call_soon(self._note)
 
     async def _check_room(self) -> None:
         """Raises HTTPException 429, after the body, so that the connection can be used again."""
@@ -284,6 +285,9 @@ class _Exchange:
                     await self._linger()
                     message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
+        if self._ended:
+            # The answer leaves when the event loop comes round: before all that is left to do here.
+            await asyncio.sleep(0)
 
     def _completed(self, given: Any) -> list[tuple[bytes, bytes]]:
         headers = list(given)

@@ -8,21 +8,20 @@ from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from lsr.answers import Answer
 from lsr.request import Request
 from lsr.search import Hit, Position, Searcher
-from lsr.service.answering import Shown
+from lsr.service.answering import Fields, Shown
 from lsr.service.bodies import GoneError, SearchBody, asked_of, check_limits, cursor_after
 from lsr.service.dispatcher import DeadlineError, Outcome, Search
-from lsr.service.served import Served, state_of
+from lsr.service.served import Served
 from lsr.service.service import Service
 from lsr.service.settings import Settings
 
 
 async def answers(
     service: Service, served: Served, bodies: Sequence[SearchBody], scope: MutableMapping[str, Any]
-) -> list[Answer]:
-    """The answers to requests, all of one state of an index.
+) -> list[Fields]:
+    """The answers to requests, all of one state of an index, with the fields of Answer.
 
     Args:
         service: of the index.
@@ -57,24 +56,43 @@ async def answers(
     formatting = time.monotonic() - begun - (outcome.queue_ms + outcome.engine_ms) / 1000
     service.metrics.stage_seconds.labels("format").observe(max(formatting, 0.0))
     first = searches[0].request
-    scope["state"]["log"] = {
-        "index": served.name,
-        "generation": outcome.generation,
-        "commit": outcome.commit,
+    _log(scope, served, outcome)
+    scope["state"]["log"] |= {
         "mode": first.mode,
         "k": first.k,
         "requests": len(searches),
-        "hits": sum(len(answer.hits) for answer in found),
-        "queue_ms": round(outcome.queue_ms, 3),
-        "engine_ms": round(outcome.engine_ms, 3),
+        "hits": sum(len(answer["hits"]) for answer in found),
     }
     return found
 
 
-async def work(service: Service, served: Served, function: Callable[[Searcher], Any]) -> Outcome:
-    """What `function` returns of the index's searcher, see `Dispatcher.work`."""
+async def work(
+    service: Service,
+    served: Served,
+    function: Callable[[Searcher], Any],
+    scope: MutableMapping[str, Any],
+) -> Outcome:
+    """What `function` returns of the index's searcher, see `Dispatcher.work` and `answers`."""
     deadline = time.monotonic() + service.settings.timeout_ms / 1000
-    return await _outcome(service.dispatcher.work(served, function, deadline), deadline)
+    outcome = await _outcome(service.dispatcher.work(served, function, deadline), deadline)
+    _log(scope, served, outcome)
+    return outcome
+
+
+def state_of(served: Served, outcome: Outcome) -> Fields:
+    """What an answer says of where it comes from: State."""
+    return {
+        "index": served.name,
+        "generation": outcome.generation,
+        "commit": outcome.commit,
+    }
+
+
+def _log(scope: MutableMapping[str, Any], served: Served, outcome: Outcome) -> None:
+    scope["state"]["log"] = state_of(served, outcome) | {
+        "queue_ms": round(outcome.queue_ms, 3),
+        "engine_ms": round(outcome.engine_ms, 3),
+    }
 
 
 def _answer(
@@ -84,20 +102,20 @@ def _answer(
     shown: tuple[Shown, list[str]],
     outcome: Outcome,
     begun: float,
-) -> Answer:
+) -> Fields:
     hits, approximate = shown[0].hits(), shown[1]
     rank = (search.after.rank if search.after else 0) + len(hits)
     cursor = None
     if len(hits) == search.request.k and rank < service.settings.max_depth:
-        place = Position(hits[-1].score, hits[-1].id, rank)
+        place = Position(hits[-1]["score"], hits[-1]["id"], rank)
         cursor = cursor_after(search.request, outcome.generation, place)
-    return Answer.model_construct(
-        state=state_of(served.name, outcome.generation, outcome.commit),
-        hits=hits,
-        cursor=cursor,
-        approximate=approximate,
-        took_ms=round(1000 * (time.monotonic() - begun), 3),
-    )
+    return {
+        "state": state_of(served, outcome),
+        "hits": hits,
+        "cursor": cursor,
+        "approximate": approximate,
+        "took_ms": round(1000 * (time.monotonic() - begun), 3),
+    }
 
 
 def _shows(body: SearchBody, request: Request) -> Callable[[Searcher, list[Hit]], Any]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from lsr.answers import IndexState, State
+from lsr.answers import IndexState
 from lsr.indexes.lucene import LuceneError
 from lsr.indexes.manifest import read_manifest
 from lsr.search import Searcher
@@ -100,11 +100,6 @@ class Served:
             encoder=manifest.encoder,
             dense=manifest.dense,
         )
-
-
-def state_of(name: str, generation: int, commit: int) -> State:
-    """What an answer says of where it comes from."""
-    return State(index=name, generation=generation, commit=commit)
 
 
 def _opened(directory: Path, before: Searcher | None) -> Searcher:

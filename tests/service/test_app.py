@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from lsr.answers import Answer, Answers, Expansion, ExplainedDocument, StoredDocument
 from lsr.corpus import open_corpus
 from lsr.indexing import build_index
 from lsr.search import Searcher
@@ -99,6 +100,25 @@ def test_snippets_mark_the_words_that_match(api):
     words = {snippet["text"][mark["start"] : mark["end"]] for mark in snippet["marks"]}
     assert words == {"heat", "plate"}
     assert all(mark["literal"] for mark in snippet["marks"])
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "body"),
+    [
+        *(("search", Answer, body | {"explain": True, "snippets": True}) for body in SEARCHES),
+        ("search", Answer, {"query": "heat", "text": False}),
+        ("search/batch", Answers, {"requests": SEARCHES}),
+        ("explain", ExplainedDocument, {"query": "heat", "mode": "hybrid", "id": "d1"}),
+        ("expand", Expansion, {"query": "heat", "mode": "hybrid", "feedback": {"documents": 2}}),
+        ("documents/d1", StoredDocument, None),
+    ],
+)
+def test_answers_are_what_the_models_say(api, path, model, body):
+    """Every field and no other, each of its type: they are not made from the models."""
+    url = f"/indexes/wings/{path}"
+    answer = api.get(url) if body is None else api.post(url, json=body)
+    read = model.model_validate_json(answer.content, strict=True)
+    assert read.model_dump() == answer.json()
 
 
 def test_pages_make_up_the_ranking(api, searcher):
