@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 import uvicorn
 
 from lsr.service.app import app_around
@@ -14,6 +16,8 @@ from lsr.service.log import log_to
 from lsr.service.protocol import protocol
 from lsr.service.service import Service
 from lsr.service.settings import Settings
+
+SWITCH_SECONDS = 0.0002
 
 
 def serve(
@@ -47,6 +51,11 @@ def serve(
         )
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        # One query is too little for a second core, which Java, HTTP and the clients can use.
+        torch.set_num_threads(settings.model_threads)
+        # Between torch's operations the engine's thread wants the interpreter back: without this,
+        # not before the event loop has finished with a request.
+        sys.setswitchinterval(SWITCH_SECONDS)
         # What is there now stays: a collection that walked through all of it would stop every
         # answer for some tenths of a second.
         gc.collect()

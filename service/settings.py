@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=2, description="Java threads of a batch"
     )
+    model_threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1,
+        description="torch's threads for a model: more help large writes, and hinder all else",
+    )
     timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = Field(
         default=10_000, description="deadline of a request, and the longest it may ask for"
     )
