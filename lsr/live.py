@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
@@ -39,7 +40,9 @@ FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {
     "lexical": LexicalEncoder,
     "grafted": GraftedEncoder,
 }
-LOCK = "build.lock"
+LOCK, WAITING = "build.lock", "build.waiting"
+# For how long what another holds is waited for: a service gives way after one commit.
+LOCK_SECONDS, POLL_SECONDS = 10.0, 0.02
 T = TypeVar("T")
 # The folder of a generation that holds its vectors.
 DENSE = "dense"
@@ -96,14 +99,26 @@ def open_encoder(name: str, folder: Path, dtype: Dtype | None = None) -> Encoder
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, wait: float | None = None) -> Iterator[None]:
     """Hold the right to change an index, its manifest included.
+
+    Args:
+        directory: of the index.
+        wait: seconds for which another may go on holding it; None for LOCK_SECONDS.
 
     Raises:
         IndexLockedError: another process, or another thread of this one, holds it.
     """
+    until = time.monotonic() + (LOCK_SECONDS if wait is None else wait)
+
+    def acquired(name: str) -> AbstractContextManager[object]:
+        left = max(0.0, until - time.monotonic())
+        return FileLock(directory / name).acquire(timeout=left, poll_interval=POLL_SECONDS)
+
     try:
-        held = FileLock(directory / LOCK).acquire(timeout=0)
+        # Held while waiting, so that one who writes without end sees it and gives way.
+        with acquired(WAITING):
+            held = acquired(LOCK)
     except Timeout as error:
         raise IndexLockedError(
             f"{directory}: another process is building it or writing to it"
@@ -112,9 +127,22 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def awaited(directory: Path) -> bool:
+    """Whether somebody waits for the right to change an index."""
+    try:
+        with FileLock(directory / WAITING).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def open_live(
-    directory: Path, *, writable: bool = False, before: Live | None = None
+    directory: Path,
+    *,
+    writable: bool = False,
+    before: Live | None = None,
+    wait: float | None = None,
 ) -> Iterator[Live]:
     """The live generation of an index; closed on leaving.
 
@@ -126,6 +154,7 @@ def open_live(
         writable: hold the right to change it.
         before: what was open before, for its models: those that have been loaded are used again
             where the generation names the same.
+        wait: where `writable`, see `locked`.
 
     Raises:
         FileNotFoundError: no index there, or its encoder is gone, or a file of vectors.
@@ -137,7 +166,7 @@ def open_live(
         manifest = read_manifest(directory)
         if writable:
             # Not while a build goes on, whose result would not hold what is written now.
-            stack.enter_context(locked(directory))
+            stack.enter_context(locked(directory, wait))
             manifest = read_manifest(directory)
         while True:
             try:
@@ -249,7 +278,7 @@ def refuse_foreign(directory: Path) -> None:
     foreign = sorted(
         path.name
         for path in directory.iterdir()
-        if path.name != LOCK and not path.name.startswith("generation-")
+        if path.name not in (LOCK, WAITING) and not path.name.startswith("generation-")
     )
     if foreign:
         raise FileExistsError(

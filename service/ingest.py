@@ -17,12 +17,13 @@ from lsr.corpus import Document, checked_id
 from lsr.indexes.buffers import pack_document
 from lsr.indexes.lucene import IndexLockedError
 from lsr.indexes.manifest import read_manifest
-from lsr.live import Live, open_live
+from lsr.live import Live, awaited, open_live
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
 from lsr.writing import Encoded, Writer
 
 log = logging.getLogger("lsr.service")
-# How often the lock of an index is tried for while another process holds it.
+# How often the lock of an index is tried for while another process holds it, and how often an idle
+# writer looks whether one waits for it.
 RETRY_SECONDS = 0.05
 
 
@@ -62,8 +63,8 @@ class Ingest:
     """Writes to one index. Operations take effect in the order in which they were submitted.
 
     What waits is applied together and committed once. The right to write is held while operations
-    keep coming, and given back soon after the last, so that other processes can build, add, delete
-    and merge; while one of them does, operations wait.
+    keep coming, and given back soon after the last, or between two commits when another process
+    waits for it to build, add, delete or merge; while it does so, operations wait.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Ingest:
         # Under `_changed`:
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0  # of these
-        self._closed = self._ended = self._releasing = False
+        self._closed = False
         # Of the thread alone:
         self._live: Live | None = None  # open, or that before, for its models
         self._writer: Writer | None = None
@@ -139,13 +140,6 @@ class Ingest:
             self._changed.notify_all()
         return waiting.future
 
-    def release(self) -> None:
-        """Give the right to write back now; the next operation takes it again."""
-        with self._changed:
-            self._releasing = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._ended or not self._releasing)
-
     def close(self, timeout: float) -> None:
         """Finish what was accepted, and stop.
 
@@ -174,24 +168,21 @@ class Ingest:
                 _fail(self._take(self._everything), error)
             else:
                 self._write(writer, self._next_group())
+                if self._writer and awaited(self._directory):
+                    self._shut()
         self._shut()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
 
     def _has_work(self) -> bool:
         """Waits for an operation; False when there will be none."""
+        idle = time.monotonic() + self._idle_seconds
         while True:
             with self._changed:
-                while not (self._waiting or self._closed or self._releasing):
-                    if not self._changed.wait(self._idle_seconds if self._writer else None):
-                        break
-                if not self._releasing and (self._waiting or self._closed):
+                if not (self._waiting or self._closed):
+                    self._changed.wait(RETRY_SECONDS if self._writer else None)
+                if self._waiting or self._closed:
                     return bool(self._waiting)
-            self._shut()
-            with self._changed:
-                self._releasing = False
-                self._changed.notify_all()
+            if self._writer and (time.monotonic() >= idle or awaited(self._directory)):
+                self._shut()
 
     def _open(self) -> Writer:
         """The writer of the generation that is live."""
@@ -202,7 +193,7 @@ class Ingest:
             self._shut()
         with ExitStack() as opened:
             live = opened.enter_context(
-                open_live(self._directory, writable=True, before=self._live)
+                open_live(self._directory, writable=True, before=self._live, wait=0)
             )
             writer = Writer.of(live, self._directory)
             self._opened = opened.pop_all()
@@ -223,7 +214,7 @@ class Ingest:
         _fail(self._take(self._late), error)
         with self._changed:
             left = [waiting.deadline - time.monotonic() for waiting in self._waiting]
-            if left and not self._releasing:
+            if left:
                 self._changed.wait(max(0.0, min(RETRY_SECONDS, *left)))
 
     def _everything(self) -> list[_Waiting]:

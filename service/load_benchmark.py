@@ -6,8 +6,8 @@
 The corpus is the documentation of the standard library, its own first lines are the queries, every
 second one in mode hybrid. The server is a process of its own. Three parts: `cost` puts the same
 queries to the engine and to the API in turns; `swaps` compares answers with a replay of their state
-while documents are written and generations change (for which writes pause: it takes the index's
-lock); `overload` offers three times what the server can do.
+while documents are written and generations change; `overload` offers three times what the server
+can do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ import numpy as np
 import torch
 
 from lsr.corpus import Document, open_corpus
-from lsr.indexes.lucene import IndexLockedError
 from lsr.indexes.manifest import NAME, read_manifest, write_manifest
 from lsr.indexing import build_index, delete_documents
 from lsr.live import locked
@@ -139,11 +138,7 @@ def _median(found: Mapping[int, Timed], requests: Sequence[Request], mode: str) 
 
 
 def publish(prepared: Path, directory: Path) -> int:
-    """Make a copy of a prepared index the live generation, as a build does; its number.
-
-    Raises:
-        IndexLockedError: somebody writes to it.
-    """
+    """Make a copy of a prepared index the live generation, as a build does; its number."""
     with locked(directory):
         older = read_manifest(directory)
         manifest = replace(read_manifest(prepared), generation=older.generation + 1)
@@ -160,7 +155,7 @@ class Ingest:
     def __init__(self, server: Server, documents: Sequence[Document]) -> None:
         self.writes: list[Write] = []
         self.replies: list[Reply] = []
-        self.paused = self.stopped = False
+        self.stopped = False
         self._server = server
         self._documents = documents
 
@@ -181,9 +176,6 @@ class Ingest:
                 ]
                 lines = b"".join(json.dumps(asdict(d)).encode() + b"\n" for d in written)
                 while not self.stopped:
-                    if self.paused:
-                        await asyncio.sleep(RETRY_SECONDS)
-                        continue
                     path = self._server.path + "/documents"
                     reply = await connection.ask("POST", path, lines, "x-ndjson")
                     self.replies.append(reply)
@@ -225,13 +217,7 @@ async def measure_swaps(
         for number in range(1, swaps + 1):
             await more_replies(share)
             base = prepared[number % len(prepared)]
-            ingest.paused = True  # the service gives the lock back soon after the last write
-            while ingest.paused:
-                try:
-                    bases[await asyncio.to_thread(publish, base, directory)] = base
-                    ingest.paused = False
-                except IndexLockedError:
-                    await asyncio.sleep(RETRY_SECONDS)
+            bases[await asyncio.to_thread(publish, base, directory)] = base
             if number % 2 or number == swaps:  # the others the service finds by itself
                 async with connected(server.port, 1) as (connection,):
                     await connection.ask("POST", "/admin/reload")

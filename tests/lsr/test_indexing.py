@@ -170,7 +170,7 @@ def test_merging_leaves_one_segment_without_deleted_documents(tmp_path, small_st
         assert searcher.index.n_postings == sum(map(np.count_nonzero, before[2]))
 
 
-def test_one_writer_at_a_time(corpus, tmp_path):
+def test_one_writer_at_a_time(corpus, tmp_path, monkeypatch):
     (tmp_path / "index").mkdir()
     changes = (
         lambda: build_index(corpus, tmp_path / "index", "lexical"),
@@ -178,6 +178,7 @@ def test_one_writer_at_a_time(corpus, tmp_path):
         lambda: delete_documents(tmp_path / "index", ["d1"]),
         lambda: merge_index(tmp_path / "index"),
     )
+    monkeypatch.setattr(live, "LOCK_SECONDS", 0.05)
     for _ in range(2):
         for change in changes:
             change()

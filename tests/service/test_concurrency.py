@@ -16,7 +16,6 @@ import pytest
 
 from lsr.client import Client, ServiceError
 from lsr.corpus import Document, open_corpus
-from lsr.indexes.lucene import IndexLockedError
 from lsr.indexes.manifest import read_manifest
 from lsr.indexing import build_index
 from lsr.request import ask
@@ -128,7 +127,8 @@ def test_answers_are_the_serial_ones_of_their_state(tmp_path, bases, served):
             try:
                 for number in range(1, SWAPS + 1):
                     corpus, base = bases[number % 2]
-                    build(corpus, directory, service.ingests["wings"], base)
+                    dense = read_manifest(base).dense
+                    build_index(corpus, directory, "lexical", dense=dense)
                     generations[read_manifest(directory).generation] = base
                     with Client(url) as client:
                         (state,) = client.reload()
@@ -140,14 +140,3 @@ def test_answers_are_the_serial_ones_of_their_state(tmp_path, bases, served):
     assert len(traffic.answers) >= QUERIES
     assert {answer.generation for answer in traffic.answers} == set(generations)
     assert differing(traffic.answers, traffic.writes, generations, REQUESTS, tmp_path) == []
-
-
-def build(corpus, directory, ingest, base):
-    """Build while writes wait for it."""
-    dense = read_manifest(base).dense
-    while True:
-        ingest.release()
-        try:
-            return build_index(corpus, directory, "lexical", dense=dense)
-        except IndexLockedError:
-            pass  # a write came first

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from shutil import copytree
@@ -184,7 +184,7 @@ def test_an_error_of_the_commit_is_that_of_its_group_only(index, monkeypatch):
         writes.submit(put(("first", "heat")), soon()).result(30)
         with monkeypatch.context() as patch:
             patch.setattr(LuceneIndex, "commit", lambda self, user_data: 1 / 0)
-            with locked_out(writes, index):
+            with locked(index):
                 failed = [writes.submit(put((f"f{n}", "flow")), soon()) for n in range(3)]
                 failed.append(writes.submit(Delete(("d3",)), soon()))
                 unknown = writes.submit(Delete(("nobody",)), soon())
@@ -195,14 +195,6 @@ def test_an_error_of_the_commit_is_that_of_its_group_only(index, monkeypatch):
                 unknown.result(30)
         writes.submit(put(("last", "wing")), soon()).result(30)
     assert texts(index) == before | {"first": "heat", "last": "wing"}
-
-
-@contextmanager
-def locked_out(writes, directory):
-    """What is submitted meanwhile waits."""
-    writes.release()
-    with locked(directory):
-        yield
 
 
 def test_what_is_not_visible_is_not_acknowledged(index):
@@ -286,29 +278,52 @@ def test_writes_wait_for_another_process_until_their_deadline(index):
 
 def is_free(directory):
     try:
-        with locked(directory):
+        with locked(directory, wait=0):
             return True
     except IndexLockedError:
         return False
 
 
-def test_the_lock_is_given_back_when_idle_or_asked(index):
+def test_the_lock_is_given_back_when_idle_or_awaited(index):
     with ingest(index, idle_seconds=0.05) as writes:
         writes.submit(put(("a", "heat")), soon()).result(30)
         until(lambda: is_free(index))
         writes.submit(put(("b", "heat")), soon()).result(30)
     assert is_free(index)
     with ingest(index, idle_seconds=600) as writes:
-        writes.release()  # nothing to give back
         writes.submit(put(("c", "heat")), soon()).result(30)
-        assert not is_free(index)
-        writes.release()
-        assert is_free(index)
-        writes.submit(put(("d", "heat")), soon()).result(30)
-        assert not is_free(index)
+        with locked(index):
+            waiting = writes.submit(put(("d", "heat")), soon())
+            time.sleep(0.2)
+            assert not waiting.done()
+        waiting.result(30)
     assert is_free(index)
     assert {"a", "b", "c", "d"} <= texts(index).keys()
-    writes.release()  # after its end
+
+
+def test_writes_without_end_give_way(index):
+    done = threading.Event()
+    with ingest(index, group=1) as writes:
+
+        def write():
+            while not done.is_set():
+                accepted = [writes.submit(put((f"{n}", "heat")), soon()) for n in range(5)]
+                assert not wait(accepted, 30).not_done
+
+        with ThreadPoolExecutor(2) as pool:
+            running = [pool.submit(write) for _ in range(2)]
+            try:
+                commits = [-1]
+                for _ in range(5):
+                    with locked(index):
+                        commits.append(commit_of(index))
+                        time.sleep(0.05)
+                        assert commit_of(index) == commits[-1]
+                    until(lambda: commit_of(index) > commits[-1])
+            finally:
+                done.set()
+            for future in running:
+                future.result()
 
 
 def test_models_are_kept_while_the_lock_is_not(index, monkeypatch):
@@ -320,7 +335,8 @@ def test_models_are_kept_while_the_lock_is_not(index, monkeypatch):
     with ingest(index) as writes:
         for doc_id in ("a", "b"):
             writes.submit(put((doc_id, "heat")), soon()).result(30)
-            writes.release()
+            with locked(index):
+                pass
     assert len(loads) == 1
 
 
@@ -329,7 +345,6 @@ def test_writes_go_to_the_generation_that_is_live(index, corpus_of, tmp_path):
     during = []
     with ingest(index) as writes:
         assert writes.submit(put(("old", "heat")), soon()).result(30).generation == 1
-        writes.release()
 
         def progress(step, done, total):
             if step == "encoding" and not during:
