@@ -14,7 +14,8 @@ demo: $(STAMP)
 	$(BIN)/lsr demo --out demo-index
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	# One thread of torch for each of two processes; worksteal, since few tests take most of the time.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check
