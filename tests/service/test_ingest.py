@@ -292,11 +292,13 @@ def test_the_lock_is_given_back_when_idle_or_awaited(index):
     assert is_free(index)
     with ingest(index, idle_seconds=600) as writes:
         writes.submit(put(("c", "heat")), soon()).result(30)
+        assert not is_free(index)
         with locked(index):
             waiting = writes.submit(put(("d", "heat")), soon())
             time.sleep(0.2)
             assert not waiting.done()
         waiting.result(30)
+        assert not is_free(index)
     assert is_free(index)
     assert {"a", "b", "c", "d"} <= texts(index).keys()
 
