@@ -129,6 +129,8 @@ def locked(directory: Path, wait: float | None = None) -> Iterator[None]:
 
 def awaited(directory: Path) -> bool:
     """Whether somebody waits for the right to change an index."""
+    if not (directory / WAITING).exists():
+        return False  # FileLock would make the directory of an index that has been moved away
     try:
         with FileLock(directory / WAITING).acquire(timeout=0):
             return False

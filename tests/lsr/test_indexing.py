@@ -189,6 +189,14 @@ def test_one_writer_at_a_time(corpus, tmp_path, monkeypatch):
                 change()
 
 
+def test_who_waits_is_seen_and_nothing_is_made_to_look(tmp_path):
+    assert not live.awaited(tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
+    with FileLock(tmp_path / live.WAITING):
+        assert live.awaited(tmp_path)
+    assert not live.awaited(tmp_path)
+
+
 def test_a_searcher_that_opens_during_a_swap_gets_the_new_generation(corpus, tmp_path, monkeypatch):
     build_index(corpus, tmp_path / "index", "lexical")
     old = read_manifest(tmp_path / "index")
