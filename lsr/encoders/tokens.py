@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 from tokenizers import Tokenizer
+
+# Words whose tokens are remembered, and characters of the longest: those beyond seldom come again.
+REMEMBERED, LONGEST = 100_000, 32
 
 
 def vocabulary(tokenizer: Any) -> list[str]:
@@ -61,17 +66,85 @@ def count_terms(tokenizer: Any, texts: Sequence[str], max_length: int | None = N
         texts: n texts.
         max_length: tokens of a text to look at; None for all of them.
     """
-    n_terms = len(tokenizer)
-    if not len(texts):
-        return csr_array((0, n_terms), dtype=np.float32)
-    encodings = whole_text(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)
-    rows = [np.asarray(encoding.ids[:max_length], dtype=np.int64) for encoding in encodings]
-    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    indices = np.concatenate(rows)
+    words = _words(tokenizer)
+    rows = [row[:max_length] for row in words.token_ids(texts)]
+    indptr = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum([len(row) for row in rows], out=indptr[1:])
+    indices = np.fromiter(chain.from_iterable(rows), np.int32, count=indptr[-1])
+    # Zeros for special tokens, which are dropped at the end.
     counts = csr_array(
-        (np.ones(len(indices), dtype=np.float32), indices, indptr), shape=(len(texts), n_terms)
+        (words.counted[indices], indices, indptr), shape=(len(rows), len(words.counted))
     )
     counts.sum_duplicates()
-    counts.data[np.isin(counts.indices, special_ids(tokenizer))] = 0.0
     counts.eliminate_zeros()
     return counts
+
+
+@lru_cache(maxsize=16)
+def _words(tokenizer: Any) -> _Words:
+    return _Words(tokenizer)
+
+
+class _Words:
+    """The tokens of texts, by memory where the words between spaces have been seen before.
+
+    That is several times as fast as the tokenizer on a query of two hundred words.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._backend = whole_text(tokenizer)
+        # 1 for each term, 0 for special tokens.
+        self.counted = np.ones(len(tokenizer), np.float32)
+        self.counted[special_ids(tokenizer)] = 0.0
+        self._at_spaces = _splits_at_spaces(self._backend)
+        self._known: dict[str, list[int]] = {}
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text, in order."""
+        if not self._at_spaces:
+            return self._encode(texts)
+        split = [text.split(" ") for text in texts]
+        try:
+            return [self._joined(words, self._known) for words in split]
+        except KeyError:
+            return self._with_new_words(split)
+
+    def _with_new_words(self, split: list[list[str]]) -> list[list[int]]:
+        # By a dictionary of these texts alone: other threads may forget what this one counts on.
+        distinct = dict.fromkeys(chain.from_iterable(split))
+        known = {word: ids for word in distinct if (ids := self._known.get(word)) is not None}
+        unknown = [word for word in distinct if word not in known]
+        new = dict(zip(unknown, self._encode(unknown), strict=True))
+        short = {word: ids for word, ids in new.items() if len(word) <= LONGEST}
+        if len(self._known) + len(short) > REMEMBERED:
+            self._known.clear()
+        self._known |= short
+        tokens = known | new
+        return [self._joined(words, tokens) for words in split]
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    @staticmethod
+    def _joined(words: list[str], tokens: Mapping[str, list[int]]) -> list[int]:
+        return list(chain.from_iterable(map(tokens.__getitem__, words)))
+
+
+def _splits_at_spaces(backend: Tokenizer) -> bool:
+    """Whether a text's tokens are those of what stands between its spaces, as in BERT.
+
+    BERT's normalizer looks at characters one by one, its words end at white space, and so do the
+    added tokens if none has a space or takes those around it. (Spaces alone: it drops other
+    characters that count as white space.)
+    """
+    parts = json.loads(backend.to_str())
+    kinds = {
+        "normalizer": "BertNormalizer",
+        "pre_tokenizer": "BertPreTokenizer",
+        "model": "WordPiece",
+    }
+    return all((parts[part] or {}).get("type") == kind for part, kind in kinds.items()) and not any(
+        token["lstrip"] or token["rstrip"] or token["single_word"] or " " in token["content"]
+        for token in parts["added_tokens"]
+    )

@@ -1,11 +1,15 @@
 """lsr/encoders/tokens.py."""
 
+import threading
 from collections import Counter
+from random import Random
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
+from lsr.encoders import tokens
 from lsr.encoders.load import default_tokenizer
-from lsr.encoders.tokens import count_terms, special_ids, vocabulary
+from lsr.encoders.tokens import count_terms, special_ids, vocabulary, whole_text
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +38,73 @@ def test_counts_equal_those_of_the_tokenizer_without_special_tokens(tokenizer):
     for row, text in zip(count_terms(tokenizer, texts).toarray(), texts, strict=True):
         expected = Counter(term for term in tokenizer.tokenize(text) if term not in special)
         assert {terms[i]: count for i, count in enumerate(row) if count} == expected
+
+
+# What may join, split or vanish at a space: white space of other kinds, characters that BERT drops,
+# marks that combine, characters that stand alone, tokens spelt out.
+PIECES = (
+    *("heat", "Flow", "naïve", "e", "Σ", "ΑΣ", "İ", "ﬁ", "x" * 120, "3.14", "don't", "東京", "🙂"),
+    *(" ", "  ", " ", " ", "\n", "\t", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2003"),
+    *("\u0301", "\u200b", "\u200d", "\ufeff", "\x00", "\ufffd", "-", ".", "##s"),
+    *("[SEP]", "[MASK]", "[", "]", "[unused1]"),
+)
+
+
+def random_texts(seed, n=400):
+    generator = Random(seed)
+    return [
+        "".join(generator.choice(PIECES) for _ in range(generator.randrange(30))) for _ in range(n)
+    ]
+
+
+def whole(tokenizer, texts):
+    """The oracle: each text through the tokenizer, in one piece."""
+    backend = whole_text(tokenizer)
+    return [backend.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def test_tokens_by_words_equal_those_of_whole_texts(tokenizer):
+    words = tokens._Words(tokenizer)
+    texts = random_texts(0)
+    expected = whole(tokenizer, texts)
+    assert words.token_ids(texts) == expected  # all new
+    assert words.token_ids(texts) == expected  # all but the longest known
+    assert [words.token_ids([text])[0] for text in texts] == expected
+    assert words._known
+    assert max(map(len, words._known)) <= tokens.LONGEST
+
+
+def test_threads_that_make_each_other_forget_words(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokens, "REMEMBERED", 20)
+    words = tokens._Words(tokenizer)
+    wrong = []
+
+    def ask(seed):
+        for text in random_texts(seed):
+            if words.token_ids([text]) != whole(tokenizer, [text]):
+                wrong.append(text)
+            if len(words._known) > 2 * 20 * 4:
+                wrong.append("more than the bound")
+
+    threads = [threading.Thread(target=ask, args=[seed]) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_only_tokenizers_that_split_at_spaces_go_by_words(tokenizer, byte_level):
+    bpe = byte_level()
+    assert tokens._splits_at_spaces(whole_text(tokenizer))
+    assert not tokens._splits_at_spaces(whole_text(bpe))
+    texts = ["heat flow", " heat  flow\n", ""]
+    assert tokens._Words(bpe).token_ids(texts) == whole(bpe, texts)
+
+
+def test_an_added_token_with_a_space_is_found():
+    backend = tokens.Tokenizer.from_str(default_tokenizer().backend_tokenizer.to_str())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.add_tokens(["heat flow"])
+    added = tokenizer.convert_tokens_to_ids("heat flow")
+    assert count_terms(tokenizer, ["the heat flow"]).indices.tolist()[-1] == added
