@@ -79,7 +79,8 @@ class DefaultEncoder:
         """The weight of each of the first 512 tokens, however often, float32, shape (n, V)."""
         present = count_terms(self.tokenizer, texts, QUERY_LENGTH)
         present.data = self.query_weights[present.indices]
-        present.eliminate_zeros()
+        if not present.data.all():
+            present.eliminate_zeros()
         return present
 
     @cached_property
