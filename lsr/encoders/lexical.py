@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array
 
 from lsr.encoders.tokens import count_terms, own_terms, vocabulary
 
@@ -136,5 +136,6 @@ class LexicalEncoder:
 
     def encode_queries(self, texts: Sequence[str]) -> csr_array:
         """IDF × occurrences of each term, float32, shape (n, V)."""
-        weighted = count_terms(self.tokenizer, texts) @ diags_array(self.idf)
-        return csr_array(weighted, dtype=np.float32)
+        counts = count_terms(self.tokenizer, texts)
+        counts.data *= self.idf[counts.indices]
+        return counts
