@@ -15,6 +15,8 @@ from lsr.encoders.load import resolve, trunk_path
 from lsr.encoders.tokens import special_ids
 from lsr.kernels.reference import Activation, Pooling
 
+# Names the default model as the one to start from.
+TRAINED = "trained"
 Queries = Literal["same", "separate", "binary", "idf", "learned-idf"]
 
 
@@ -23,8 +25,9 @@ class ModelConfig:
     """What `build_model` makes.
 
     Attributes:
-        base: "default" (the trunk all-MiniLM-L6-v2 that ships), a directory, or a hub name: a
-            masked LM, or a trunk without an LM head, which gets one grafted.
+        base: "default" (the trunk all-MiniLM-L6-v2 that ships), "trained" (the default model: that
+            trunk after training, with its head), a directory, or a hub name: a masked LM, or a
+            trunk without an LM head, which gets one grafted.
         queries: how queries become vectors: by the "same" masked LM as documents; by a "separate"
             one, which starts as a copy; as a weight per own token: 1 ("binary"), its IDF ("idf"),
             or a weight learned from there ("learned-idf").
@@ -36,11 +39,13 @@ class ModelConfig:
         query_max_length: tokens of a query that are read.
         calibrate_terms: mean active terms of a document before the first step (fewer where
             `top_k_per_token` cuts them, or where without expansion texts hold fewer); None leaves
-            the head as it is: a grafted one then has most of the vocabulary active.
+            the head as it is: a grafted one then has most of the vocabulary active. That of
+            "trained" always stays as it is.
         transform: whether the dense layer of the head is trained; frozen, a grafted one stays the
             identity.
         embeddings: whether the word embeddings are trained, and with them the head's matrix where
             it is tied to them; frozen, what training changes is small to ship.
+        dropout: whether the base's dropout is there in training.
         top_k_per_token: largest logits of a token that count; None: all. Not in the stock layout,
             see `lsr.encoders.top_k`.
     """
@@ -55,6 +60,7 @@ class ModelConfig:
     calibrate_terms: int | None = 120
     transform: bool = True
     embeddings: bool = True
+    dropout: bool = True
     top_k_per_token: int | None = None
 
     def __post_init__(self) -> None:
@@ -161,7 +167,7 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
         trim_head,
     )
 
-    directory = trunk_path() if config.base == "default" else resolve(config.base)
+    directory = trunk_path() if config.base in ("default", TRAINED) else resolve(config.base)
     if not (directory / "config.json").exists():
         raise ValueError(
             f"{directory}: holds no config.json; `base` must be the checkpoint of a masked LM or "
@@ -187,8 +193,12 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
         graft_head(model)
     keep_offset_exact(model)
     trim_head(model, len(tokenizer))
+    if config.base == TRAINED:
+        from lsr.encoders.default import default_model
+
+        model.load_state_dict(default_model()[0].sub_modules["document"][0].model.state_dict())
     transformer.to(get_device_name())
-    if config.calibrate_terms is not None:
+    if config.calibrate_terms is not None and config.base != TRAINED:
         calibrate(
             model,
             tokenizer,
@@ -198,6 +208,10 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
             expansion=config.expansion,
         )
     silence(model, special_ids(tokenizer))
+    if not config.dropout:
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
     if not config.transform:
         transform_of(model)[0].requires_grad_(False)
     if not config.embeddings:

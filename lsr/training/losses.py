@@ -70,13 +70,16 @@ def kl_divergence(
 
     Args:
         scores: of the student, shape (B, C), C at least 2.
-        labels: of the teachers, the same shape.
+        labels: of the teachers, the same shape; a document with −∞ is left out of both softmaxes.
         temperature: T.
         teacher_temperature: T_t.
     """
-    student = torch.log_softmax(scores / temperature, dim=1)
+    left_out = labels == -math.inf
+    student = torch.log_softmax((scores / temperature).masked_fill(left_out, -math.inf), dim=1)
     teacher = torch.log_softmax(labels / teacher_temperature, dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    # 0 · (∞ − ∞) is no number.
+    terms = teacher.exp() * (teacher - student).masked_fill(left_out, 0.0)
+    return terms.sum() / len(labels)
 
 
 class VectorStatistics(NamedTuple):
@@ -166,9 +169,11 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         """The weighted components, which sum to the loss.
 
         Args:
-            sentence_features: of query, document and n negatives, B rows each.
-            labels: teacher scores of the documents in that order, shape (B, n + 1); only for
-                "margin_mse" and "kl".
+            sentence_features: of query, document and n negatives, B rows each; there may be more
+                queries, after those of the rows.
+            labels: teacher scores; only for "margin_mse" and "kl". Of each row's documents in that
+                order, shape (B, n + 1); or, for "kl" alone, of all documents of the batch, column
+                after column, for each of N queries, shape (N, B · (n + 1)).
 
         Raises:
             ValueError: columns or labels are missing or do not fit, or the batch is too small.
@@ -182,7 +187,8 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         self._inputs = {"query": dict(features[0]), "document": dict(features[1])}
         if self.mini_batch_size is None:
             queries = self.model(features[0])["sentence_embedding"]
-            return self._components(queries, self._documents(features[1:]), labels)
+            documents = self._documents(features[1:])
+            return self._components(queries, documents, len(features) - 1, labels)
         total: Tensor = CachedLossMixin.forward_cached(self, features, labels)
         # Only the total carries the gradient: one component becomes total − others.
         first, *others = self._values.items()
@@ -194,7 +200,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
     ) -> Tensor:
         """The loss of a batch from its vectors in parts; what GradCache calls."""
         queries, *documents = (torch.cat(column) for column in reps)
-        components = self._components(queries, torch.cat(documents), labels)
+        components = self._components(queries, torch.cat(documents), len(documents), labels)
         self._values = {name: value.detach() for name, value in components.items()}
         total = torch.stack(list(components.values())).sum()
         if with_backward:
@@ -259,11 +265,11 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         return torch.cat([self.model(column)["sentence_embedding"] for column in columns])
 
     def _components(
-        self, queries: Tensor, documents: Tensor, labels: Tensor | None
+        self, queries: Tensor, documents: Tensor, columns: int, labels: Tensor | None
     ) -> dict[str, Tensor]:
         # Sums of 30,000 products, and of as many weights, are no work for bfloat16.
         with torch.autocast(queries.device.type, enabled=False):
-            components = self._ranking(queries, documents, labels)
+            components = self._ranking(queries, documents, columns, labels)
             ranking = torch.stack(list(components.values())).sum().detach()
             sides: tuple[tuple[Side, Tensor], ...] = (("document", documents), ("query", queries))
             for side, vectors in sides:
@@ -273,22 +279,33 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
                     components[f"{side}_penalty"] = self.strengths[side].value() * penalty
                 if torch.is_grad_enabled():
                     self._tallies.setdefault(side, _Tally()).add(vectors, penalty, ranking)
-                    self._terms[side] = active_terms(vectors[: len(queries)], dim=1).mean()
+                    seen = len(vectors) // columns if side == "document" else len(vectors)
+                    self._terms[side] = active_terms(vectors[:seen], dim=1).mean()
         return components
 
     def _ranking(
-        self, queries: Tensor, documents: Tensor, labels: Tensor | None
+        self, queries: Tensor, documents: Tensor, columns: int, labels: Tensor | None
     ) -> dict[str, Tensor]:
         dtype = torch.promote_types(queries.dtype, torch.float32)
-        queries = queries.to(dtype)
+        queries, documents = queries.to(dtype), documents.to(dtype)
         # (C, B, V): a view, since columns stand one after the other.
-        columns = documents.to(dtype).view(-1, *queries.shape)
+        by_column = documents.view(columns, -1, documents.shape[1])
+        rows = queries[: by_column.shape[1]]
         losses: dict[str, Tensor] = {}
         if "infonce" in self.rankings:
-            losses["infonce"] = infonce(queries, columns, self.temperature)
+            losses["infonce"] = infonce(rows, by_column, self.temperature)
         if "margin_mse" in self.rankings or "kl" in self.rankings:
-            labels = _checked_labels(labels, len(queries), len(columns)).to(queries)
-            scores = torch.bmm(columns.transpose(0, 1), queries[:, :, None])[:, :, 0]
+            # Scores of all documents for all queries, or of each row's own.
+            whole = "margin_mse" not in self.rankings and (
+                labels is not None and labels.shape == (len(queries), len(documents))
+            )
+            if whole:
+                shape = len(queries), len(documents)
+                labels = _checked_labels(labels, *shape, left_out=True).to(queries)
+                scores = queries @ documents.T
+            else:
+                labels = _checked_labels(labels, len(rows), columns).to(queries)
+                scores = torch.bmm(by_column.transpose(0, 1), rows[:, :, None])[:, :, 0]
             if "margin_mse" in self.rankings:
                 losses["margin_mse"] = margin_mse(scores, labels)
             if "kl" in self.rankings:
@@ -360,7 +377,10 @@ def _check_settings(
         raise ValueError(f"`mini_batch_size` must be at least 1, got {mini_batch_size}")
 
 
-def _checked_labels(labels: Tensor | None, queries: int, documents: int) -> Tensor:
+def _checked_labels(
+    labels: Tensor | None, queries: int, documents: int, *, left_out: bool = False
+) -> Tensor:
+    """The labels; −∞ is one only where documents may be left out."""
     if labels is None:
         raise ValueError(
             "'margin_mse' and 'kl' need teacher scores: the data have no column `label`"
@@ -373,6 +393,8 @@ def _checked_labels(labels: Tensor | None, queries: int, documents: int) -> Tens
             f"got shape {tuple(labels.shape)}"
         )
     bad = ~torch.isfinite(labels)
+    if left_out:
+        bad &= labels != -math.inf
     if bool(bad.any()):
         row, column = bad.nonzero()[0].tolist()
         raise ValueError(

@@ -5,10 +5,12 @@ run/
   rows.jsonl    the training rows with negatives and scores, so that a resumed run and other
                 processes read what the first has computed
   scores/       the teachers' scores, by teacher; absent where these score live
+  vectors/      of queries and documents by dense teachers, where a batch is scored as a whole
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,15 +19,20 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from filelock import FileLock
+from scipy.sparse import vstack
+
 from lsr.corpus import Document, open_corpus
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer, load_encoder
 from lsr.training import tiny
 from lsr.training.examples import Example, Examples, draw_negatives, hold_out
 from lsr.training.mining import dense_candidates, mine, sparse_candidates
+from lsr.training.neighbours import NearQuery, Neighbours, Vectors, VectorTeacher
 from lsr.training.pseudo import pseudo_queries
 from lsr.training.recipe import Data, Recipe, Teachers
-from lsr.training.run_files import write_whole
+from lsr.training.run_files import write_array, write_whole
 from lsr.training.scoring import Label, Progress, label_batch, score_examples
 from lsr.training.sources import ExampleSource, load_examples
 from lsr.training.teachers import (
@@ -44,6 +51,8 @@ GENERATED = "generated"
 SAMPLE, BATCH = 1000, 512
 # Rows that live teachers score to show what their scores are like.
 SCORED = 256
+# Sentences or spans of each document that are queries for the others.
+CUT_OUT = 1
 
 
 @dataclass(frozen=True)
@@ -100,13 +109,18 @@ class Prepared:
     train: Examples
     held_out: HeldOut | None
     label: Label | None = None  # by teachers that score live
+    neighbours: Neighbours | None = None  # where a batch is scored as a whole
 
     def scores(self) -> list[Sequence[float]]:
         """What the teachers say of each row's documents, n + 1 floats a row.
 
         Of all rows where they were scored; of up to SCORED, spread evenly, where that is done
-        live; of none where there are no teachers.
+        live; of none where there are no teachers. Where a batch is scored as a whole: of the best
+        documents of so many queries.
         """
+        if self.neighbours is not None:
+            scores = self.neighbours.scores
+            return list(scores[:: max(1, len(scores) // SCORED)].tolist())
         if self.label is None:
             return [row.scores for row in self.train.rows if row.scores is not None]
         step = max(1, len(self.train) // SCORED)
@@ -150,14 +164,20 @@ def prepare(
     known = cached.exists()
     if known:
         examples = replace(examples, rows=_read_rows(cached))
-        if not recipe.teachers.live:
+        if not (recipe.teachers.live or data.neighbours):
             return Prepared(examples, held_out)
+    if data.neighbours:
+        # Documents are whole: a query says nothing of the one that it was cut out of.
+        examples = replace(examples, rows=[row._replace(removed="") for row in examples.rows])
     # One for mining and scoring: it remembers the vectors of documents.
     dense = DenseTeacher() if _needs_trunk(recipe) else None
+    neighbours = _neighbours(recipe, examples, dense, out, progress) if data.neighbours else None
     if data.negatives and not known:
-        examples = _with_negatives(examples, data, recipe.training.seed, dense, progress)
+        examples = _with_negatives(
+            examples, data, recipe.training.seed, dense, neighbours, progress
+        )
     label = None
-    if recipe.teachers.names:
+    if recipe.teachers.names and neighbours is None:
         made = {f"scores:{GENERATED}": f"scores:{out / 'collection' / 'scores.tsv'}"}
         names = [made.get(name, name) for name in recipe.teachers.names]
         teachers = [_teacher(name, examples, dense) for name in names]
@@ -170,7 +190,7 @@ def prepare(
             )
     if not known:
         write_whole(cached, "".join(json.dumps(row) + "\n" for row in examples.rows))
-    return Prepared(examples, held_out, label)
+    return Prepared(examples, held_out, label, neighbours)
 
 
 def _examples(source: str, data: Data, seed: int) -> Examples:
@@ -196,8 +216,91 @@ def _needs_trunk(recipe: Recipe) -> bool:
     return mined or "dense" in recipe.teachers.names
 
 
+def _neighbours(
+    recipe: Recipe, examples: Examples, dense: DenseTeacher | None, out: Path, progress: Progress
+) -> Neighbours:
+    """The rows' queries, and passages of documents, ranked over the collection by the teachers."""
+    data, seed = recipe.data, recipe.training.seed
+    queries = [
+        NearQuery(row.query_id, row.query, row.positive, cut_out=data.pseudo_queries > 0)
+        for row in examples.rows
+    ]
+    if not data.pseudo_queries:
+        asked = {query.text for query in queries}
+        whole = (Document(key, text=text) for key, text in examples.documents.items())
+        passages = pseudo_queries(
+            whole,
+            _bm25(examples),
+            per_document=CUT_OUT,
+            kinds=("sentence", "span"),
+            removed=0,
+            seed=seed,
+        )
+        queries += [
+            NearQuery(f"passage of {row.query_id}", row.query, row.positive, cut_out=True)
+            for row in passages.rows
+            if row.query not in asked
+        ]
+    names = recipe.teachers.names
+    weights = recipe.teachers.weights or (1.0,) * len(names)
+    texts = [query.text for query in queries]
+    documents = list(examples.documents.values())
+    teachers = []
+    for name, weight in zip(names, weights, strict=True):
+        teacher = _teacher(name, examples, dense)
+        vectors = _vectors(teacher, texts, documents, out / "vectors", progress)
+        teachers.append(VectorTeacher(*vectors, weight))
+    return Neighbours(
+        queries,
+        examples.documents,
+        teachers,
+        depth=data.mining_depth,
+        scale=recipe.teachers.scale,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def _vectors(
+    teacher: Teacher,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    out: Path,
+    progress: Progress,
+) -> tuple[Vectors, Vectors]:
+    """A teacher's vectors of queries and of documents; dense ones are kept in `out`."""
+    if isinstance(teacher, SparseTeacher):
+        encoder = teacher.encoder
+        encoded = [encoder.encode_documents(batch) for batch in batches(documents)]
+        return encoder.encode_queries(queries), vstack(encoded, format="csr")
+    assert isinstance(teacher, DenseTeacher)
+    digest = hashlib.sha256(teacher.fingerprint.encode())
+    for text in (*queries, *documents):
+        digest.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
+    folder = out / digest.hexdigest()[:16]
+    sides: list[np.ndarray] = []
+    encoders = {"queries": teacher.encode_queries, "documents": teacher.encode_documents}
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, texts in (("queries", queries), ("documents", documents)):
+        path = folder / f"{side}.npy"
+        with FileLock(folder / "lock"):  # of several processes one computes
+            if not path.exists():
+                parts = []
+                for batch in batches(texts):
+                    parts.append(encoders[side](batch))
+                    progress(f"encoding {side}", sum(map(len, parts)), len(texts))
+                write_array(path, np.concatenate(parts))
+        sides.append(np.load(path))
+    return sides[0], sides[1]
+
+
 def _with_negatives(
-    examples: Examples, data: Data, seed: int, dense: DenseTeacher | None, progress: Progress
+    examples: Examples,
+    data: Data,
+    seed: int,
+    dense: DenseTeacher | None,
+    neighbours: Neighbours | None,
+    progress: Progress,
 ) -> Examples:
     """Negatives from each miner in turn; those that the source has come first."""
     had = min(len(row.negatives) for row in examples.rows)
@@ -206,13 +309,16 @@ def _with_negatives(
     judge = dense if data.margin > 0 else None
     examples = draw_negatives(examples, had, seed=seed)
     wanted = data.negatives - had
-    shares = [wanted // len(data.miners)] * len(data.miners)
-    for number in range(wanted % len(data.miners)):
+    miners: tuple[str, ...] = data.miners if neighbours is None else ("neighbours",)
+    shares = [wanted // len(miners)] * len(miners)
+    for number in range(wanted % len(miners)):
         shares[number] += 1
-    for miner, n in zip(data.miners, shares, strict=True):
+    for miner, n in zip(miners, shares, strict=True):
         if not n:
             continue
-        if miner == "bm25":
+        if neighbours is not None:
+            candidates = neighbours.candidates()
+        elif miner == "bm25":
             candidates = sparse_candidates(
                 examples, _bm25(examples), data.mining_depth, progress=progress
             )
@@ -256,7 +362,7 @@ def _teacher(name: str, examples: Examples, trunk: DenseTeacher | None) -> Teach
 def _combine(teachers: Teachers) -> Combine:
     if teachers.combine == "affine":
         return align
-    return partial(ensemble, scale=teachers.scale)
+    return partial(ensemble, scale=teachers.scale, weights=teachers.weights or None)
 
 
 def _read_rows(path: Path) -> list[Example]:

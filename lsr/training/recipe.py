@@ -6,6 +6,7 @@ that change under `--tiny`, in tables of the same names; everything not said has
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -42,6 +43,9 @@ class Data:
     negatives: int = 0  # mined for each query
     miners: tuple[Literal["bm25", "dense"], ...] = ("bm25",)
     mining_depth: int = 100  # candidates of a miner
+    # Queries that the documents of each batch are compared with, sentences of the collection among
+    # them: see `lsr.training.neighbours`. Their teachers together are then the miner.
+    neighbours: int = 0
     margin: float = 0.05  # a negative scores at most (1 − margin) of its positive
 
 
@@ -53,11 +57,12 @@ class Teachers:
     "cross-encoder:MODEL" and "scores:FILE" (query id, document id, score). All rows are scored
     before training, and the scores kept; with `live` each process scores the rows of its batches
     as they come, and keeps nothing. "affine" takes means and deviations over all rows, so that it
-    cannot be live.
+    cannot be live. `data.neighbours` needs teachers that compare vectors: dense, bm25 and sparse.
     """
 
     __pydantic_config__ = _STRICT
     names: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()  # of the teachers, in the order of their names; (): equal
     combine: Literal["minmax", "affine"] = "minmax"
     scale: float = 30.0  # of the mean of normalised scores
     live: bool = False
@@ -151,8 +156,53 @@ class Recipe:
                 "teachers.live excludes teachers.combine 'affine', whose statistics are of all "
                 "rows: take 'minmax', or let scores be computed before"
             )
+        self._check_weights()
+        if self.data.neighbours:
+            self._check_neighbours()
         if not 0 <= self.data.held_out < 1:
             raise ValueError(f"data.held_out must be in [0, 1), got {self.data.held_out}")
+
+    def _check_weights(self) -> None:
+        names, weights = self.teachers.names, self.teachers.weights
+        if weights and len(weights) != len(names):
+            raise ValueError(
+                f"teachers.weights must hold one for each of {len(names)} teachers, got {weights}"
+            )
+        if weights and not all(0 < weight < math.inf for weight in weights):
+            raise ValueError(f"teachers.weights must be positive and finite, got {weights}")
+        if weights and self.teachers.combine == "affine":
+            raise ValueError("teachers.weights excludes teachers.combine 'affine'")
+
+    def _check_neighbours(self) -> None:
+        data, teachers = self.data, self.teachers
+        looked_up = ("binary", "idf", "learned-idf")
+        if data.neighbours < self.training.batch_size:
+            raise ValueError(
+                "data.neighbours must be at least training.batch_size, "
+                f"{self.training.batch_size}, got {data.neighbours}"
+            )
+        if self.model is None or self.model.queries not in looked_up:
+            raise ValueError(
+                f"data.neighbours needs model.queries of {', '.join(looked_up)}: others would pass "
+                "the model for each"
+            )
+        if not self.objective.kl or self.objective.margin_mse:
+            raise ValueError("data.neighbours needs objective.kl, and excludes margin_mse")
+        if not data.negatives:
+            raise ValueError("data.neighbours needs data.negatives")
+        if data.pseudo_queries and self.objective.infonce:
+            raise ValueError(
+                "data.neighbours with data.pseudo_queries excludes objective.infonce: a document "
+                "holds its queries word for word"
+            )
+        if teachers.live or teachers.combine != "minmax":
+            raise ValueError("data.neighbours excludes teachers.live and teachers.combine 'affine'")
+        kinds = ("dense", "bm25", "sparse")
+        for name in teachers.names:
+            if name.partition(":")[0] not in kinds:
+                raise ValueError(
+                    f"data.neighbours needs teachers of {', '.join(kinds)}, got {name!r}"
+                )
 
 
 def names() -> list[str]:

@@ -37,6 +37,7 @@ from lsr.training.examples import Examples
 from lsr.training.guard import Guard, check_temperature
 from lsr.training.loss_trainer import Metrics
 from lsr.training.losses import Objective
+from lsr.training.neighbours import WholeBatch
 from lsr.training.prepare import Prepared, batches, is_main_process
 from lsr.training.recipe import Recipe
 from lsr.training.regularisers import L1, DFFlops, Flops, Regulariser
@@ -175,6 +176,9 @@ def train(
     )
     if prepared.label is not None:
         trainer.data_collator = Labelled(trainer.data_collator, prepared.label)
+    if prepared.neighbours is not None:
+        most = recipe.data.neighbours
+        trainer.data_collator = WholeBatch(trainer.data_collator, prepared.neighbours, most)
     trainer.remove_callback(PrinterCallback)
     if not sys.stderr.isatty():
         trainer.remove_callback(ProgressCallback)
@@ -329,11 +333,14 @@ def _base(base: str, out: Path, seed: int) -> str:
 def _idf(base: str, texts: Any) -> np.ndarray:
     from transformers import AutoTokenizer
 
+    from lsr.encoders.build import TRAINED
     from lsr.encoders.load import default_tokenizer, resolve
     from lsr.encoders.query_weights import corpus_idf
 
     tokenizer = (
-        default_tokenizer() if base == "default" else AutoTokenizer.from_pretrained(resolve(base))
+        default_tokenizer()
+        if base in ("default", TRAINED)
+        else AutoTokenizer.from_pretrained(resolve(base))
     )
     return corpus_idf(tokenizer, batches(texts))
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def check_same(path: Path, about: dict[str, Any]) -> None:
     """Refuse to go on with a run that `path` describes otherwise.
@@ -55,4 +57,13 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
     partial.replace(path)

@@ -223,7 +223,9 @@ class FileTeacher:
 Combine = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
-def ensemble(scores: Sequence[np.ndarray], *, scale: float = 30.0) -> np.ndarray:
+def ensemble(
+    scores: Sequence[np.ndarray], *, scale: float = 30.0, weights: Sequence[float] | None = None
+) -> np.ndarray:
     """scale · mean over teachers of ŝ = (s − min) / (max − min + 1e-6), min and max of each row.
 
     Geng et al. 2024 (arXiv:2411.04403, §3.3), whose released code has these constants.
@@ -231,12 +233,14 @@ def ensemble(scores: Sequence[np.ndarray], *, scale: float = 30.0) -> np.ndarray
     Args:
         scores: of each teacher, shape (B, m): m documents of each of B queries.
         scale: of the result, which lies in [0, scale]; a temperature's inverse to a softmax.
+        weights: of the teachers in the mean; None for equal ones.
 
     Returns:
         float32, shape (B, m).
     """
     _check_scores(scores)
-    return np.asarray(scale * np.mean([_minmax(of) for of in scores], axis=0), np.float32)
+    mean = np.average([_minmax(of) for of in scores], axis=0, weights=weights)
+    return np.asarray(scale * mean, np.float32)
 
 
 def align(scores: Sequence[np.ndarray], *, reference: int = 0) -> np.ndarray:

@@ -18,6 +18,7 @@ from sentence_transformers.sparse_encoder.losses import (
 )
 
 from lsr.encoders.build import ModelConfig, build_model
+from lsr.encoders.default import DefaultEncoder
 from lsr.encoders.lm_head import NEVER, decoder_of, transform_of
 from lsr.encoders.load import load_encoder
 from lsr.encoders.query_weights import QUERY_WEIGHTS, NonNegativeQueryWeights
@@ -271,6 +272,24 @@ def test_a_frozen_transform_stays_the_identity(save_model, texts, tmp_path):
     train(model, texts, tmp_path)
     assert torch.equal(dense_layer.weight, torch.eye(32))
     assert not torch.equal(norm.weight, before)
+
+
+def test_without_dropout_training_sees_what_is_used(save_model, texts):
+    path = save_model()
+    for dropout in (True, False):
+        model = build_model(config(path, dropout=dropout), texts).train()
+        features = [model.preprocess(texts[:8], task="document") for _ in range(2)]
+        one, other = (model(feature)["sentence_embedding"] for feature in features)
+        assert torch.equal(one, other) == (not dropout)
+
+
+def test_the_default_model_can_be_trained_on():
+    words = ["Heat flows from the hot plate.", "Vitamin D, and what it is for"]
+    model = build_model(ModelConfig(base="trained", queries="idf"), words)
+    shipped = DefaultEncoder(dtype=torch.float32)
+    ours = model.encode_document(words, convert_to_sparse_tensor=False).numpy()
+    theirs = shipped.encode_documents(words).toarray()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_frozen_embeddings_stay_while_the_rest_is_trained(save_model, texts, tmp_path):

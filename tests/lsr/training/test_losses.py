@@ -89,6 +89,45 @@ def test_kl_divergence_by_hand():
     assert kl_divergence(scores, labels, 2.0, 4.0).item() == pytest.approx(0, abs=1e-7)
 
 
+def test_kl_divergence_leaves_documents_out():
+    scores = torch.tensor([[1.0, 5.0, 2.0], [1.0, 2.0, 3.0]], requires_grad=True)
+    labels = torch.tensor([[0.0, -math.inf, 3.0], [2.0, 1.0, 0.0]])
+    without = kl_divergence(scores[:1, [0, 2]], labels[:1, [0, 2]], 2.0, 1.5)
+    expected = (without + kl_divergence(scores[1:], labels[1:], 2.0, 1.5)) / 2
+    loss = kl_divergence(scores, labels, 2.0, 1.5)
+    torch.testing.assert_close(loss, expected)
+    gradient = torch.autograd.grad(loss, scores)[0]
+    assert torch.isfinite(gradient).all()
+    assert gradient[0, 1] == 0
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_more_queries_than_rows_are_compared_with_all_documents(size):
+    columns, _ = batch()
+    generator = torch.Generator().manual_seed(3)
+    more = torch.randn((3, INPUTS), generator=generator, dtype=torch.float64)
+    columns[0] = {"input_ids": torch.cat([columns[0]["input_ids"], more])}
+    labels = torch.randn((BATCH + 3, 3 * BATCH), generator=generator)
+    labels[2, 4] = -math.inf
+    model = Toy()
+    rankings = {"infonce": 0.5, "kl": 2.0}
+    objective = Objective(model, rankings=rankings, mini_batch_size=size, **penalties())
+    components = objective([dict(column) for column in columns], labels)
+    queries, *documents = (model(column)["sentence_embedding"] for column in columns)
+    scores = queries @ torch.cat(documents).T
+    expected = {
+        # Of the rows' own queries alone.
+        "infonce": 0.5 * infonce(queries[:BATCH], torch.stack(documents), 1.0),
+        "kl": 2 * kl_divergence(scores, labels.double(), 1.0, 1.0),
+        "document_penalty": 0.4 * Flops(threshold=2)(torch.cat(documents)),
+        "query_penalty": 0.2 * L1()(queries),
+    }
+    torch.testing.assert_close(total(components), total(expected))
+    if size is None:
+        torch.testing.assert_close(components, expected)
+        assert objective.terms_without_dropout() == {"document": 1.0, "query": 1.0}
+
+
 def test_components_are_weighted_and_sum_over_documents_of_all_columns():
     columns, labels = batch()
     model = Toy()
@@ -437,6 +476,20 @@ def test_bad_labels(ranking, size, negatives, labels, message):
     objective = Objective(Toy(), rankings={ranking: 1.0}, mini_batch_size=size)
     with pytest.raises(ValueError, match=message):
         objective(columns, labels)
+
+
+def test_bad_labels_of_whole_batches():
+    columns, _ = batch(1, rows=2)
+    labels = torch.zeros(2, 4)
+    for rankings in ({"kl": 1.0, "margin_mse": 1.0}, {"margin_mse": 1.0}):
+        with pytest.raises(ValueError, match=r"2 documents of 2 queries, got shape \(2, 4\)"):
+            Objective(Toy(), rankings=rankings)(columns, labels)
+    labels[1, 3] = math.inf
+    with pytest.raises(ValueError, match="must be finite, got inf for document 3 of query 1"):
+        Objective(Toy(), rankings={"kl": 1.0})(columns, labels)
+    labels = torch.tensor([[0.0, -math.inf], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="must be finite, got -inf for document 1 of query 0"):
+        Objective(Toy(), rankings={"kl": 1.0})(columns, labels)
 
 
 def test_bad_batches():

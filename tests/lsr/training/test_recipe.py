@@ -19,6 +19,17 @@ batch_size = 2
 """
 
 
+# With SMALL, a recipe that compares whole batches.
+NEIGHBOURS = {
+    "data.neighbours": "64",
+    "data.negatives": "2",
+    "model.queries": "idf",
+    "objective.kl": "1.0",
+    "teachers.names": '["dense:X", "bm25"]',
+    "teachers.weights": "[2, 1]",
+}
+
+
 @pytest.fixture
 def file(tmp_path):
     def write(text=SMALL):
@@ -92,6 +103,38 @@ def test_a_file_and_settings_over_it(file):
 def test_settings_that_cannot_be_used(file, settings, message):
     with pytest.raises(ValueError, match=message):
         load_recipe(file(), settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"data.neighbours": "7"},
+            "data.neighbours must be at least training.batch_size, 8, got 7",
+        ),
+        ({"data.negatives": "0"}, "data.neighbours needs data.negatives"),
+        ({"data.pseudo_queries": "1"}, "with data.pseudo_queries excludes objective.infonce"),
+        ({"model.queries": "same"}, "needs model.queries of binary, idf, learned-idf"),
+        ({"objective.kl": "0"}, "needs objective.kl, and excludes margin_mse"),
+        ({"objective.margin_mse": "1"}, "needs objective.kl, and excludes margin_mse"),
+        ({"teachers.live": "true"}, "data.neighbours excludes teachers.live"),
+        (
+            {"teachers.combine": "affine", "teachers.weights": "[]"},
+            "data.neighbours excludes teachers.live and teachers.combine 'affine'",
+        ),
+        (
+            {"teachers.names": '["bm25", "scores:X"]'},
+            "needs teachers of dense, bm25, sparse, got 'scores:X'",
+        ),
+        ({"teachers.weights": "[1.0]"}, r"one for each of 2 teachers, got \(1.0,\)"),
+        ({"teachers.weights": "[1, 0]"}, r"must be positive and finite, got \(1.0, 0.0\)"),
+        ({"teachers.combine": "affine"}, "teachers.weights excludes teachers.combine 'affine'"),
+    ],
+)
+def test_neighbours_and_weights_that_cannot_be_used(file, settings, message):
+    assert load_recipe(file(), settings=NEIGHBOURS).teachers.weights == (2.0, 1.0)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(file(), settings=NEIGHBOURS | settings)
 
 
 def test_all_problems_are_named_at_once(file):

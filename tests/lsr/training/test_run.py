@@ -342,6 +342,55 @@ def test_held_out_pseudo_queries_are_not_word_for_word_in_their_documents(tmp_pa
         prepare(load_recipe("adapt", tiny=True, settings=changed), tmp_path / "teacher")
 
 
+def test_neighbours_of_a_corpus_know_what_was_cut_out_of_a_document(tmp_path, monkeypatch):
+    settings = {
+        "data.limit": "60",
+        "data.neighbours": "64",
+        "objective.infonce": "0",
+        "teachers.names": '["dense"]',
+    }
+    recipe = load_recipe("adapt", tiny=True, settings=settings)
+    prepared = prepare(recipe, tmp_path)
+    documents = prepared.train.documents
+    assert [query.id for query in prepared.neighbours.queries] == [
+        row.query_id for row in prepared.train.rows
+    ]
+    for row in prepared.train.rows[:20]:
+        # The document is whole, and the row's query is not compared with it.
+        text = documents[row.positive]
+        assert prepared.train.texts(row)[0] == text
+        asked, labels = prepared.neighbours.compare([row.query], [text], most=5)
+        assert asked[0] == row.query
+        assert labels[0, 0] == -np.inf
+        assert row.positive not in row.negatives
+    assert len(prepared.scores()) >= 60
+    # A run that goes on reads what was encoded.
+    monkeypatch.setattr("lsr.training.teachers.DenseTeacher.encode_documents", None)
+    again = prepare(recipe, tmp_path)
+    assert list(again.train.rows) == list(prepared.train.rows)
+    np.testing.assert_array_equal(again.neighbours.scores, prepared.neighbours.scores)
+
+
+def test_neighbours_of_questions_are_passages_too(tmp_path):
+    settings = {
+        "data.neighbours": "64",
+        "data.margin": "0.0",
+        "teachers.names": '["bm25"]',
+        "data.limit": "50",
+    }
+    recipe = load_recipe("finetune", tiny=True, settings=SHORT | settings)
+    prepared = prepare(recipe, tmp_path)
+    queries = prepared.neighbours.queries
+    asked = {query.text for query in queries if not query.cut_out}
+    assert asked == {row.query for row in prepared.train.rows}
+    cut_out = [query for query in queries if query.cut_out]
+    assert len(cut_out) > 50
+    for query in cut_out:
+        assert query.text in prepared.train.documents[query.document]
+    assert train(recipe, prepared, build(recipe, prepared, tmp_path), tmp_path).exists()
+    assert all(np.isfinite(entry["loss"]) for entry in logged(tmp_path))
+
+
 def test_a_soup_is_the_mean_of_the_last_checkpoints(tmp_path):
     recipe, prepared, model = start("splade-doc", tmp_path, training__soup="2")
     path = train(recipe, prepared, model, tmp_path)

@@ -202,6 +202,15 @@ def test_ensemble_by_hand():
     np.testing.assert_allclose(tiny, [[0.0, 0.5]])
 
 
+def test_ensemble_by_weights():
+    one, other = np.array([[0.0, 5.0, 10.0]]), np.array([[3.0, 3.0, 1.0]])
+    combined = ensemble([one, other], scale=2.0, weights=[3.0, 1.0])
+    np.testing.assert_allclose(combined, [[0.5, 1.25, 1.5]], rtol=1e-5)
+    np.testing.assert_array_equal(
+        ensemble([one, other], weights=[2.0, 2.0]), ensemble([one, other])
+    )
+
+
 def test_ensemble_does_not_see_a_teachers_scale():
     scores = np.random.default_rng(0).standard_normal((5, 4))
     np.testing.assert_allclose(ensemble([scores * 1000 - 7]), ensemble([scores]), rtol=1e-4)
