@@ -268,7 +268,11 @@ def _vectors(
     out: Path,
     progress: Progress,
 ) -> tuple[Vectors, Vectors]:
-    """A teacher's vectors of queries and of documents; dense ones are kept in `out`."""
+    """A teacher's vectors of queries and of documents; dense ones are kept in `out`.
+
+    Raises:
+        ValueError: a file of vectors is truncated.
+    """
     if isinstance(teacher, SparseTeacher):
         encoder = teacher.encoder
         encoded = [encoder.encode_documents(batch) for batch in batches(documents)]
@@ -290,7 +294,10 @@ def _vectors(
                     parts.append(encoders[side](batch))
                     progress(f"encoding {side}", sum(map(len, parts)), len(texts))
                 write_array(path, np.concatenate(parts))
-        sides.append(np.load(path))
+        try:
+            sides.append(np.load(path))
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path}: not vectors, remove it: {error}") from error
     return sides[0], sides[1]
 
 
@@ -309,14 +316,14 @@ def _with_negatives(
     judge = dense if data.margin > 0 else None
     examples = draw_negatives(examples, had, seed=seed)
     wanted = data.negatives - had
-    miners: tuple[str, ...] = data.miners if neighbours is None else ("neighbours",)
-    shares = [wanted // len(miners)] * len(miners)
-    for number in range(wanted % len(miners)):
+    shares = [wanted // len(data.miners)] * len(data.miners)
+    for number in range(wanted % len(data.miners)):
         shares[number] += 1
-    for miner, n in zip(miners, shares, strict=True):
+    for miner, n in zip(data.miners, shares, strict=True):
         if not n:
             continue
-        if neighbours is not None:
+        if miner == "neighbours":
+            assert neighbours is not None
             candidates = neighbours.candidates()
         elif miner == "bm25":
             candidates = sparse_candidates(

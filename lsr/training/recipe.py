@@ -41,10 +41,11 @@ class Data:
     removed: float = 0.5  # share of them whose passage is taken out of the document, in [0, 1]
     limit: int | None = None  # examples, or documents of a corpus
     negatives: int = 0  # mined for each query
-    miners: tuple[Literal["bm25", "dense"], ...] = ("bm25",)
+    # "neighbours": by all teachers together, where there are neighbours.
+    miners: tuple[Literal["bm25", "dense", "neighbours"], ...] = ("bm25",)
     mining_depth: int = 100  # candidates of a miner
     # Queries that the documents of each batch are compared with, sentences of the collection among
-    # them: see `lsr.training.neighbours`. Their teachers together are then the miner.
+    # them: see `lsr.training.neighbours`.
     neighbours: int = 0
     margin: float = 0.05  # a negative scores at most (1 − margin) of its positive
 
@@ -159,6 +160,8 @@ class Recipe:
         self._check_weights()
         if self.data.neighbours:
             self._check_neighbours()
+        elif "neighbours" in self.data.miners:
+            raise ValueError("data.miners 'neighbours' needs data.neighbours, got 0")
         if not 0 <= self.data.held_out < 1:
             raise ValueError(f"data.held_out must be in [0, 1), got {self.data.held_out}")
 

@@ -346,6 +346,7 @@ def test_neighbours_of_a_corpus_know_what_was_cut_out_of_a_document(tmp_path, mo
     settings = {
         "data.limit": "60",
         "data.neighbours": "64",
+        "data.miners": '["neighbours"]',
         "objective.infonce": "0",
         "teachers.names": '["dense"]',
     }
@@ -369,6 +370,14 @@ def test_neighbours_of_a_corpus_know_what_was_cut_out_of_a_document(tmp_path, mo
     again = prepare(recipe, tmp_path)
     assert list(again.train.rows) == list(prepared.train.rows)
     np.testing.assert_array_equal(again.neighbours.scores, prepared.neighbours.scores)
+    for side in ("queries", "documents"):
+        (path,) = tmp_path.glob(f"vectors/*/{side}.npy")
+        whole = path.read_bytes()
+        for size in (0, 50, len(whole) - 1):
+            path.write_bytes(whole[:size])
+            with pytest.raises(ValueError, match=f"{side}.npy: not vectors, remove it"):
+                prepare(recipe, tmp_path)
+        path.write_bytes(whole)
 
 
 def test_neighbours_of_questions_are_passages_too(tmp_path):
