@@ -35,7 +35,7 @@ CHANGED, QUERIES = "changed.safetensors", "query_weights.npy"
 TRUNK_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # The query weights among a model's parameters.
 QUERY_WEIGHT = "0.sub_modules.query.0.weight"
-# Tokens that are read of a document (it was trained on 96), and of a query.
+# Tokens that are read of a document (it was trained on 128), and of a query.
 MAX_LENGTH, QUERY_LENGTH = 256, 512
 
 

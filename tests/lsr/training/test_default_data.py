@@ -7,7 +7,7 @@ import pytest
 from lsr.corpus import Corpus, Document, read_queries
 from lsr.run import read_qrels
 from lsr.training import default_data
-from lsr.training.default_data import ROWS, write_default_data
+from lsr.training.default_data import ROWS, WORDS, write_default_data
 
 PASSAGE = (
     "The first sentence of this passage has more than eight words in it. Short one. "
@@ -104,6 +104,27 @@ def test_only_what_may_be_used_is_taken(collections, tmp_path):
             kinds.add("title" if query.endswith("Title") else "sentence")
             assert len(query.split()) >= 8 or query == f"{document_id.replace('-', ' ')} Title"
     assert kinds == {"title", "sentence"}
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_texts_are_cut_after_their_first_words(collections, tmp_path, monkeypatch, extra):
+    monkeypatch.setattr(default_data, "DEV", 1)
+    words = [f"w{number}" for number in range(WORDS + extra)]
+    beir(
+        tmp_path / "other" / "qa-train",
+        {"nq-d0": ("Long title " * WORDS, " \n".join(words) + "\n"), "nq-d1": ("Empty", "")},
+        {"nq-q0": "long", "nq-q1": "empty"},
+        [("nq-q0", "nq-d0", 1), ("nq-q1", "nq-d1", 1)],
+    )
+    for folder in ("liveqa-med", "unsup-text"):
+        (tmp_path / "other" / folder).symlink_to(collections / folder)
+    write_default_data(tmp_path / "other", tmp_path / "out")
+    lines = (tmp_path / "out" / "corpus.jsonl").read_text().splitlines()
+    documents = {document["_id"]: document for document in map(json.loads, lines)}
+    # Spaces between the words are left as they are; titles are whole.
+    assert documents["nq-d0"]["text"].rstrip() == " \n".join(words[:WORDS])
+    assert documents["nq-d0"]["title"].split() == ["Long", "title"] * WORDS
+    assert documents["nq-d1"]["text"] == ""
 
 
 def test_the_same_seed_writes_the_same_and_rows_are_bounded(collections, tmp_path, monkeypatch):
