@@ -13,8 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
-# Words whose tokens are remembered besides those of the vocabulary, and characters of the longest:
-# those beyond seldom come again.
+# Words whose tokens are remembered, and characters of the longest: those beyond seldom come again.
 REMEMBERED, LONGEST = 100_000, 32
 
 
@@ -103,11 +102,8 @@ class _Words:
     def __init__(self, tokenizer: Any) -> None:
         self._backend = whole_text(tokenizer)
         self.special: list[int] = special_ids(tokenizer).tolist()
-        parts = json.loads(self._backend.to_str())
-        self._at_spaces = _splits_at_spaces(parts)
-        # What is known before any text: more than half of a query's words.
-        self._from_start = _one_token_words(parts) if self._at_spaces else {}
-        self._known = dict(self._from_start)
+        self._at_spaces = _splits_at_spaces(self._backend)
+        self._known: dict[str, list[int]] = {}
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Of each text, in order."""
@@ -126,8 +122,8 @@ class _Words:
         unknown = [word for word in distinct if word not in known]
         new = dict(zip(unknown, self._encode(unknown), strict=True))
         short = {word: ids for word, ids in new.items() if len(word) <= LONGEST}
-        if len(self._known) + len(short) > REMEMBERED + len(self._from_start):
-            self._known = dict(self._from_start)
+        if len(self._known) + len(short) > REMEMBERED:
+            self._known.clear()
         self._known |= short
         tokens = known | new
         return [self._joined(words, tokens) for words in split]
@@ -141,13 +137,14 @@ class _Words:
         return list(chain.from_iterable(map(tokens.__getitem__, words)))
 
 
-def _splits_at_spaces(parts: Mapping[str, Any]) -> bool:
+def _splits_at_spaces(backend: Tokenizer) -> bool:
     """Whether a text's tokens are those of what stands between its spaces, as in BERT.
 
-    `parts` is the JSON of a tokenizer's backend. BERT's normalizer looks at characters one by one,
-    its words end at white space, and so do the added tokens if none has a space or takes those
-    around it. (Spaces alone: it drops other characters that count as white space.)
+    BERT's normalizer looks at characters one by one, its words end at white space, and so do the
+    added tokens if none has a space or takes those around it. (Spaces alone: it drops other
+    characters that count as white space.)
     """
+    parts = json.loads(backend.to_str())
     kinds = {
         "normalizer": "BertNormalizer",
         "pre_tokenizer": "BertPreTokenizer",
@@ -157,21 +154,3 @@ def _splits_at_spaces(parts: Mapping[str, Any]) -> bool:
         token["lstrip"] or token["rstrip"] or token["single_word"] or " " in token["content"]
         for token in parts["added_tokens"]
     )
-
-
-def _one_token_words(parts: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Words of such a vocabulary that are one token: to ask for each would take half a second.
-
-    Lower-case letters and digits of ASCII, which its normalizer leaves as they are, or one
-    printable character of ASCII. The longest match is the word itself, if no added token is in it.
-    """
-    contents = [token["content"].lower() for token in parts["added_tokens"]]
-    added = [content for content in contents if content.isalnum() or len(content) == 1]
-    return {
-        word: [token]
-        for word, token in parts["model"]["vocab"].items()
-        if word.isascii()
-        and word == word.lower()
-        and (word.isalnum() or (len(word) == 1 and word.isprintable() and word != " "))
-        and not any(content in word for content in added)
-    }
