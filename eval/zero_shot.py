@@ -12,6 +12,7 @@ COLLECTIONS has the BEIR folders of FOLDERS. Each is ranked by
     default+dense  their mean after min-max over the 1,000 best of each; who is absent has 0
 
 Indexes and runs go under DIR; those found there are reused, so that a run that was cut off goes on.
+Those of the default model have its fingerprint in their names: other weights are measured anew.
 Then what a query costs: encoding, postings touched and latency, of `default` beside `lexical`.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from lsr.corpus import open_corpus
+from lsr.encoders.default import DefaultEncoder
 from lsr.eval.datasets import Dataset, load_dataset
 from lsr.eval.measures import evaluate
 from lsr.eval.measuring import DEPTH, measure_cost, rank_queries
@@ -60,11 +62,11 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
         dataset: its queries.
         out: indexes and runs of this collection.
     """
-    path = out / f"{system}.trec"
+    path = out / f"{kept_as(system)}.trec"
     if path.exists():
         return Run.read_trec(path)
     if system in INDEXED:
-        index = out / system
+        index = out / kept_as(system)
         if not (index / NAME).exists():
             build_index(open_corpus(folder), index, system)
         with Searcher(index) as searcher:
@@ -80,6 +82,13 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
     run.write_trec(partial, system)
     partial.replace(path)
     return run
+
+
+def kept_as(system: str) -> str:
+    """What a system's index and run are called in a collection's folder."""
+    if not system.startswith("default"):
+        return system
+    return f"{system}-{DefaultEncoder().fingerprint[:12]}"
 
 
 def interpolate(sparse: Run, dense: Run, how: Interpolation) -> Run:
@@ -197,7 +206,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{name} {system}: {mean(values[name][system].values()):.4f}", file=sys.stderr)
         costs[name] = {}
         for system in ("lexical", "default"):
-            with Searcher(out / system) as searcher:
+            with Searcher(out / kept_as(system)) as searcher:
                 costs[name][system] = measure_cost(searcher, dataset)
     records = table(values)
     if options.json:

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from lsr.corpus import open_corpus
 from lsr.display import hit_view, progress_bar
+from lsr.encoders.default import DefaultEncoder
 from lsr.eval.datasets import load_dataset
 from lsr.eval.measuring import measure_index
 from lsr.eval.report import table
-from lsr.indexes.manifest import NAME
+from lsr.indexes.manifest import NAME, read_manifest
 from lsr.indexing import build_index
 from lsr.search import Searcher
 
@@ -50,7 +51,7 @@ def run_demo(folder: Path) -> None:
     home = folder / f"python{sys.version_info.major}.{sys.version_info.minor}"
     paths = {encoder: home / encoder for encoder in ENCODERS}
     for encoder, path in paths.items():
-        if not (path / NAME).exists():
+        if not _is_there(path):
             console.print(f"[bold]Indexing the standard library's documentation: {encoder}[/]")
             path.parent.mkdir(parents=True, exist_ok=True)
             with progress_bar() as progress:
@@ -79,3 +80,12 @@ def run_demo(folder: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether an index is there, if of the default model then of its weights as they are now."""
+    if not (path / NAME).exists():
+        return False
+    manifest = read_manifest(path)
+    # What a version before made cannot be searched.
+    return manifest.encoder != "default" or manifest.encoder_sha256 == DefaultEncoder().fingerprint

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
+from lsr.encoders.default import DefaultEncoder
 from lsr.eval import zero_shot
 from lsr.eval.datasets import load_dataset
-from lsr.eval.zero_shot import interpolate, main, markdown, run_of, table
+from lsr.eval.zero_shot import interpolate, kept_as, main, markdown, run_of, table
 from lsr.request import Interpolation
 from lsr.run import Run
 
@@ -66,7 +67,7 @@ def test_every_system_ranks_and_a_second_run_reads_what_the_first_wrote(
     found = json.loads(capsys.readouterr().out)
     assert [record["system"] for record in found["quality"]] == list(zero_shot.SYSTEMS)
     for record in found["quality"]:
-        run = Run.read_trec(tmp_path / "out" / "small" / f"{record['system']}.trec")
+        run = Run.read_trec(tmp_path / "out" / "small" / f"{kept_as(record['system'])}.trec")
         # Its own document is dropped; a comes before b by BM25, which has one more word.
         assert "q1" not in dict(run["q1"]) and {"a", "b"} <= dict(run["q1"]).keys()
     cost = found["cost"]["small"]["lexical"]
@@ -79,3 +80,12 @@ def test_every_system_ranks_and_a_second_run_reads_what_the_first_wrote(
         assert run_of(system, collections / "small", dataset, tmp_path / "out" / "small")
     main([str(collections), "--out", str(tmp_path / "out")])
     assert capsys.readouterr().out.startswith("| | small | mean |")
+
+
+def test_what_other_weights_of_the_default_model_gave_is_not_reused(monkeypatch):
+    names = [kept_as(system) for system in zero_shot.SYSTEMS]
+    monkeypatch.setattr(DefaultEncoder, "fingerprint", "0123456789abcdef")
+    others = [kept_as(system) for system in zero_shot.SYSTEMS]
+    assert others[4:] == ["default-0123456789ab", "default+dense-0123456789ab"]
+    assert others[:4] == names[:4] == list(zero_shot.SYSTEMS[:4])
+    assert len({*names, *others}) == 8

@@ -1,5 +1,6 @@
 """lsr/demo.py on the documents that answer the bundled questions."""
 
+import json
 import sys
 
 import pytest
@@ -11,7 +12,9 @@ from lsr.pydoc import read_pydoc
 
 
 @pytest.mark.slow
-def test_a_killed_demo_goes_on_and_a_second_run_builds_nothing(tmp_path, monkeypatch, capsys):
+def test_what_is_indexed_is_searched_again_unless_the_weights_are_others(
+    tmp_path, monkeypatch, capsys
+):
     answers = {doc_id for grades in load_dataset("pydoc").qrels.values() for doc_id in grades}
     documents = [document for document in read_pydoc() if document.id in answers]
     corpus = Corpus("pydoc", lambda on_bad: iter(documents))
@@ -40,3 +43,15 @@ def test_a_killed_demo_goes_on_and_a_second_run_builds_nothing(tmp_path, monkeyp
     assert "lsr explain" in again
     home = f"python{sys.version_info.major}.{sys.version_info.minor}"
     assert again.rstrip().splitlines()[-1] == f"    lsr serve {tmp_path / home / 'default'}"
+
+    # After an update that brought other weights.
+    (path,) = tmp_path.glob(f"{home}/default/manifest.json")
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"encoder_sha256": "0" * 64}))
+    monkeypatch.undo()
+    monkeypatch.setattr(demo, "open_corpus", lambda name: corpus)
+    demo.run_demo(tmp_path)
+    updated = capsys.readouterr().out
+    assert "documentation: default" in updated and "documentation: lexical" not in updated
+    assert json.loads(path.read_text())["generation"] == manifest["generation"] + 1
+    assert updated.splitlines()[1:21] == shown.splitlines()[1:21]
