@@ -9,12 +9,12 @@ from rich.console import Console
 
 from lsr.corpus import open_corpus
 from lsr.display import hit_view, progress_bar
-from lsr.encoders.default import DefaultEncoder
 from lsr.eval.datasets import load_dataset
 from lsr.eval.measuring import measure_index
 from lsr.eval.report import table
 from lsr.indexes.manifest import NAME, read_manifest
 from lsr.indexing import build_index
+from lsr.live import open_encoder
 from lsr.search import Searcher
 
 # The baseline first: it shows that things work within seconds.
@@ -43,7 +43,7 @@ A page that shows why a document matched, at http://127.0.0.1:8080/, and an API:
 
 
 def run_demo(folder: Path) -> None:
-    """Index pydoc under `folder` unless that is done, then search and evaluate.
+    """Index pydoc under `folder` unless that is done (with other weights: again), search, evaluate.
 
     The documentation is that of the running Python, so that each version has its own indexes.
     """
@@ -83,9 +83,9 @@ def run_demo(folder: Path) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether an index is there, if of the default model then of its weights as they are now."""
+    """Whether an index is there, made with the weights that its encoder has now."""
     if not (path / NAME).exists():
         return False
     manifest = read_manifest(path)
-    # What a version before made cannot be searched.
-    return manifest.encoder != "default" or manifest.encoder_sha256 == DefaultEncoder().fingerprint
+    encoder = open_encoder(manifest.encoder, manifest.folder(path) / "encoder")
+    return encoder.fingerprint == manifest.encoder_sha256
