@@ -5,7 +5,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from lsr.encoders import tokens
 from lsr.encoders.load import default_tokenizer
@@ -74,6 +74,60 @@ def test_tokens_by_words_equal_those_of_whole_texts(tokenizer):
     assert max(map(len, words._known)) <= tokens.LONGEST
 
 
+# No k, y nor 9: words with them are unknown. One token is of several words, one holds a mark.
+SMALL = (
+    *(
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "heat",
+        "Heat",
+        "flow",
+        "##flow",
+        "##ing",
+        "he",
+    ),
+    *("##a", "##at", "##t", "a", "t", "h", "-", "#", "##", ".", "don't", "3", "##3", "[", "]"),
+)
+
+
+def ascii_words(seed, n=3_000):
+    generator = Random(seed)
+    parts = (*SMALL, "k", "Y", "9", "_", "'", "FLOW", "[cls]", "\x01", "\x7f", "\t", "ing", "s")
+    return [
+        "".join(generator.choice(parts) for _ in range(generator.randrange(7))) for _ in range(n)
+    ]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("added", [None, "flow", "Eat-"])
+def test_words_of_ascii_are_split_as_the_tokenizer_splits_them(lowercase, added):
+    tokenizer = BertTokenizerFast(
+        vocab={term: i for i, term in enumerate(SMALL)}, do_lower_case=lowercase
+    )
+    if added is not None:
+        tokenizer.add_tokens([added])
+    words = tokens._Words(tokenizer)
+    asked = ascii_words(0)
+    expected = whole(tokenizer, asked)
+    assert words.token_ids(asked) == expected
+    unknown = tokenizer.unk_token_id
+    by_rule = [words._word_pieces(word) for word in asked]
+    assert any(ids is not None and unknown in ids for ids in by_rule)
+    assert any(ids is not None and len(ids) > 1 for ids in by_rule)
+    assert any(ids is None for ids in by_rule)
+
+
+def test_words_longer_than_the_tokenizer_takes_are_unknown():
+    backend = tokens.Tokenizer.from_str(default_tokenizer().backend_tokenizer.to_str())
+    backend.model.max_input_chars_per_word = 5
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    texts = ["heats", "heated", "heat-flow", "preheated flow"]
+    assert tokens._Words(tokenizer).token_ids(texts) == whole(tokenizer, texts)
+
+
 def test_threads_that_make_each_other_forget_words(tokenizer, monkeypatch):
     monkeypatch.setattr(tokens, "REMEMBERED", 20)
     words = tokens._Words(tokenizer)
@@ -96,8 +150,8 @@ def test_threads_that_make_each_other_forget_words(tokenizer, monkeypatch):
 
 def test_only_tokenizers_that_split_at_spaces_go_by_words(tokenizer, byte_level):
     bpe = byte_level()
-    assert tokens._splits_at_spaces(whole_text(tokenizer))
-    assert not tokens._splits_at_spaces(whole_text(bpe))
+    assert tokens._Words(tokenizer)._at_spaces
+    assert not tokens._Words(bpe)._at_spaces
     texts = ["heat flow", " heat  flow\n", ""]
     assert tokens._Words(bpe).token_ids(texts) == whole(bpe, texts)
 
