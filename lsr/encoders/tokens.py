@@ -116,8 +116,11 @@ class _Words:
             self._continuing: str = model["continuing_subword_prefix"]
             self._longest: int = min(LONGEST, model["max_input_chars_per_word"])
             self._lowercase: bool = parts["normalizer"]["lowercase"]
-            added = (re.escape(token["content"]) for token in parts["added_tokens"])
-            self._added = re.compile("|".join(added), re.IGNORECASE)
+            # As they are written and as they are normalised: the tokenizer looks for either.
+            written = [token["content"] for token in parts["added_tokens"]]
+            normalised = map(self._backend.normalizer.normalize_str, written)
+            added = "|".join(map(re.escape, chain(written, normalised)))
+            self._added = re.compile(added, re.IGNORECASE)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Of each text, in order."""
