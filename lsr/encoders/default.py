@@ -23,7 +23,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.encoders.load import default_tokenizer, trunk_path
-from lsr.encoders.tokens import count_terms, own_terms, vocabulary
+from lsr.encoders.tokens import look_up, own_terms, vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -77,11 +77,7 @@ class DefaultEncoder:
 
     def encode_queries(self, texts: Sequence[str]) -> csr_array:
         """The weight of each of the first 512 tokens, however often, float32, shape (n, V)."""
-        present = count_terms(self.tokenizer, texts, QUERY_LENGTH)
-        present.data = self.query_weights[present.indices]
-        if not present.data.all():
-            present.eliminate_zeros()
-        return present
+        return look_up(self.tokenizer, texts, self.query_weights, QUERY_LENGTH)
 
     @cached_property
     def _documents(self) -> MaskedLMEncoder:

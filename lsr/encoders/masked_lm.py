@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 
 from lsr.encoders.fuse import take_decoder_out
 from lsr.encoders.lm_head import keep_offset_exact
-from lsr.encoders.tokens import count_terms, own_terms, special_ids, vocabulary
+from lsr.encoders.tokens import look_up, own_terms, special_ids, vocabulary
 from lsr.kernels.csr import to_csr
 from lsr.kernels.head import splade_head
 from lsr.kernels.reference import Activation, Pooling
@@ -114,6 +114,10 @@ class MaskedLMEncoder:
         self.max_batch_tokens = max_batch_tokens
         self.dtype = dtype
         self._special = special_ids(tokenizer)
+        self._looked_up: np.ndarray | None = None
+        if query_weights is not None:
+            self._looked_up = np.array(query_weights, np.float32)
+            self._looked_up[self._special] = 0.0
         # A head may be padded beyond its tokenizer (to a multiple of 64): those rows are no terms.
         weight = decoder.weight.detach()[:n_terms]
         bias = None if decoder.bias is None else decoder.bias.detach()[:n_terms].float()
@@ -181,12 +185,9 @@ class MaskedLMEncoder:
         """
         if self.query_encoder is not None:
             return self.query_encoder.encode_documents(texts)
-        if self.query_weights is None:
+        if self._looked_up is None:
             return self._encode(texts, None, self.query_max_length or self.max_length)
-        present = count_terms(self.tokenizer, texts, self.query_max_length)
-        present.data = self.query_weights[present.indices].astype(np.float32)
-        present.eliminate_zeros()
-        return present
+        return look_up(self.tokenizer, texts, self._looked_up, self.query_max_length)
 
     def _encode_block(self, texts: Sequence[str], top_k: int | None, max_length: int) -> csr_array:
         ids = self._token_ids(texts, max_length)

@@ -63,6 +63,16 @@ def test_batches_change_nothing(tokenizer):
     assert encoder(tokenizer).encode_documents([]).shape == (0, len(tokenizer))
 
 
+def test_special_tokens_have_no_weight_in_queries_whatever_is_given(tokenizer):
+    weights = np.arange(1, len(tokenizer) + 1, dtype=np.float64)
+    tested = encoder(tokenizer, query_weights=weights)
+    heat = tokenizer.convert_tokens_to_ids("heat")
+    found = tested.encode_queries(["[SEP] heat [MASK]"])
+    assert (found.indices.tolist(), found.data.tolist()) == ([heat], [heat + 1])
+    assert found.dtype == np.float32
+    assert weights[0] == 1
+
+
 def test_a_head_that_does_more_than_its_decoder_is_refused(tokenizer):
     class Scaled(BertForMaskedLM):
         def forward(self, *args, **kwargs):
