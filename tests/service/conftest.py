@@ -1,9 +1,12 @@
 """A small real index with both sides, and the API around it."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
+
+from lsr.service.log import LOGGERS
 
 WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
 
@@ -29,6 +32,16 @@ def write_corpus(path, n, seed=0):
             }
             file.write(json.dumps(record) + "\n")
     return path
+
+
+@pytest.fixture
+def log_kept():
+    """The service's log goes on to where it went before the test."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    kept = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, before in zip(loggers, kept, strict=True):
+        logger.handlers, logger.level, logger.propagate = before
 
 
 @pytest.fixture(scope="session")

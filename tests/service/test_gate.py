@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import logging
 import time
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -16,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from lsr.service import gate as gate_module
 from lsr.service.gate import Gate, needs
-from lsr.service.log import LOGGERS, log_to
+from lsr.service.log import log_to
 from lsr.service.settings import Settings
 
 READ, ADMIN = "read-key-0123456789", "admin-key-0123456789"
@@ -47,15 +46,11 @@ async def app(scope, receive, send):
 
 
 @pytest.fixture
-def lines():
+def lines(log_kept):
     """The log, as a function that gives its lines as objects."""
     stream = io.StringIO()
-    before = {name: logging.getLogger(name) for name in LOGGERS}
-    kept = {n: (log.handlers, log.level, log.propagate) for n, log in before.items()}
     log_to(stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    for name, log in before.items():
-        log.handlers, log.level, log.propagate = kept[name]
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 @pytest.fixture

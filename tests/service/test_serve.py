@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 
 from lsr.cli import app
 
+# Where a server that began in this process would log to is closed after the test.
+pytestmark = pytest.mark.usefixtures("log_kept")
+
 
 def run(*arguments, **environment):
     return CliRunner().invoke(app, ["serve", *map(str, arguments)], env=environment)
