@@ -71,7 +71,7 @@ def count_terms(tokenizer: Any, texts: Sequence[str]) -> csr_array:
     kept = [is_term[tokens] for tokens, _ in counted]
     terms = [tokens[of_row] for (tokens, _), of_row in zip(counted, kept, strict=True)]
     counts = [counts[of_row] for (_, counts), of_row in zip(counted, kept, strict=True)]
-    vectors = _vectors(terms, len(is_term))
+    vectors = _vectors(terms, len(tokenizer))
     vectors.data = np.concatenate([_NONE, *counts]).astype(np.float32)
     return vectors
 
