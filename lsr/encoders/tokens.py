@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
-from lsr.encoders.wordpiece import Words, splits_at_spaces
+from lsr.encoders.wordpiece import Words, words_of
 
 _NONE = np.empty(0, np.int32)
 
@@ -66,14 +66,11 @@ def count_terms(tokenizer: Any, texts: Sequence[str]) -> csr_array:
         tokenizer: a fast Hugging Face tokenizer.
         texts: n texts.
     """
-    is_term = _is_term(tokenizer)
     counted = [np.unique(ids, return_counts=True) for ids in _token_ids(tokenizer, texts)]
-    kept = [is_term[tokens] for tokens, _ in counted]
-    terms = [tokens[of_row] for (tokens, _), of_row in zip(counted, kept, strict=True)]
-    counts = [counts[of_row] for (_, counts), of_row in zip(counted, kept, strict=True)]
-    vectors = _vectors(terms, len(tokenizer))
-    vectors.data = np.concatenate([_NONE, *counts]).astype(np.float32)
-    return vectors
+    tokens = np.concatenate([_NONE, *(of_text for of_text, _ in counted)])
+    counts = np.concatenate([_NONE, *(of_text for _, of_text in counted)]).astype(np.float32)
+    counts[_is_special(tokenizer)[tokens]] = 0.0
+    return _vectors((len(of_text) for of_text, _ in counted), tokens, counts, len(tokenizer))
 
 
 def look_up(
@@ -87,12 +84,9 @@ def look_up(
         weights: float32, shape (V,); a token of weight 0 is no term, special ones must have it.
         max_length: tokens of a text to look at; None for all of them.
     """
-    ids = _token_ids(tokenizer, texts)
-    vectors = _vectors([_distinct(of_text[:max_length]) for of_text in ids], len(weights))
-    vectors.data = weights.take(vectors.indices)
-    if np.count_nonzero(vectors.data) < vectors.nnz:
-        vectors.eliminate_zeros()
-    return vectors
+    distinct = [_distinct(ids[:max_length]) for ids in _token_ids(tokenizer, texts)]
+    tokens = np.concatenate([_NONE, *distinct])
+    return _vectors(map(len, distinct), tokens, weights.take(tokens), len(weights))
 
 
 def _distinct(ids: np.ndarray) -> np.ndarray:
@@ -102,10 +96,10 @@ def _distinct(ids: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _is_term(tokenizer: Any) -> np.ndarray:
-    terms = np.ones(len(tokenizer), bool)
-    terms[special_ids(tokenizer)] = False
-    return terms
+def _is_special(tokenizer: Any) -> np.ndarray:
+    special = np.zeros(len(tokenizer), bool)
+    special[special_ids(tokenizer)] = True
+    return special
 
 
 def _token_ids(tokenizer: Any, texts: Sequence[str]) -> Iterable[np.ndarray]:
@@ -118,16 +112,19 @@ def _token_ids(tokenizer: Any, texts: Sequence[str]) -> Iterable[np.ndarray]:
 
 @lru_cache(maxsize=16)
 def _words(tokenizer: Any) -> Words | None:
-    backend = whole_text(tokenizer)
-    return Words(backend) if splits_at_spaces(backend) else None
+    return words_of(whole_text(tokenizer))
 
 
-def _vectors(terms: Sequence[np.ndarray], n_terms: int) -> csr_array:
-    """A matrix of the terms of each row, int32, ascending; its data are to be put in."""
+def _vectors(
+    lengths: Iterable[int], tokens: np.ndarray, values: np.ndarray, n_terms: int
+) -> csr_array:
+    """A matrix of rows of these lengths: int32 tokens, ascending in a row, without those of value 0."""
+    ends = np.array([0, *accumulate(lengths)], np.int32)
     # The constructor looks through what it is given: half of a short query's time.
-    vectors = copy(_without_terms(len(terms), n_terms))
-    vectors.indices = np.concatenate([_NONE, *terms])
-    vectors.indptr = np.array([0, *accumulate(map(len, terms))], np.int32)
+    vectors = copy(_without_terms(len(ends) - 1, n_terms))
+    vectors.data, vectors.indices, vectors.indptr = values, tokens, ends
+    if np.count_nonzero(values) < len(values):
+        vectors.eliminate_zeros()
     return vectors
 
 

@@ -26,9 +26,8 @@ class Words(dict[str, bytes]):
     of a word lie in one place: the many words of a long query are read from memory, not cache.
     """
 
-    def __init__(self, backend: Tokenizer) -> None:
-        """The words of a tokenizer that `splits_at_spaces`, and cuts nothing off."""
-        parts = json.loads(backend.to_str())
+    def __init__(self, backend: Tokenizer, parts: Mapping[str, Any]) -> None:
+        """For `words_of`: `parts` is the tokenizer as it is saved."""
         model = parts["model"]
         self._backend = backend
         self._vocabulary: dict[str, bytes] = {
@@ -89,14 +88,19 @@ class Words(dict[str, bytes]):
         return b"".join(tokens)
 
 
-def splits_at_spaces(backend: Tokenizer) -> bool:
+def words_of(backend: Tokenizer) -> Words | None:
+    """The words of a tokenizer that cuts nothing off; None if not all its words end at spaces."""
+    parts = json.loads(backend.to_str())
+    return Words(backend, parts) if _splits_at_spaces(parts) else None
+
+
+def _splits_at_spaces(parts: Mapping[str, Any]) -> bool:
     """Whether a text's tokens are those of what stands between its spaces, as in BERT.
 
     BERT's normalizer looks at characters one by one, its words end at white space, and so do the
     added tokens if none has a space or takes those around it. (Spaces alone: it drops other
     characters that count as white space.) Without an unknown token some words are errors.
     """
-    parts: Mapping[str, Any] = json.loads(backend.to_str())
     kinds = {
         "normalizer": "BertNormalizer",
         "pre_tokenizer": "BertPreTokenizer",

@@ -11,7 +11,7 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 from lsr.encoders import wordpiece
 from lsr.encoders.load import default_tokenizer
 from lsr.encoders.tokens import whole_text
-from lsr.encoders.wordpiece import Words, splits_at_spaces
+from lsr.encoders.wordpiece import words_of
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def by_words(words, texts):
 
 
 def test_tokens_by_words_equal_those_of_whole_texts(tokenizer):
-    words = Words(whole_text(tokenizer))
+    words = words_of(whole_text(tokenizer))
     texts = random_texts(0)
     expected = whole(tokenizer, texts)
     assert by_words(words, texts) == expected  # all new
@@ -81,7 +81,7 @@ def test_plain_words_are_split_as_the_tokenizer_splits_them(lowercase, added):
     )
     if added is not None:
         tokenizer.add_tokens([added])
-    words = Words(whole_text(tokenizer))
+    words = words_of(whole_text(tokenizer))
     asked = plain_words(0)
     expected = whole(tokenizer, asked)
     assert by_words(words, asked) == expected
@@ -100,12 +100,12 @@ def test_words_longer_than_the_tokenizer_takes_are_unknown():
     backend.model.max_input_chars_per_word = 5
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
     texts = ["heats", "heated", "heat-flow", "preheated flow"]
-    assert by_words(Words(whole_text(tokenizer)), texts) == whole(tokenizer, texts)
+    assert by_words(words_of(whole_text(tokenizer)), texts) == whole(tokenizer, texts)
 
 
 def test_threads_that_make_each_other_forget_words(tokenizer, monkeypatch):
     monkeypatch.setattr(wordpiece, "REMEMBERED", 20)
-    words = Words(whole_text(tokenizer))
+    words = words_of(whole_text(tokenizer))
     wrong = []
 
     def ask(seed):
@@ -124,8 +124,8 @@ def test_threads_that_make_each_other_forget_words(tokenizer, monkeypatch):
 
 
 def test_only_some_tokenizers_split_at_spaces(tokenizer, byte_level):
-    assert splits_at_spaces(whole_text(tokenizer))
-    assert not splits_at_spaces(whole_text(byte_level()))
+    assert words_of(whole_text(tokenizer)) is not None
+    assert words_of(whole_text(byte_level())) is None
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_tokens(["heat flow"])
-    assert not splits_at_spaces(backend)
+    assert words_of(backend) is None
