@@ -118,7 +118,7 @@ def _words(tokenizer: Any) -> Words | None:
 def _vectors(
     lengths: Iterable[int], tokens: np.ndarray, values: np.ndarray, n_terms: int
 ) -> csr_array:
-    """A matrix of rows of these lengths: int32 tokens, ascending in a row, without those of value 0."""
+    """Rows of these lengths: int32 tokens, ascending in each, without those of value 0."""
     ends = np.array([0, *accumulate(lengths)], np.int32)
     # The constructor looks through what it is given: half of a short query's time.
     vectors = copy(_without_terms(len(ends) - 1, n_terms))
