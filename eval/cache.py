@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lsr
-from lsr.corpus import open_corpus
+from lsr.building.build import Progress, build_index, read_through
+from lsr.building.live import DEFAULT, FITTED, Dtype, encoder_name
+from lsr.corpus.corpus import open_corpus
 from lsr.encoders.default import DefaultEncoder
 from lsr.encoders.load import resolve
 from lsr.eval.datasets import Dataset
 from lsr.eval.results import Cost
 from lsr.indexes.manifest import NAME
-from lsr.indexing import Progress, build_index, read_through
-from lsr.live import DEFAULT, FITTED, Dtype, encoder_name
 from lsr.run import Run
 from lsr.training.run_files import write_whole
 

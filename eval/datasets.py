@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lsr
-from lsr.corpus import Query, beir_file, downloaded, read_queries
+from lsr.corpus.corpus import beir_file
+from lsr.corpus.downloads import downloaded
+from lsr.corpus.records import read_queries
+from lsr.documents import Query
 from lsr.run import Qrels, read_qrels
 
 _SPLITS = ("train", "dev", "test")

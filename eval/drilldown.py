@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from lsr.corpus import Document, Query
+from lsr.documents import Document, Query
 from lsr.eval.grid import Grid
-from lsr.explanation import Contribution
 from lsr.run import Ranking
+from lsr.search.explanation import Contribution
 
 # Dataset name, ids of documents → those that there are, by id.
 Documents = Callable[[str, Sequence[str]], Mapping[str, Document]]

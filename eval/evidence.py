@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from lsr.corpus import Document, open_corpus
+from lsr.corpus.corpus import open_corpus
+from lsr.documents import Document
 from lsr.eval.cache import Cache
 from lsr.eval.datasets import Dataset
 from lsr.eval.systems import System, index_of
-from lsr.explanation import Contribution
 from lsr.search import Searcher
+from lsr.search.explanation import Contribution
 
 
 class Evidence:

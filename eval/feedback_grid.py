@@ -26,17 +26,17 @@ from typing import Any
 
 import numpy as np
 
-from lsr.corpus import Query
+from lsr.building.build import Progress
+from lsr.documents import Query
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import parse_measures
 from lsr.eval.measuring import evaluate_run
 from lsr.eval.results import Result
 from lsr.eval.tuning import best_setting, folds, interpolations
-from lsr.indexing import Progress
-from lsr.passes import Batch
 from lsr.request import Interpolation, Side, ask
 from lsr.run import Ranking, Run
 from lsr.search import Searcher
+from lsr.search.passes import Batch
 
 SIDES: tuple[Side, ...] = ("dense", "sparse")
 STAGES = ("none", "before", "after", "both")

@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from lsr.building.build import Progress
+from lsr.building.live import DEFAULT, FITTED, Dtype
 from lsr.encoders.load import resolve
 from lsr.eval.cache import Cache, IndexSpec, digest, index_identity
 from lsr.eval.datasets import Dataset
@@ -29,8 +31,6 @@ from lsr.eval.measures import MEASURES, parse_measures
 from lsr.eval.measuring import DEPTH, evaluate_run, measure_cost, rank_queries
 from lsr.eval.results import Cost, Result
 from lsr.indexes.manifest import NAME
-from lsr.indexing import Progress
-from lsr.live import DEFAULT, FITTED, Dtype
 from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
 from lsr.run import Run
 from lsr.search import Searcher

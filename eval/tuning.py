@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from lsr.building.build import Progress
+from lsr.building.live import locked
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import parse_measures
 from lsr.eval.measuring import evaluate_run
 from lsr.indexes.manifest import read_manifest
-from lsr.indexing import Progress
-from lsr.live import locked
 from lsr.request import Interpolation, Request, ask
 from lsr.run import Run
 from lsr.search import Searcher
-from lsr.tuning import write_tuning
+from lsr.search.tuning import write_tuning
 
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 NORMALISATIONS = ("min-max", "theoretical", "z-score")

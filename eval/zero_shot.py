@@ -28,20 +28,20 @@ from typing import Any
 
 import numpy as np
 
-from lsr.corpus import open_corpus
+from lsr.building.build import build_index
+from lsr.corpus.corpus import open_corpus
 from lsr.encoders.default import DefaultEncoder
 from lsr.eval.datasets import Dataset, load_dataset
 from lsr.eval.measures import evaluate
 from lsr.eval.measuring import DEPTH, measure_cost, rank_queries
 from lsr.eval.results import Cost
 from lsr.eval.significance import compare, holm
-from lsr.fusion import fuse
 from lsr.indexes.dense import DenseIndex
 from lsr.indexes.manifest import NAME
-from lsr.indexing import build_index
 from lsr.request import Interpolation
 from lsr.run import Run
 from lsr.search import Searcher
+from lsr.search.fusion import fuse
 
 FOLDERS = ("nfcorpus", "arguana", "cranfield", "mlquestions", "msmarco-dl19")
 INDEXED = ("lexical", "grafted", "default")
@@ -92,7 +92,7 @@ def kept_as(system: str) -> str:
 
 
 def interpolate(sparse: Run, dense: Run, how: Interpolation) -> Run:
-    """The two runs as one, query by query; see `lsr.fusion.fuse`."""
+    """The two runs as one, query by query; see `lsr.search.fusion.fuse`."""
     fused = {
         query_id: fuse(list(sparse.get(query_id, ())), list(dense.get(query_id, ())), how)
         for query_id in sparse.keys() | dense.keys()

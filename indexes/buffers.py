@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.corpus import Document
+from lsr.documents import Document
 
 Filter = str | float | bool | tuple[float | None, float | None]
 # Characters of metadata that can be filtered by; Lucene refuses terms of 32 KiB.

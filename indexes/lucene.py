@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.corpus import Document
+from lsr.documents import Document
 from lsr.indexes import jvm
 from lsr.indexes.buffers import (
     Filter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lsr.corpus import MetadataValue
+from lsr.documents import MetadataValue
 
 Metadata = dict[str, MetadataValue | list[str]]
 

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from lsr import answers
 from lsr.answers import Acknowledgement, Answer, Expansion, IndexState, StoredDocument
-from lsr.corpus import Document
+from lsr.documents import Document
 from lsr.request import Request, ask
 
 P = ParamSpec("P")

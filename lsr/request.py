@@ -28,7 +28,7 @@ class _Settings(BaseModel):
 
 
 class Interpolation(_Settings):
-    """How a sparse and a dense ranking become one: see `lsr.fusion`."""
+    """How a sparse and a dense ranking become one: see `lsr.search.fusion`."""
 
     method: Literal["convex", "rrf"] = "convex"
     alpha: Share = Field(
@@ -50,7 +50,7 @@ class Interpolation(_Settings):
 
 
 class Feedback(_Settings):
-    """A second pass with a query moved towards its first results: see `lsr.feedback`."""
+    """A second pass with a query moved towards its first results: see `lsr.search.feedback`."""
 
     side: Literal["sparse", "dense", "both"] | None = Field(
         default=None,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lsr.corpus import read_lines
+from lsr.lines import read_lines
 
 Ranking = list[tuple[str, float]]
 # Query id → document id → grade; a grade above 0 is relevant.

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from lsr.corpus import Document
-from lsr.explanation import Explanation
-from lsr.highlight import Match, excerpt, matches
+from lsr.documents import Document
 from lsr.request import Request
 from lsr.search import Hit, Searcher
+from lsr.search.explanation import Explanation
+from lsr.search.highlight import Match, excerpt, matches
 from lsr.service.bodies import SearchBody
 
 Fields: TypeAlias = dict[str, Any]

@@ -29,10 +29,10 @@ from lsr.answers import (
     Problem,
     StoredDocument,
 )
-from lsr.corpus import Document
-from lsr.highlight import matches
+from lsr.documents import Document
 from lsr.request import Request as Asked
 from lsr.search import Searcher
+from lsr.search.highlight import matches
 from lsr.service import answering, assets, errors
 from lsr.service.bodies import (
     BatchBody,

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr.corpus import Document, checked_id
+from lsr.building.live import Live, awaited, open_live
+from lsr.building.writer import Encoded, Writer
+from lsr.documents import Document, checked_id
 from lsr.indexes.buffers import pack_document
 from lsr.indexes.lucene import IndexLockedError
 from lsr.indexes.manifest import read_manifest
-from lsr.live import Live, awaited, open_live
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
-from lsr.writing import Encoded, Writer
 
 log = logging.getLogger("lsr.service")
 # How often the lock of an index is tried for while another process holds it, and how often an idle

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from lsr.corpus import Document, parse_document
+from lsr.corpus.records import parse_document
+from lsr.documents import Document
 
 GROUP = 256
 GROUP_BYTES = 2**22

@@ -1,11 +1,13 @@
-"""What tests of several folders share: a browser, a server, a dense model of random numbers."""
+"""What tests of several folders share: a browser, a server, a dense model, exact bfloat16."""
 
+import os
 import shutil
 import socket
 import threading
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 FLAGS = [
@@ -68,3 +70,29 @@ def serving():
         assert not thread.is_alive()
 
     return serve
+
+
+@pytest.fixture(scope="module")
+def exact_bfloat16():
+    """The interpreter multiplies the bit patterns of bfloat16: widen them to float32 before."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder = interpreter.InterpreterBuilder
+    original = builder.create_dot
+
+    def widened(handle):
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        bits = handle.data.astype(np.uint32) << 16
+        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
+
+    def create_dot(self, a, b, *rest):
+        return original(self, widened(a), widened(b), *rest)
+
+    builder.create_dot = create_dot
+    yield
+    builder.create_dot = original

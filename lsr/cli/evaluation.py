@@ -88,10 +88,10 @@ def evaluate(
 
 
 def _build_unless_there(directory: Path, data: list[Dataset], encoder: str) -> None:
-    from lsr.corpus import open_corpus
-    from lsr.display import progress_bar
+    from lsr.building.build import build_index
+    from lsr.cli.display import progress_bar
+    from lsr.corpus.corpus import open_corpus
     from lsr.indexes.manifest import NAME
-    from lsr.indexing import build_index
 
     if (directory / NAME).exists():
         return
@@ -115,7 +115,7 @@ def _evaluate(
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from lsr.display import progress_bar
+    from lsr.cli.display import progress_bar
     from lsr.eval import report
     from lsr.eval.cache import Cache, default_folder
     from lsr.eval.evidence import Evidence
@@ -219,7 +219,7 @@ def compare(
     """Test whether systems differ from a baseline on a dataset's queries (own id dropped)."""
     if len(systems) < 2:
         raise typer.BadParameter("give a baseline and at least one system to compare with it")
-    from lsr.display import progress_bar
+    from lsr.cli.display import progress_bar
     from lsr.eval.comparison import compare_systems
     from lsr.eval.datasets import load_dataset
 
@@ -247,7 +247,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where its indexes go; found there, they are reused.")],
 ) -> None:
     """Index the standard library's documentation, search it with reasons, and evaluate."""
-    from lsr.demo import run_demo
+    from lsr.cli.demo import run_demo
 
     with user_errors():
         run_demo(out)

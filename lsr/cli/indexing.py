@@ -13,8 +13,8 @@ from lsr.cli.arguments import CorpusArgument, IndexArgument, SkipBadOption
 from lsr.cli.errors import user_errors
 
 if TYPE_CHECKING:
-    from lsr.corpus import Corpus
-    from lsr.indexing import Build
+    from lsr.building.build import Build
+    from lsr.corpus.corpus import Corpus
 
 
 class DenseKind(StrEnum):
@@ -52,9 +52,9 @@ def index(
     skip_bad: SkipBadOption = False,
 ) -> None:
     """Build an index; a build that was killed goes on where it was."""
-    from lsr.corpus import open_corpus
-    from lsr.display import progress_bar
-    from lsr.indexing import build_index
+    from lsr.building.build import build_index
+    from lsr.cli.display import progress_bar
+    from lsr.corpus.corpus import open_corpus
 
     with user_errors():
         documents = open_corpus(corpus, skip_bad=skip_bad)
@@ -73,9 +73,9 @@ def index(
 
 def add(directory: IndexArgument, corpus: CorpusArgument, skip_bad: SkipBadOption = False) -> None:
     """Add documents to an index, or replace those of the same id, while searches go on."""
-    from lsr.corpus import open_corpus
-    from lsr.display import progress_bar
-    from lsr.indexing import add_documents
+    from lsr.building.build import add_documents
+    from lsr.cli.display import progress_bar
+    from lsr.corpus.corpus import open_corpus
 
     with user_errors():
         documents = open_corpus(corpus, skip_bad=skip_bad)
@@ -89,7 +89,7 @@ def delete(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Document ids.")],
 ) -> None:
     """Delete documents by id, all or none, while searches go on."""
-    from lsr.indexing import delete_documents
+    from lsr.building.build import delete_documents
 
     with user_errors():
         delete_documents(directory, ids)
@@ -98,8 +98,8 @@ def delete(
 
 def merge(directory: IndexArgument) -> None:
     """Merge an index into one segment, which searches fastest; worth it when it is complete."""
-    from lsr.display import progress_bar
-    from lsr.indexing import merge_index
+    from lsr.building.build import merge_index
+    from lsr.cli.display import progress_bar
 
     with user_errors(), progress_bar() as progress:
         merge_index(directory, progress=progress)
@@ -136,7 +136,7 @@ def _check(directory: Path) -> list[str]:
     """Print what an index is, and find what is wrong with it."""
     from dataclasses import asdict
 
-    from lsr.live import open_live
+    from lsr.building.live import open_live
 
     with open_live(directory) as live:
         clean, report = live.index.check()

@@ -15,8 +15,8 @@ from lsr.cli.arguments import JsonOption
 from lsr.cli.errors import user_errors
 
 if TYPE_CHECKING:
+    from lsr.building.build import Progress
     from lsr.eval.reproduce import Outcome, Published, Row, Source
-    from lsr.indexing import Progress
 
 
 def reproduce(
@@ -96,7 +96,7 @@ def _reproduce(
 
 @contextmanager
 def _watch(what: str) -> Iterator[Progress]:
-    from lsr.display import progress_bar
+    from lsr.cli.display import progress_bar
 
     typer.echo(what, err=True)
     with progress_bar() as progress:

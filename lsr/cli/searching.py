@@ -12,8 +12,8 @@ from lsr.cli.arguments import IndexArgument, JsonOption, TermsOption
 from lsr.cli.errors import user_errors
 
 if TYPE_CHECKING:
-    from lsr.explanation import Explanation
     from lsr.search import Hit, Searcher
+    from lsr.search.explanation import Explanation
 
 ModeOption = Annotated[
     str, typer.Option(help="sparse, dense or hybrid (both, interpolated); dense wants --dense.")
@@ -85,8 +85,8 @@ def search(
 def _write_run(
     searcher: Searcher, queries: Path, run: Path, k: int, threads: int, settings: dict[str, Any]
 ) -> None:
-    from lsr.corpus import read_queries
-    from lsr.display import progress_bar
+    from lsr.cli.display import progress_bar
+    from lsr.corpus.records import read_queries
     from lsr.run import Run
 
     asked = read_queries(queries)
@@ -114,7 +114,7 @@ def _print_hits(
         return
     from rich.console import Console
 
-    from lsr.display import hit_view
+    from lsr.cli.display import hit_view
 
     console = Console()
     for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
@@ -198,7 +198,7 @@ def explain(
         return
     from rich.console import Console
 
-    from lsr.display import chart, shares, snippet
+    from lsr.cli.display import chart, shares, snippet
 
     console = Console()
     literal = {reason.term for reason in why.terms if reason.literal_in_document}

@@ -89,7 +89,7 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _train(recipe: str, out: Path, settings: dict[str, str], *, tiny: bool, as_json: bool) -> None:
-    from lsr.display import progress_bar
+    from lsr.cli.display import progress_bar
     from lsr.eval.learning import learn
     from lsr.training.guard import TrainingStopped
     from lsr.training.recipe import load_recipe

@@ -27,7 +27,7 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Find and store an index's interpolation (--mode hybrid): α and how scores are normalised."""
-    from lsr.display import progress_bar
+    from lsr.cli.display import progress_bar
     from lsr.eval.datasets import load_dataset
     from lsr.eval.tuning import tune as tune_index
 
@@ -61,7 +61,7 @@ def grid(
     cache: Annotated[Path | None, typer.Option(help="Indexes; ~/.cache/lsr by default.")] = None,
 ) -> None:
     """Where to interpolate when the query is moved by feedback: before, after, both, or not."""
-    from lsr.display import progress_bar
+    from lsr.cli.display import progress_bar
     from lsr.eval.cache import Cache, IndexSpec, default_folder
     from lsr.eval.feedback_grid import feedback_grid
     from lsr.eval.page import require_libraries

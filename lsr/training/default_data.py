@@ -26,7 +26,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from lsr.corpus import beir_file, open_corpus, read_queries
+from lsr.corpus.corpus import beir_file, open_corpus
+from lsr.corpus.records import read_queries
 from lsr.run import read_qrels
 from lsr.training.pseudo import SENTENCE
 

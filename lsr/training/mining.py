@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lsr.corpus import Document
+from lsr.documents import Document
 from lsr.indexes.dense import DenseIndex
 from lsr.indexes.lucene import LuceneIndex
 from lsr.run import Run

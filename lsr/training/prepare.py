@@ -23,7 +23,8 @@ import numpy as np
 from filelock import FileLock
 from scipy.sparse import vstack
 
-from lsr.corpus import Document, open_corpus
+from lsr.corpus.corpus import open_corpus
+from lsr.documents import Document
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer, load_encoder
 from lsr.training import tiny

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lsr.corpus import Document
+from lsr.documents import Document
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.tokens import count_terms
 from lsr.training.examples import Example, Examples, seeded

@@ -11,15 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsr.corpus import (
-    Query,
-    beir_file,
-    downloaded,
-    open_corpus,
-    parse_object,
-    read_lines,
-    read_queries,
-)
+from lsr.corpus.corpus import beir_file, open_corpus
+from lsr.corpus.downloads import downloaded
+from lsr.corpus.records import read_queries
+from lsr.documents import Query
+from lsr.lines import parse_object, read_lines
 from lsr.run import Run, read_qrels
 from lsr.training.examples import Example, Examples
 from lsr.training.texts import Texts

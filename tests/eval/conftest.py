@@ -45,8 +45,8 @@ def two(beir_folder):
 @pytest.fixture
 def builds(monkeypatch):
     """Paths of the indexes that are built in a cache, as they are begun."""
+    from lsr.building.build import build_index
     from lsr.eval import cache as caching
-    from lsr.indexing import build_index
 
     begun = []
 

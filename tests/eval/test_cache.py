@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
-from lsr.corpus import open_corpus
+from lsr.building.build import add_documents, build_index
+from lsr.corpus.corpus import open_corpus
 from lsr.eval.cache import Cache, IndexSpec, default_folder
 from lsr.eval.datasets import load_dataset
 from lsr.eval.systems import evaluate_system, parse_system
-from lsr.indexing import add_documents, build_index
 
 
 def test_a_damaged_run_is_computed_again(two):

@@ -6,14 +6,14 @@ import bm25s
 import numpy as np
 import pytest
 
-from lsr.corpus import open_corpus
+from lsr.building.build import build_index
+from lsr.corpus.corpus import open_corpus
 from lsr.encoders.load import default_tokenizer
 from lsr.encoders.tokens import count_terms
 from lsr.eval.datasets import load_dataset
 from lsr.eval.measures import evaluate
 from lsr.eval.measuring import measure_index
 from lsr.indexes import exact
-from lsr.indexing import build_index
 from lsr.run import Run
 from lsr.search import Searcher
 from lsr.vectors import QUERY_SCALE, quantise

@@ -6,11 +6,11 @@ import json
 import pytest
 from rich.console import Console
 
-from lsr.corpus import open_corpus
+from lsr.building.build import build_index
+from lsr.corpus.corpus import open_corpus
 from lsr.eval.comparison import compare_systems, read_system
 from lsr.eval.datasets import load_dataset
 from lsr.eval.significance import compare
-from lsr.indexing import build_index
 from lsr.run import Run
 
 # Reciprocal ranks: without q1 itself, q1 1/2 and q2 0.

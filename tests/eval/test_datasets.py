@@ -5,9 +5,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from lsr.corpus import CorpusError, Query
+from lsr.corpus.pydoc import read_pydoc
+from lsr.documents import Query
 from lsr.eval.datasets import GROUPS, SHORT_NAMES, Dataset, load_dataset, load_datasets
-from lsr.pydoc import read_pydoc
+from lsr.lines import CorpusError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 HEADER = "query-id\tcorpus-id\tscore\n"

@@ -2,13 +2,13 @@
 
 import pytest
 
-from lsr.corpus import Document, Query
+from lsr.documents import Document, Query
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import evaluate
 from lsr.eval.publish import publish
 from lsr.eval.results import Cost, Result
-from lsr.explanation import Contribution
 from lsr.run import Run
+from lsr.search.explanation import Contribution
 
 CODE = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 N = 12

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lsr.corpus import Document, Query
+from lsr.documents import Document, Query
 from lsr.eval.datasets import Dataset
 from lsr.eval.drilldown import DEPTH, EXPLAINED, LISTS, SNIPPET, TERMS, chosen, snippet, words
 from lsr.eval.grid import Grid, arrange
@@ -15,8 +15,8 @@ from lsr.eval.plots import pareto
 from lsr.eval.publish import publish
 from lsr.eval.results import Cost, Result
 from lsr.eval.tables import Cell, Table, costs, latex, latex_text, markdown, markdown_text
-from lsr.explanation import Contribution
 from lsr.run import Run
+from lsr.search.explanation import Contribution
 
 COST = Cost(1_400, 2_500_000, 43.4, 450.0, 1234.6, 1.25, 3.5)
 AWKWARD = "a_b & 50% | <b>$x$</b> [é] \\ 日本"

@@ -6,13 +6,13 @@ from math import log2
 import pytest
 from rich.console import Console
 
-from lsr.corpus import open_corpus
+from lsr.building.build import build_index
+from lsr.corpus.corpus import open_corpus
 from lsr.eval import report
 from lsr.eval.datasets import load_dataset
 from lsr.eval.measures import Evaluation
 from lsr.eval.measuring import evaluate_run, measure_cost, measure_index
 from lsr.eval.results import Cost, Result
-from lsr.indexing import build_index
 from lsr.run import Run
 from lsr.search import Searcher
 

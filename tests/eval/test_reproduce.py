@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from typer.testing import CliRunner
 
 from lsr.cli import app
-from lsr.corpus import open_corpus
+from lsr.corpus.corpus import open_corpus
 from lsr.eval import reproduce as reproducing
 from lsr.eval.datasets import load_dataset
 from lsr.eval.measures import evaluate

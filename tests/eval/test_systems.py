@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lsr.building.build import build_index
 from lsr.cli import app
-from lsr.corpus import open_corpus
+from lsr.corpus.corpus import open_corpus
 from lsr.eval import cache as caching
 from lsr.eval import systems as evaluating
 from lsr.eval.cache import Cache, IndexSpec
 from lsr.eval.datasets import load_dataset
 from lsr.eval.systems import parse_system
-from lsr.indexing import build_index
 from lsr.run import Run
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -7,7 +7,9 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from lsr.corpus import Query, open_corpus
+from lsr.building.build import build_index
+from lsr.corpus.corpus import open_corpus
+from lsr.documents import Query
 from lsr.encoders.load import default_tokenizer
 from lsr.eval import feedback_grid as grid_module
 from lsr.eval.datasets import Dataset
@@ -22,7 +24,6 @@ from lsr.eval.tuning import (
     interpolations,
     tune,
 )
-from lsr.indexing import build_index
 from lsr.run import Run
 from lsr.search import Searcher
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from lsr.corpus import Document
+from lsr.documents import Document
 from lsr.indexes import exact
 from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
 

@@ -113,8 +113,8 @@ def failing_after():
 @pytest.fixture
 def small_steps(monkeypatch):
     """A commit after every ten documents."""
-    from lsr import indexing
+    from lsr.building import build
 
-    monkeypatch.setattr(indexing, "SHARD", 10)
-    monkeypatch.setattr(indexing.shards, "__defaults__", (10,))
-    monkeypatch.setattr(indexing, "COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr(build, "SHARD", 10)
+    monkeypatch.setattr(build.shards, "__defaults__", (10,))
+    monkeypatch.setattr(build, "COMMIT_SECONDS", -1.0)

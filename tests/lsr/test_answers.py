@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lsr.corpus import open_corpus
-from lsr.indexing import add_documents, build_index
+from lsr.building.build import add_documents, build_index
+from lsr.corpus.corpus import open_corpus
 from lsr.request import ask
 from lsr.search import Position, Searcher
 

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from lsr.building.build import build_index
 from lsr.client import AsyncClient, Client, ServiceError
-from lsr.corpus import Document, open_corpus
-from lsr.indexing import build_index
+from lsr.corpus.corpus import open_corpus
+from lsr.documents import Document
 from lsr.request import ask
 from lsr.search import Searcher
 

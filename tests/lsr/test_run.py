@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lsr.corpus import CorpusError
+from lsr.lines import CorpusError
 from lsr.run import Run, read_qrels
 
 RUN = Run(

@@ -53,8 +53,8 @@ def corpus_of():
 @pytest.fixture(scope="session")
 def built(tmp_path_factory, dense_model):
     """An index of 200 documents, sparse and dense, not to be changed."""
-    from lsr.corpus import open_corpus
-    from lsr.indexing import build_index
+    from lsr.building.build import build_index
+    from lsr.corpus.corpus import open_corpus
 
     folder = tmp_path_factory.mktemp("built")
     corpus = open_corpus(write_corpus(folder / "corpus.jsonl", 200))

@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from lsr.answers import Answer, Answers, Expansion, ExplainedDocument, StoredDocument
-from lsr.corpus import open_corpus
-from lsr.indexing import build_index
+from lsr.building.build import build_index
+from lsr.corpus.corpus import open_corpus
 from lsr.search import Searcher
 from lsr.service.app import create_app
 from lsr.service.settings import Settings
@@ -279,7 +279,7 @@ def test_a_new_generation_is_taken_over_without_being_asked(writable, index, cor
 
 
 def test_writes_wait_for_a_build_and_then_give_up(index):
-    from lsr.live import locked
+    from lsr.building.live import locked
 
     settings = Settings(write_timeout_ms=300)
     with TestClient(create_app([index], settings), base_url=LOCAL) as client:
@@ -392,7 +392,7 @@ def test_a_path_with_a_newline_is_no_document(writable):
 def test_a_full_disk_is_told_and_searches_go_on(writable, monkeypatch):
     import errno
 
-    from lsr.writing import Writer
+    from lsr.building.writer import Writer
 
     def full(self):
         raise OSError(errno.ENOSPC, "the disk is full", "/somewhere")

@@ -14,14 +14,15 @@ from itertools import count
 
 import pytest
 
+from lsr.building.build import build_index
 from lsr.client import Client, ServiceError
-from lsr.corpus import Document, open_corpus
+from lsr.corpus.corpus import open_corpus
+from lsr.documents import Document
+from lsr.eval.benchmarks.service_replay import Answered, Write, differing
 from lsr.indexes.manifest import read_manifest
-from lsr.indexing import build_index
 from lsr.request import ask
 from lsr.service.app import app_around
 from lsr.service.protocol import protocol
-from lsr.service.replay import Answered, Write, differing
 from lsr.service.service import Service
 from lsr.service.settings import Settings
 

@@ -10,12 +10,13 @@ from shutil import copytree
 import numpy as np
 import pytest
 
-from lsr.corpus import Document, open_corpus
+from lsr.building.build import build_index
+from lsr.building.live import locked, open_live
+from lsr.corpus.corpus import open_corpus
+from lsr.documents import Document
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.indexes.lucene import IndexLockedError, LuceneIndex
 from lsr.indexes.manifest import read_manifest, write_manifest
-from lsr.indexing import build_index
-from lsr.live import locked, open_live
 from lsr.search import Searcher
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
 from lsr.service.ingest import Delete, Ingest, Put, Receipt

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from lsr.live import open_live
+from lsr.building.live import open_live
 from lsr.vectors import quantise
 
 KILLS = int(os.environ.get("LSR_KILLS", "2"))
@@ -24,8 +24,8 @@ SUBMITTERS = 4
 CHILD = """
 import json, os, random, threading, time
 from pathlib import Path
-from lsr.corpus import Document
-from lsr.live import open_live
+from lsr.documents import Document
+from lsr.building.live import open_live
 from lsr.service.ingest import Delete, Ingest, Put
 
 words = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()

@@ -24,8 +24,8 @@ ALL = "sparse,dense,hybrid,feedback"
 @pytest.fixture(scope="module")
 def code(tmp_path_factory):
     """An index without a dense side, of documents that look like a page."""
-    from lsr.corpus import open_corpus
-    from lsr.indexing import build_index
+    from lsr.building.build import build_index
+    from lsr.corpus.corpus import open_corpus
 
     folder = tmp_path_factory.mktemp("code")
     documents = [

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from lsr.corpus import open_corpus
-from lsr.indexing import add_documents, build_index, delete_documents
+from lsr.building.build import add_documents, build_index, delete_documents
+from lsr.corpus.corpus import open_corpus
 from lsr.request import ask
 from lsr.search import Searcher
 from lsr.service.dispatcher import Dispatcher, Search

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from lsr.corpus import Corpus, Document, read_queries
+from lsr.corpus.corpus import Corpus
+from lsr.corpus.records import read_queries
+from lsr.documents import Document
 from lsr.run import read_qrels
 from lsr.training import default_data
 from lsr.training.default_data import ROWS, WORDS, write_default_data

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from lsr.corpus import Document, open_corpus
+from lsr.corpus.corpus import open_corpus
+from lsr.documents import Document
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer
 from lsr.training.pseudo import pseudo_queries

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lsr.corpus import CorpusError
+from lsr.lines import CorpusError
 from lsr.training.examples import Example
 from lsr.training.sources import ExampleSource, load_examples, read_scored_lists, read_scores
 

@@ -1,0 +1,172 @@
+"""An index that is open for writing: encode, quantise, add, delete; a commit makes it part of it.
+
+Where an index has a dense side, each commit of Lucene lists the segments of vectors that belong to
+it, written before: both sides are those of the last commit, whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lsr.building.live import DENSE, Encoder, Live, commit_both
+from lsr.documents import Document
+from lsr.encoders.dense import DenseEncoder
+from lsr.indexes.approximate import Kind, Progress
+from lsr.indexes.dense import check_vectors
+from lsr.indexes.dense_writer import DenseWriter
+from lsr.indexes.lucene import LuceneIndex
+from lsr.vectors import quantise
+
+
+class Encoded(NamedTuple):
+    """Documents as an index takes them."""
+
+    documents: Sequence[Document]
+    weights: csr_array  # float32, (n, V), as the encoder gave them
+    impacts: csr_array  # int32, (n, V)
+    vectors: np.ndarray | None  # float32, (n, D); None without a dense side
+
+    def rows(self, chosen: Sequence[int]) -> Encoded:
+        """Those at these places, in this order."""
+        return Encoded(
+            [self.documents[row] for row in chosen],
+            self.weights[chosen],
+            self.impacts[chosen],
+            None if self.vectors is None else self.vectors[chosen],
+        )
+
+
+class DenseSide(NamedTuple):
+    """What makes vectors, and what keeps them."""
+
+    encoder: DenseEncoder
+    writer: DenseWriter
+
+
+class Writer:
+    """Changes an index that is open for writing; nothing is durable or seen before `commit`.
+
+    Whoever opened the index closes it: what was not committed is lost then. After an exception of
+    `add`, `delete` or `commit` the changes may be there in part: close the index, and open it
+    again, before anything else is committed.
+    """
+
+    def __init__(
+        self,
+        index: LuceneIndex,
+        encoder: Encoder,
+        dense: DenseSide | None,
+        *,
+        top_k: int,
+        impact_scale: int,
+        user_data: Mapping[str, str],
+    ) -> None:
+        """A writer that goes on after the last commit.
+
+        Args:
+            index: open for writing.
+            encoder: that of the index.
+            dense: None for an index without a dense side.
+            top_k: expansion terms kept per document.
+            impact_scale: impacts are round(weight × impact_scale).
+            user_data: what commits say besides what is counted here.
+        """
+        self.index = index
+        self._encoder = encoder
+        self._dense = dense
+        self._top_k = top_k
+        self._impact_scale = impact_scale
+        self._user_data = dict(user_data)
+        before = index.user_data
+        self.n_documents = int(before.get("n_documents", "0"))  # ever added, replacements too
+        self._max_impact = int(before.get("max_impact", "1"))
+
+    @classmethod
+    def of(cls, live: Live, directory: Path) -> Writer:
+        """The writer of a live index that `open_live` opened as writable."""
+        dense = None
+        if live.dense is not None and live.dense_encoder is not None:
+            folder = live.manifest.folder(directory) / DENSE
+            writer = DenseWriter(folder, live.dense.names, live.dense.dimension)
+            dense = DenseSide(live.dense_encoder, writer)
+        return cls(
+            live.index,
+            live.encoder,
+            dense,
+            top_k=live.manifest.top_k,
+            impact_scale=live.manifest.impact_scale,
+            user_data=live.index.user_data,
+        )
+
+    def encode(self, documents: Sequence[Document]) -> Encoded:
+        """Documents as `add` takes them; changes nothing.
+
+        Raises:
+            FileNotFoundError: a model is gone.
+            ValueError: weights or vectors that cannot be kept.
+        """
+        texts = [document.content for document in documents]
+        weights = self._encoder.encode_documents(texts, self._top_k)
+        vectors = None
+        if self._dense:
+            vectors = self._dense.encoder.encode_documents(texts)
+            check_vectors([document.id for document in documents], vectors)
+        try:
+            impacts = quantise(weights, self._impact_scale)
+        except ValueError as error:
+            raise ValueError(
+                f"among documents {documents[0].id!r} to {documents[-1].id!r}: {error}"
+            ) from error
+        return Encoded(documents, weights, impacts, vectors)
+
+    def add(self, encoded: Encoded, *, new: bool = False) -> None:
+        """Add documents, or replace those of the same id.
+
+        Args:
+            encoded: of different ids.
+            new: the caller knows that no id is in the index yet, which is faster.
+        """
+        if self._dense and encoded.vectors is not None:
+            ids = [document.id for document in encoded.documents]
+            self._dense.writer.add(ids, encoded.vectors)
+        self.index.add(encoded.documents, encoded.impacts, new=new, threads=os.cpu_count() or 1)
+        self.n_documents += len(encoded.documents)
+        self._max_impact = max(self._max_impact, int(encoded.impacts.data.max(initial=1)))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete documents by id; unknown ids are no error."""
+        self.index.delete(ids)
+        if self._dense:
+            self._dense.writer.delete(ids)
+
+    def holds(self, doc_id: str) -> bool:
+        """Whether a document was in the index at the last commit."""
+        try:
+            self.index.documents([doc_id])
+        except KeyError:
+            return False
+        return True
+
+    def commit(self) -> int:
+        """Make all since the last commit durable and visible on both sides.
+
+        Returns:
+            The number of the commit.
+        """
+        self._user_data |= {
+            "n_documents": str(self.n_documents),
+            "max_impact": str(self._max_impact),
+        }
+        writer = self._dense.writer if self._dense else None
+        return commit_both(self.index, self._user_data, writer)
+
+    def merge_vectors(self, kind: str | None, progress: Progress) -> None:
+        """Merge the vectors, if any, into one segment; see `DenseWriter.merge`."""
+        if self._dense:
+            self._dense.writer.merge(cast(Kind, kind), progress)

@@ -1,0 +1,91 @@
+"""The demonstration: a real corpus indexed twice, five searches with reasons, an evaluation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from lsr.building.build import build_index
+from lsr.building.live import open_encoder
+from lsr.cli.display import hit_view, progress_bar
+from lsr.corpus.corpus import open_corpus
+from lsr.eval.datasets import load_dataset
+from lsr.eval.measuring import measure_index
+from lsr.eval.report import table
+from lsr.indexes.manifest import NAME, read_manifest
+from lsr.search import Searcher
+
+# The baseline first: it shows that things work within seconds.
+ENCODERS = ("lexical", "default")
+QUERIES = (
+    "copy a file with its metadata",
+    "how many cores does this machine have",
+    "run a command and capture its output",
+    "count how often each word occurs",
+    "let only one thread at a time into a critical section",
+)
+HITS = 3
+MEASURES = ("nDCG@10", "RR@10", "R@100", "R@1000")
+NEXT = """What to try next:
+
+    lsr search {learned} "your own question"
+    lsr explain {learned} "copy a file with its metadata" shutil.copy2
+    lsr search {learned} --weights '{{"copy": 2.0, "metadata": 1.0}}'
+    lsr index pydoc:numpy --out numpy-index       # any installed package
+    lsr index CORPUS --out my-index               # a BEIR folder, JSONL, TSV, an ir_datasets id
+    lsr doctor {learned}
+
+A page that shows why a document matched, at http://127.0.0.1:8080/, and an API:
+
+    lsr serve {learned}"""
+
+
+def run_demo(folder: Path) -> None:
+    """Index pydoc under `folder` unless that is done (with other weights: again), search, evaluate.
+
+    The documentation is that of the running Python, so that each version has its own indexes.
+    """
+    console = Console()
+    home = folder / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    paths = {encoder: home / encoder for encoder in ENCODERS}
+    for encoder, path in paths.items():
+        if not _is_there(path):
+            console.print(f"[bold]Indexing the standard library's documentation: {encoder}[/]")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with progress_bar() as progress:
+                build_index(open_corpus("pydoc"), path, encoder, progress=progress)
+    learned = paths["default"]
+    with Searcher(learned) as searcher:
+        for query in QUERIES:
+            console.rule(f"[bold]{query}[/]", align="left")
+            for rank, hit in enumerate(searcher.search(query, HITS), 1):
+                reasons = searcher.explain(query, hit.document.id)
+                console.print(hit_view(rank, hit, reasons, searcher.encoder.tokenizer))
+    console.rule("[bold]100 bundled questions: BM25 beside the learned encoder[/]", align="left")
+    dataset = load_dataset("pydoc")
+    results = []
+    for path in paths.values():
+        with Searcher(path) as searcher, progress_bar() as progress:
+            results.append(measure_index(searcher, dataset, MEASURES, progress=progress))
+    console.print(table(results))
+    console.print(
+        "\nlexical is BM25 in WordPieces. default is the trained model, which finds words for what "
+        "a document means.\nEvery number is of the real index, every question's answer was "
+        "written down before any was run.\n",
+        NEXT.format(learned=learned),
+        sep="\n",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether an index is there, made with the weights that its encoder has now."""
+    if not (path / NAME).exists():
+        return False
+    manifest = read_manifest(path)
+    encoder = open_encoder(manifest.encoder, manifest.folder(path) / "encoder")
+    return encoder.fingerprint == manifest.encoder_sha256

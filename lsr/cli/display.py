@@ -1,0 +1,122 @@
+"""What the terminal shows: hits and their reasons, and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import rich.progress
+from rich.bar import Bar
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from lsr.building.build import Progress
+from lsr.search import Hit
+from lsr.search.explanation import Contribution, Explanation
+from lsr.search.highlight import excerpt, matches
+
+
+def snippet(tokenizer: Any, text: str, terms: set[str]) -> Text:
+    """The part of `text` with the most words that hold `terms`, which are highlighted."""
+    text = " ".join(text.split())
+    part, matched = excerpt(text, matches(tokenizer, text, dict.fromkeys(terms, True)))
+    shown = Text(part)
+    for match in matched:
+        shown.stylize("bold yellow", match.start, match.end)
+    return shown
+
+
+def chart(reasons: Sequence[Contribution], limit: int | None = None) -> Table:
+    """Terms with q × d = contribution and a bar for the share; below `limit` rows the rest."""
+    table = Table("term", "query", "document", "q × d", "share", "", box=None, pad_edge=False)
+    for reason in reasons[:limit]:
+        table.add_row(
+            Text(reason.term, "yellow" if reason.literal_in_document else "cyan"),
+            f"{reason.query_weight:.3f} {_origin(reason)}",
+            f"{reason.document_weight:.3f} "
+            f"{'literal' if reason.literal_in_document else 'expanded'}",
+            f"{reason.contribution:.3f}",
+            f"{reason.share:.1%}",
+            Bar(1.0, 0.0, reason.share, width=24, color="green"),
+        )
+    rest = reasons[limit:] if limit is not None else []
+    if rest:
+        contribution = sum(reason.contribution for reason in rest)
+        share = sum(reason.share for reason in rest)
+        table.add_row(
+            Text(f"{len(rest)} more", "dim"), "", "", f"{contribution:.3f}", f"{share:.1%}", ""
+        )
+    return table
+
+
+def _origin(reason: Contribution) -> str:
+    if reason.from_feedback:
+        return "feedback"
+    return "literal" if reason.literal_in_query else "expanded"
+
+
+def shares(why: Explanation) -> str:
+    """What each side added to the score of an interpolated ranking; nothing of one side alone."""
+    if why.sparse_score is None or why.dense_score is None:
+        return ""
+    return (
+        f"= sparse {why.sparse:.4f} (score {why.sparse_score:.3f}) + "
+        f"dense {why.dense:.4f} (score {why.dense_score:.3f})"
+    )
+
+
+def hit_view(rank: int, hit: Hit, why: Explanation, tokenizer: Any) -> Group:
+    """One hit: rank, score, id, title, text with matched words highlighted, and the chart."""
+    reasons = why.terms
+    head = Text.assemble(
+        (f"{rank:2}. ", "dim"), (hit.document.id, "bold"), (f"  {hit.score:.3f}", "green")
+    )
+    if hit.document.title and hit.document.title != hit.document.id:
+        head.append(f"  {hit.document.title}", "dim")
+    if sides := shares(why):
+        head.append(f"  {sides}", "dim")
+    literal = {reason.term for reason in reasons if reason.literal_in_document}
+    body = Table.grid(padding=(0, 0, 0, 4))
+    body.add_row("", snippet(tokenizer, hit.document.text, literal))
+    if reasons:
+        body.add_row("", chart(reasons, 5))
+    return Group(head, body, Text())
+
+
+class _Rate(rich.progress.ProgressColumn):
+    """How many are done of how many, and per second."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        of = "" if task.total is None else f"/{task.total:,.0f}"
+        speed = task.finished_speed or task.speed
+        rate = f", {speed:,.0f}/s" if speed else ""
+        return Text(f"{task.completed:,.0f}{of}{rate}" if task.completed else "")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on stderr, with documents or queries per second, one row a step."""
+    tasks: dict[str, rich.progress.TaskID] = {}
+    with rich.progress.Progress(
+        rich.progress.SpinnerColumn(),
+        rich.progress.TextColumn("{task.description:22}"),
+        rich.progress.BarColumn(),
+        _Rate(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+
+        def advance(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                for task in tasks.values():
+                    completed = bar.tasks[task].completed
+                    bar.update(task, total=completed or 1, completed=completed or 1)
+                # What a resumed build finds done does not count as speed.
+                tasks[step] = bar.add_task(step, total=total, completed=done)
+            else:
+                bar.update(tasks[step], completed=done, total=total)
+
+        yield advance

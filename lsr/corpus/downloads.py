@@ -1,0 +1,51 @@
+"""Collections of ir_datasets, which downloads them at first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lsr.documents import Document, checked_id, metadata_of
+from lsr.lines import OnBad
+
+
+def downloaded(name: str, read: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """What `read` yields of the ir_datasets id `name`, which it downloads at first use.
+
+    Raises:
+        ConnectionError: it cannot be downloaded.
+    """
+    try:
+        yield from read()
+    except RuntimeError as error:
+        # What ir_datasets raises when every source of a file failed.
+        if "download" not in str(error):
+            raise
+        raise ConnectionError(
+            f"{name}: ir_datasets could not download it. Run this where there is a network, or "
+            "copy the folder ~/.ir_datasets from there"
+        ) from error
+
+
+def ir_datasets_reader(name: str) -> Callable[[OnBad], Iterator[Document]]:
+    import ir_datasets
+
+    try:
+        dataset = ir_datasets.load(name)
+    except KeyError as error:
+        raise ValueError(
+            f"{name}: not a file, a folder, pydoc or an ir_datasets id (https://ir-datasets.com)"
+        ) from error
+    if not dataset.has_docs():
+        raise ValueError(f"{name}: this ir_datasets id has no documents")
+
+    def read(_: OnBad) -> Iterator[Document]:
+        for doc in downloaded(name, dataset.docs_iter):
+            fields = doc._asdict()
+            doc_id, title = checked_id(fields.pop("doc_id")), fields.pop("title", "")
+            if "text" not in fields:
+                # Collections without a plain text field say themselves which fields make it up.
+                title, fields["text"] = "", doc.default_text()
+            yield Document(doc_id, title or "", fields.pop("text"), metadata_of(fields))
+
+    return read

@@ -1,0 +1,337 @@
+"""Batches of queries through first passes, feedback and interpolation: Lucene and faiss, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lsr.building.live import Live
+from lsr.indexes.dense import DenseIndex
+from lsr.request import Feedback, Interpolation, Request, Side
+from lsr.run import Ranking
+from lsr.search.feedback import heaviest, move_dense, move_sparse
+from lsr.search.fusion import Fused, contenders, fuse
+from lsr.vectors import concatenate, quantise_queries, rows
+
+Queries = Sequence[str | Mapping[str, float]]
+
+
+@dataclass
+class Batch:
+    """Queries on their way: what they are searched by now, and what that found so far."""
+
+    sparse: csr_array | None  # float32, (n, V)
+    dense: np.ndarray | None  # float32, (n, D)
+    threads: int
+    allowed: list[str] | None = None  # documents that meet the filters; None for all
+    lists: dict[Side, list[Ranking]] = field(default_factory=dict)
+
+
+class Passes:
+    """What a live index answers, pass by pass; see `Batch`."""
+
+    def __init__(self, live: Live, interpolation: Interpolation, pool: Executor) -> None:
+        """Passes over an index.
+
+        Args:
+            live: the index.
+            interpolation: of requests that say nothing of it.
+            pool: runs the sparse side while the dense one runs.
+        """
+        self._live = live
+        self._interpolation = interpolation
+        self._pool = pool
+        self.refresh()
+        vocabulary = live.encoder.vocabulary
+        self.term_ids = {term: number for number, term in enumerate(vocabulary)}
+
+    def refresh(self) -> None:
+        """Take note of what has been committed since."""
+        self._max_impact = int(self._live.index.user_data["max_impact"])
+
+    @property
+    def dense(self) -> DenseIndex:
+        """The dense side of the index.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self._live.dense is None:
+            raise ValueError(
+                "this index has no dense side: build it with `lsr index … --dense MODEL`"
+            )
+        return self._live.dense
+
+    def answer(
+        self, batch: Batch, request: Request, first_pass: Sequence[Ranking] | None = None
+    ) -> list[list[Fused]]:
+        """The `request.k` best documents for each query of a batch.
+
+        A list that `batch.lists` holds already is taken from there: first passes at the depth of
+        the request serve several requests (the batch is changed; give each a copy).
+
+        Args:
+            batch: what `encode` made for this request, or for one that needs both sides.
+            request: what is wanted; its query is not looked at.
+            first_pass: see `Searcher.rank`.
+        """
+        self.feed_back(batch, request, first_pass)
+        sides = last_sides(request)
+        if len(sides) == 2:
+            ranked = self.interpolated(batch, request, request.k)
+        else:
+            (side,) = sides
+            depth = self.depth(request) if request.mode == "hybrid" else request.k
+            self.search(batch, sides, request, max(depth, request.k))
+            ranked = [
+                [
+                    Fused(doc_id, score, *((score, 0.0) if side == "sparse" else (0.0, score)))
+                    for doc_id, score in hits
+                ]
+                for hits in batch.lists[side]
+            ]
+        floor = request.min_score
+        if floor is not None:
+            ranked = [[hit for hit in hits if hit.score >= floor] for hits in ranked]
+        return [hits[: request.k] for hits in ranked]
+
+    def encode(self, queries: Queries, request: Request, threads: int) -> Batch:
+        """The vectors of queries for every side that the request needs, cut as it says.
+
+        Args:
+            queries: n texts or term → weight maps.
+            request: what is wanted; its query is not looked at.
+            threads: Java threads of the searches.
+
+        Raises:
+            ValueError: a term that the index does not have, or no dense side.
+        """
+        sides = {*last_sides(request), *first_sides(request)}
+        batch = Batch(None, None, threads)
+        if "sparse" in sides:
+            batch.sparse = self._sparse(queries)
+            if not request.rescore:
+                batch.sparse = _cut(batch.sparse, request)
+        if "dense" in sides:
+            assert self.dense is not None and self._live.dense_encoder is not None
+            batch.dense = self._live.dense_encoder.encode_queries([str(q) for q in queries])
+            if request.filters:
+                batch.allowed = self._live.index.matching(request.filters)
+        return batch
+
+    def feed_back(
+        self, batch: Batch, request: Request, first_pass: Sequence[Ranking] | None = None
+    ) -> None:
+        """Move the queries of a batch towards their first results; see `answer`."""
+        if not (how := request.feedback):
+            return
+        depth = self.depth(request)
+        for _ in range(how.iterations):
+            moved: dict[Side, Any] = {}
+            source: Sequence[Ranking] | None = first_pass
+            if source is None and request.stages in ("before", "both"):
+                interpolated = self.interpolated(
+                    batch, request, None if how.negatives else how.documents
+                )
+                source = [[(hit.doc_id, hit.score) for hit in hits] for hits in interpolated]
+            for side in request.sides_moved:
+                if source is None:
+                    first = how.first or side
+                    self.search(batch, (first,), request, depth)
+                    moved[side] = self._moved(batch, side, batch.lists[first], how)
+                else:
+                    moved[side] = self._moved(batch, side, source, how)
+            for side, vectors in moved.items():
+                setattr(batch, side, vectors)
+                batch.lists.pop(side, None)
+            if request.mode != "hybrid":
+                batch.lists.clear()
+
+    def _moved(
+        self, batch: Batch, side: Side, source: Sequence[Ranking], how: Feedback
+    ) -> csr_array | np.ndarray:
+        """The queries of one side, moved by the first results `source`."""
+        relevant = [[doc_id for doc_id, _ in hits[: how.documents]] for hits in source]
+        # Never a document that counts as relevant already.
+        last = [hits[max(how.documents, len(hits) - how.negatives) :] for hits in source]
+        negatives = [[doc_id for doc_id, _ in hits] if how.negatives else [] for hits in last]
+        ids = sorted({doc_id for of_query in relevant + negatives for doc_id in of_query})
+        place = {doc_id: number for number, doc_id in enumerate(ids)}
+        places = [
+            ([place[doc_id] for doc_id in good], [place[doc_id] for doc_id in bad])
+            for good, bad in zip(relevant, negatives, strict=True)
+        ]
+        if side == "dense":
+            assert batch.dense is not None
+            vectors = self.dense.vectors(ids)
+            return np.stack(
+                [
+                    _as_long_as(query, move_dense(query, vectors[good], vectors[bad], how))
+                    for query, (good, bad) in zip(batch.dense, places, strict=True)
+                ]
+            )
+        assert batch.sparse is not None
+        weights = self._live.index.impacts(ids).astype(np.float32)
+        weights.data /= np.float32(self._live.manifest.impact_scale)
+        return concatenate(
+            [
+                move_sparse(
+                    rows(batch.sparse, [number]),
+                    rows(weights, good),
+                    np.array([score for _, score in hits[: how.documents]], dtype=np.float32),
+                    rows(weights, bad),
+                    how,
+                )
+                for number, (hits, (good, bad)) in enumerate(zip(source, places, strict=True))
+            ]
+        )
+
+    def depth(self, request: Request) -> int:
+        """Documents of a pass whose length does not follow from k."""
+        if request.mode == "hybrid":
+            return (request.interpolation or self._interpolation).depth
+        if request.feedback and not request.feedback.negatives:
+            return request.feedback.documents
+        return Interpolation().depth
+
+    def search(self, batch: Batch, sides: Sequence[Side], request: Request, depth: int) -> None:
+        """Fill `batch.lists` for these sides, both at once."""
+        wanted = [side for side in sides if side not in batch.lists]
+        sparse = None
+        if "sparse" in wanted:
+            if len(wanted) == 1:
+                batch.lists["sparse"] = self._sparse_pass(batch, request, depth)
+            else:
+                sparse = self._pool.submit(self._sparse_pass, batch, request, depth)
+        if "dense" in wanted:
+            assert batch.dense is not None
+            batch.lists["dense"] = self.dense.search(batch.dense, depth, batch.allowed)
+        if sparse:
+            batch.lists["sparse"] = sparse.result()
+
+    def _sparse_pass(self, batch: Batch, request: Request, depth: int) -> list[Ranking]:
+        assert batch.sparse is not None
+        vectors, candidates = batch.sparse, request.rescore
+        if not candidates:
+            return self._lucene(vectors, request, depth, batch.threads)
+        found = self._lucene(_cut(vectors, request), request, max(depth, candidates), batch.threads)
+        impacts, scales = self.impacts(vectors)
+        ids = [[doc_id for doc_id, _ in hits] for hits in found]
+        rescored = self._live.index.scores(impacts, ids, threads=batch.threads)
+        return [
+            sorted(
+                ((doc_id, score / scale) for doc_id, score in zip(of_query, scores, strict=True)),
+                key=lambda hit: (-hit[1], hit[0]),
+            )[:depth]
+            for of_query, scores, scale in zip(ids, rescored, scales, strict=True)
+        ]
+
+    def _lucene(self, vectors: csr_array, request: Request, k: int, threads: int) -> list[Ranking]:
+        impacts, scales = self.impacts(vectors)
+        found = self._live.index.search(impacts, k, filters=request.filters, threads=threads)
+        return [
+            [(doc_id, score / scale) for doc_id, score in hits]
+            for hits, scale in zip(found, scales, strict=True)
+        ]
+
+    def interpolated(
+        self, batch: Batch, request: Request, k: int | None = None
+    ) -> list[list[Fused]]:
+        """Both sides' lists as one, for each query: its k best, or all."""
+        how = request.interpolation or self._interpolation
+        self.search(batch, ("sparse", "dense"), request, how.depth)
+        lists = list(zip(batch.lists["sparse"], batch.lists["dense"], strict=True))
+        if how.method != "convex" or how.missing != "exact":
+            return [fuse(sparse, dense, how, k=k) for sparse, dense in lists]
+        assert batch.sparse is not None and batch.dense is not None
+        exact_dense = self.dense.is_exact(how.depth, batch.allowed)
+        unions = [contenders(sparse, dense, how, k, exact_dense) for sparse, dense in lists]
+        impacts, scales = self.impacts(batch.sparse)
+        no_sparse = [union.only_dense for union in unions]
+        scored = self._pool.submit(
+            self._live.index.scores, impacts, no_sparse, threads=batch.threads
+        )
+        of_dense = [
+            dict(zip(ids, self.dense.scores(query, ids).tolist(), strict=True))
+            for query, (_, ids, _) in zip(batch.dense, unions, strict=True)
+        ]
+        of_sparse = [
+            {doc_id: score / scale for doc_id, score in zip(ids, scores, strict=True)}
+            for ids, scores, scale in zip(no_sparse, scored.result(), scales, strict=True)
+        ]
+        return [
+            fuse(sparse, dense, how, exact, k, chain(*union))
+            for (sparse, dense), exact, union in zip(
+                lists, zip(of_sparse, of_dense, strict=True), unions, strict=True
+            )
+        ]
+
+    def _sparse(self, queries: Queries) -> csr_array:
+        texts = [query for query in queries if isinstance(query, str)]
+        if len(texts) == len(queries):
+            return self._live.encoder.encode_queries(texts)
+        return concatenate(
+            [
+                self._live.encoder.encode_queries([query])
+                if isinstance(query, str)
+                else self._weights_to_vector(query)
+                for query in queries
+            ]
+        )
+
+    def impacts(self, vectors: csr_array) -> tuple[csr_array, list[float]]:
+        """Integer query weights, shape (n, V), and what to divide each query's scores by."""
+        impacts, scales = quantise_queries(vectors, self._max_impact)
+        return impacts, (scales * self._live.manifest.impact_scale).tolist()
+
+    def _weights_to_vector(self, weights: Mapping[str, float]) -> csr_array:
+        for term in weights:
+            if term not in self.term_ids:
+                raise ValueError(f"query term {term!r} is not in the index's vocabulary")
+        ids = np.array([self.term_ids[term] for term in weights], dtype=np.int64)
+        values = np.array(list(weights.values()), dtype=np.float32)
+        vector = csr_array(
+            (values, ids, [0, len(ids)]), shape=(1, len(self._live.encoder.vocabulary))
+        )
+        vector.sort_indices()
+        return vector
+
+
+def last_sides(request: Request) -> tuple[Side, ...]:
+    """The sides whose rankings the answer is made of."""
+    if request.mode != "hybrid":
+        return (request.mode,)
+    if request.feedback and request.stages in ("none", "before"):
+        return request.sides_moved
+    return ("sparse", "dense")
+
+
+def first_sides(request: Request) -> tuple[Side, ...]:
+    """The sides that feedback is taken from, and those that it moves."""
+    if not request.feedback:
+        return ()
+    if request.stages in ("before", "both"):
+        return ("sparse", "dense")
+    moved = request.sides_moved
+    return (request.feedback.first, *moved) if request.feedback.first else moved
+
+
+def _cut(vectors: csr_array, request: Request) -> csr_array:
+    if request.max_terms is None and request.mass is None:
+        return vectors
+    return heaviest(vectors, request.max_terms, request.mass, None)
+
+
+def _as_long_as(query: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """`moved` with the norm of `query`: ranks the same, and cosines stay cosines."""
+    norm = float(np.linalg.norm(moved))
+    if not norm:
+        return moved
+    scaled: np.ndarray = moved * np.float32(np.linalg.norm(query) / norm)
+    return scaled

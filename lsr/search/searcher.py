@@ -1,0 +1,393 @@
+"""Query to hits: first passes → fusion → feedback → fusion, sparse by Lucene and dense by faiss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lsr.building.build import Progress
+from lsr.building.live import Live, open_live
+from lsr.documents import Document
+from lsr.indexes.lucene import LARGEST_K, LuceneError
+from lsr.request import Interpolation, Request, ask
+from lsr.run import Ranking
+from lsr.search.explanation import Contribution, Explanation, contributions
+from lsr.search.fusion import Fused
+from lsr.search.passes import Batch, Passes, Queries, first_sides, last_sides
+from lsr.search.tuning import read_tuning
+from lsr.vectors import concatenate
+
+# Queries that go through the passes together.
+BATCH = 256
+
+
+class Hit(NamedTuple):
+    """One answer: a document and its score."""
+
+    document: Document
+    score: float
+
+
+class Position(NamedTuple):
+    """A hit that others follow, wherever it would rank now."""
+
+    score: float
+    doc_id: str
+    rank: int  # from 1, as it was
+
+
+class QueryTerm(NamedTuple):
+    """One term of a query as an index is searched for it."""
+
+    term: str
+    weight: float
+    literal: bool  # the query's own token, not an expansion
+    from_feedback: bool
+
+
+class Searcher:
+    """An open index with its encoders. Answers are the same at any concurrency."""
+
+    def __init__(self, directory: Path, before: Searcher | None = None) -> None:
+        """Open the live generation of an index.
+
+        Args:
+            directory: of the index.
+            before: one of an older generation, for its models; they are not loaded again where
+                they are the same.
+
+        Raises:
+            FileNotFoundError: no index there, or its encoder is gone.
+            ValueError: the encoder is not the one the index was built with.
+        """
+        self._opened = ExitStack()
+        older = before._live if before else None
+        self._live: Live = self._opened.enter_context(open_live(directory, before=older))
+        self.manifest = self._live.manifest
+        self.encoder = self._live.encoder
+        self.index = self._live.index
+        self.commit = self._live.commit  # that answers come from; rises with every change
+        # Postings of the terms of the sparse queries answered so far, as frequencies say.
+        self.postings = 0
+        tuned = read_tuning(self.manifest.folder(directory))
+        pool = self._opened.enter_context(ThreadPoolExecutor(1, "lsr-sparse"))
+        self.passes = Passes(self._live, tuned or Interpolation(), pool)
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the index's files back."""
+        self._opened.close()
+
+    def refresh(self) -> None:
+        """See what other processes have committed to this generation since.
+
+        Not while other threads search: their two sides could see different commits.
+        """
+        self._live.refresh()
+        self.passes.refresh()
+        self.commit = self._live.commit
+
+    @cached_property
+    def _frequencies(self) -> np.ndarray:
+        # As of the first request: counting again after each commit would cost more than it tells.
+        return self.index.document_frequencies()
+
+    def search(
+        self, query: str | Mapping[str, float] | Request, k: int | None = None, **settings: Any
+    ) -> list[Hit]:
+        """The k best documents, score descending, ties by id.
+
+        In mode sparse the score is the dot product of the quantised vectors and above 0.
+
+        Args:
+            query: a text, a term → weight map, or a whole request.
+            k: as in Request.
+            settings: fields of Request.
+
+        Raises:
+            ValueError: a setting is out of range, or the index has no dense side.
+        """
+        (found,) = self.answer([_request(query, k, settings)])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        after: Sequence[Position | None] | None = None,
+        *,
+        threads: int = 1,
+    ) -> list[list[Hit] | Exception]:
+        """The hits of each request, as `search` gives them, or what `search` would raise.
+
+        Requests that differ in nothing but the query go through the passes together.
+
+        Args:
+            requests: n of them.
+            after: for each request the hit that its hits follow; None for those from the first on.
+            threads: Java threads.
+        """
+        places = list(after or [None] * len(requests))
+        ranked: list[list[Fused] | Exception] = [[]] * len(requests)
+        waiting = {
+            number: request.k + (place.rank if place else 0)
+            for number, (request, place) in enumerate(zip(requests, places, strict=True))
+        }
+        while waiting:
+            found = self._ranked(
+                {n: requests[n].model_copy(update={"k": k}) for n, k in waiting.items()}, threads
+            )
+            for number, hits in found.items():
+                k, place = waiting.pop(number), places[number]
+                if isinstance(hits, Exception) or place is None:
+                    ranked[number] = hits
+                    continue
+                before = (-place.score, place.doc_id)
+                following = [hit for hit in hits if before < (-hit.score, hit.doc_id)]
+                if len(following) < requests[number].k and len(hits) == k < LARGEST_K:
+                    # Documents came in ahead of the place since: look further.
+                    waiting[number] = min(2 * k, LARGEST_K)
+                ranked[number] = following[: requests[number].k]
+        ids = {hit.doc_id for hits in ranked if not isinstance(hits, Exception) for hit in hits}
+        documents = {document.id: document for document in self.index.documents(sorted(ids))}
+        return [
+            hits
+            if isinstance(hits, Exception)
+            else [Hit(documents[hit.doc_id], hit.score) for hit in hits]
+            for hits in ranked
+        ]
+
+    def _ranked(
+        self, requests: Mapping[int, Request], threads: int
+    ) -> dict[int, list[Fused] | Exception]:
+        found: dict[int, list[Fused] | Exception] = {}
+        alike: dict[str, list[tuple[int, Batch]]] = {}
+        for number, request in requests.items():
+            try:
+                # One by one: a model's numbers depend on what else is in a batch.
+                vectors = self.passes.encode([request.query], request, threads)
+            except (ValueError, OSError) as error:
+                found[number] = error
+                continue
+            if vectors.sparse is not None:
+                self.postings += int(self._frequencies[vectors.sparse.indices].sum())
+            alike.setdefault(request.model_dump_json(exclude={"query"}), []).append(
+                (number, vectors)
+            )
+        for group in alike.values():
+            numbers, batches = zip(*group, strict=True)
+            try:
+                answers = self.passes.answer(_merged(batches), requests[numbers[0]])
+            except (ValueError, KeyError, LuceneError) as error:
+                found |= dict.fromkeys(numbers, error)
+            else:
+                found |= dict(zip(numbers, answers, strict=True))
+        return found
+
+    def rank(
+        self,
+        queries: Queries,
+        k: int = 1000,
+        *,
+        threads: int = 1,
+        first_pass: Sequence[Ranking] | None = None,
+        progress: Progress = lambda step, done, total: None,
+        **settings: Any,
+    ) -> list[Ranking]:
+        """(doc id, score) of the k best documents for each query, without their contents.
+
+        Args:
+            queries: texts or term → weight maps.
+            k: as in Request.
+            threads: Java threads.
+            first_pass: for each query the results that feedback is taken from, such as BM25's of
+                another index of the same documents; by default as Request says.
+            progress: see Progress.
+            settings: fields of Request.
+
+        Raises:
+            ValueError: see `search`; or `first_pass` without feedback or of another length.
+        """
+        template = ask("", k=k, **settings)
+        if first_pass is not None and (not template.feedback or len(first_pass) != len(queries)):
+            raise ValueError("`first_pass` must hold a ranking for each query, and needs feedback")
+        for query in queries:
+            if not isinstance(query, str):
+                ask(query, k=k, **settings)
+        ranked: list[Ranking] = []
+        for start in range(0, len(queries), BATCH):
+            batch = slice(start, start + BATCH)
+            first = None if first_pass is None else first_pass[batch]
+            vectors = self.passes.encode(queries[batch], template, threads)
+            found = self.passes.answer(vectors, template, first)
+            ranked += [[(hit.doc_id, hit.score) for hit in hits] for hits in found]
+            progress("searching", len(ranked), len(queries))
+        return ranked
+
+    def explain(
+        self, query: str | Mapping[str, float] | Request, doc_id: str, **settings: Any
+    ) -> Explanation:
+        """Why a document has its score.
+
+        Raises:
+            KeyError: no such document; or, of interpolated rankings, none that a side returned.
+            ValueError: see `search`.
+        """
+        (found,) = self.explanations(_request(query, None, settings), [doc_id])
+        return found
+
+    def explanations(self, request: Request, doc_ids: Sequence[str]) -> list[Explanation]:
+        """Why each of these documents has its score for one request.
+
+        Raises:
+            KeyError, ValueError: see `explain`.
+        """
+        documents = self.index.documents(doc_ids)
+        batch = self.passes.encode([request.query], request, 1)
+        before = batch.sparse
+        self.passes.feed_back(batch, request)
+        sides = last_sides(request)
+        terms: list[list[Contribution]] = [[]] * len(doc_ids)
+        if "sparse" in sides:
+            assert batch.sparse is not None and before is not None
+            terms = self._contributions(batch.sparse, documents, request, before)
+        dense_scores: list[float] = []
+        if "dense" in sides:
+            assert batch.dense is not None
+            dense_scores = self.passes.dense.scores(batch.dense[0], doc_ids).tolist()
+        if len(sides) == 1:
+            if sides == ("dense",):
+                return [Explanation(score, 0.0, score, None, score, []) for score in dense_scores]
+            sums = [float(sum(term.contribution for term in of_one)) for of_one in terms]
+            return [
+                Explanation(score, score, 0.0, score, None, of_one)
+                for score, of_one in zip(sums, terms, strict=True)
+            ]
+        (ranked,) = self.passes.interpolated(batch, request)
+        fused = {hit.doc_id: hit for hit in ranked}
+        for doc_id in doc_ids:
+            if doc_id not in fused:
+                raise KeyError(
+                    f"document {doc_id!r} is not among the {self.passes.depth(request)} first of "
+                    "either side: it has no interpolated score"
+                )
+        return [
+            Explanation(
+                *fused[doc_id][1:],
+                float(sum(term.contribution for term in of_one)),
+                dense_score,
+                of_one,
+            )
+            for doc_id, of_one, dense_score in zip(doc_ids, terms, dense_scores, strict=True)
+        ]
+
+    def expand(
+        self, query: str | Mapping[str, float] | Request, **settings: Any
+    ) -> list[QueryTerm]:
+        """The terms by which the sparse side of an index is searched, heaviest first.
+
+        Where a request does not search it, those of the query in mode sparse.
+
+        Raises:
+            ValueError: see `search`.
+        """
+        request = _request(query, None, settings)
+        if "sparse" not in {*last_sides(request), *first_sides(request)}:
+            request = ask(request.query)
+        batch = self.passes.encode([request.query], request, 1)
+        before = batch.sparse
+        self.passes.feed_back(batch, request)
+        assert before is not None and batch.sparse is not None
+        own = self._own_terms(request.query)
+        first = set(before.indices.tolist())
+        terms = zip(batch.sparse.indices.tolist(), batch.sparse.data.tolist(), strict=True)
+        return [
+            QueryTerm(self.encoder.vocabulary[term], weight, term in own, term not in first)
+            for term, weight in sorted(terms, key=lambda item: (-item[1], item[0]))
+        ]
+
+    def approximations(
+        self, query: str | Mapping[str, float] | Request, **settings: Any
+    ) -> list[str]:
+        """Why the answer may lack documents that belong there; nothing where it is exact.
+
+        Raises:
+            ValueError: see `search`.
+        """
+        request = _request(query, None, settings)
+        found = []
+        if request.rescore:
+            found.append(
+                f"only the {request.rescore} best by the cut query are scored by all its terms"
+            )
+        if request.mode != "sparse" and self.passes.dense.kind != "flat":
+            found.append(f"dense neighbours are looked for by {self.passes.dense.kind}")
+        return found
+
+    def _contributions(
+        self,
+        query: csr_array,
+        documents: Sequence[Document],
+        request: Request,
+        before: csr_array,
+    ) -> list[list[Contribution]]:
+        impacts, (scale,) = self.passes.impacts(query)
+        of_documents = self.index.impacts([document.id for document in documents])
+        own = self._own_terms(request.query)
+        return [
+            contributions(
+                impacts,
+                of_documents[[row]],
+                scale / self.manifest.impact_scale,
+                self.manifest.impact_scale,
+                self.encoder.vocabulary,
+                asked=own,
+                own=self.encoder.own_terms(document.content),
+                before=set(before.indices.tolist()) if request.feedback else None,
+            )
+            for row, document in enumerate(documents)
+        ]
+
+    def _own_terms(self, query: str | Mapping[str, float]) -> set[int]:
+        """The terms that a query itself holds."""
+        if isinstance(query, str):
+            return self.encoder.own_terms(query)
+        return {self.passes.term_ids[term] for term in query}
+
+
+def _merged(batches: Sequence[Batch]) -> Batch:
+    """Queries of one request's settings as one batch."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    return Batch(
+        None if first.sparse is None else concatenate([b.sparse for b in batches]),
+        None if first.dense is None else np.concatenate([b.dense for b in batches]),
+        first.threads,
+        first.allowed,
+    )
+
+
+def _request(
+    query: str | Mapping[str, float] | Request, k: int | None, settings: Mapping[str, Any]
+) -> Request:
+    return ask(query, **settings) if k is None else ask(query, k=k, **settings)

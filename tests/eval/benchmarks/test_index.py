@@ -1,0 +1,65 @@
+"""eval/benchmarks/index.py: both sides on a small scale; pyserini reads our index."""
+
+import json
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from scipy.sparse import save_npz
+
+from lsr.eval import index_benchmark as benchmark
+from lsr.indexes import exact
+from lsr.indexes.jvm import find_runtime
+
+needs_pyserini = pytest.mark.skipif(
+    not version("pyserini").startswith("1."),
+    reason="pyserini 2 downloads a list of indexes whenever it is imported",
+)
+
+
+def test_synthetic_impacts_are_like_those_of_splade():
+    impacts = benchmark.synthetic_impacts(500, 120, 1)
+    assert impacts.has_sorted_indices
+    assert 100 < impacts.nnz / 500 < 120
+    assert (impacts.data.min(), impacts.data.max()) == (1, 255)
+    frequencies = np.bincount(impacts.indices, minlength=impacts.shape[1])
+    assert frequencies.max() > 20 * frequencies.mean()
+    assert (benchmark.synthetic_impacts(500, 120, 1) != impacts).nnz == 0
+
+
+@needs_pyserini
+@pytest.mark.slow
+def test_pyserini_returns_our_ranking_from_our_index(tmp_path):
+    """The ranking of LuceneImpactSearcher, ties included, is ours, and that of brute force."""
+    impacts = benchmark.synthetic_impacts(1500, 60, 1)
+    # Few distinct weights: ties are the rule.
+    impacts.data = impacts.data % 3 + 1
+    queries = benchmark.synthetic_impacts(30, 8, 2)
+    queries.data = queries.data % 2 + 1
+    save_npz(tmp_path / "documents.npz", impacts)
+    save_npz(tmp_path / "queries.npz", queries)
+    arguments = (str(tmp_path / "queries.npz"), str(tmp_path / "index"))
+    benchmark.in_process("build_ours", str(tmp_path / "documents.npz"), arguments[1])
+    ours = benchmark.in_process("query_ours", *arguments)
+    theirs = benchmark.in_process("query_pyserini", *arguments)
+    ids = [f"d{number}" for number in range(1500)]
+    for k in benchmark.DEPTHS:
+        expected = [[list(hit) for hit in hits] for hits in exact.search(impacts, ids, queries, k)]
+        assert ours[str(k)]["answers"] == expected
+        assert theirs[str(k)]["answers"] == expected
+
+
+@needs_pyserini
+@pytest.mark.skipif(
+    not find_runtime().has_vector, reason="pyserini's indexer needs jdk.incubator.vector"
+)
+@pytest.mark.slow
+def test_the_report_of_a_small_run(capsys):
+    assert benchmark.main(["--documents", "400", "--queries", "5", "--rounds", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["same_scores"]
+    assert report["docs_per_second"]["ratio"] > 0
+    assert set(report["latency"]) == {
+        f"{kind}, k = {k}" for kind in benchmark.TERMS_PER_QUERY for k in benchmark.DEPTHS
+    }
+    assert "same scores: True" in benchmark.table(report)

@@ -1,0 +1,185 @@
+"""What an index acknowledged survives SIGKILL at any moment of build, add, delete and merge.
+
+LSR_KILLS sets how often a child is killed (default 4, for a quick suite).
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsr.building.live import open_live
+from lsr.encoders.load import default_tokenizer
+from lsr.search import Searcher
+
+KILLS = int(os.environ.get("LSR_KILLS", "4"))
+WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
+
+# Writes to the index for ever: one line in the journal before each operation, one after it.
+CHILD = """
+import json, os, random, sys
+from pathlib import Path
+from lsr.building import build as indexing
+from lsr.corpus.corpus import open_corpus
+from lsr.encoders.dense import DenseEncoder
+
+folder, dense = Path(sys.argv[1]), sys.argv[4] or None
+if dense:
+    DenseEncoder(dense).encode_queries(["heat"])  # imports take longer than the test
+words = sys.argv[2].split()
+indexing.SHARD, indexing.COMMIT_SECONDS = 16, 0.02
+journal = (folder / "journal").open("a")
+rng = random.Random(os.getpid())
+
+def write(**record):
+    journal.write(json.dumps(record) + "\\n")
+    journal.flush()
+    os.fsync(journal.fileno())
+
+def corpus(ids):
+    path = folder / "corpus.jsonl"
+    texts = ({"_id": i, "text": " ".join(rng.choices(words, k=9))} for i in ids)
+    path.write_text("".join(json.dumps(text) + "\\n" for text in texts))
+    return open_corpus(path)
+
+def do(kind, ids, operation):
+    write(begin=kind, ids=ids)
+    operation()
+    write(end=kind)
+
+alive = json.loads((folder / "alive").read_text())
+number = int(sys.argv[3])
+first = True
+while True:
+    number += 1
+    if alive is None or (not first and rng.random() < 0.15):
+        alive = [f"g{number}-{i}" for i in range(400)]
+        built = corpus(alive)
+        settings = {"dense": dense, "dense_kind": rng.choice(["flat", "hnsw"])}
+        build = lambda: indexing.build_index(built, folder / "index", "lexical", **settings)
+        do("build", alive, build)
+    elif rng.random() < 0.2:
+        do("merge", [], lambda: indexing.merge_index(folder / "index"))
+    elif rng.random() < 0.5 and len(alive) > 50:
+        gone = rng.sample(alive, 20)
+        do("delete", gone, lambda: indexing.delete_documents(folder / "index", gone))
+        alive = [i for i in alive if i not in set(gone)]
+    else:
+        more = [f"a{number}-{i}" for i in range(20)]
+        added = corpus(more)
+        do("add", more, lambda: indexing.add_documents(added, folder / "index"))
+        alive += more
+    first = False
+"""
+
+
+def after(alive, kind, ids):
+    """The ids of an index after an operation."""
+    if kind == "build":
+        return set(ids)
+    return alive | set(ids) if kind == "add" else alive - set(ids)  # a merge has none
+
+
+def holds_exactly(folder, ids):
+    """Whether a clean index holds these documents, forward vectors and no others.
+
+    A dense side must hold the documents that Lucene does, and the vectors of their texts.
+    """
+    with Searcher(folder / "index") as searcher:
+        clean, report = searcher.index.check()
+        assert clean, report
+        check_dense(folder)
+        if searcher.index.n_docs != len(ids):
+            return False
+        try:
+            searcher.index.impacts(sorted(ids))
+        except KeyError:
+            return False
+        return True
+
+
+def check_dense(folder):
+    """The vectors are those of Lucene's documents and of their texts."""
+    with open_live(folder / "index") as live:
+        if live.dense:
+            assert live.dense.ids == (ids := live.index.matching({}))
+            live.dense.check()
+            texts = [document.content for document in live.index.documents(ids)]
+            vectors = live.dense_encoder.encode_documents(texts)
+            np.testing.assert_allclose(live.dense.vectors(ids), vectors, atol=1e-6)
+
+
+@pytest.fixture(params=["sparse", "both sides"])
+def dense_model(request, tmp_path):
+    """The path of a dense model of random word vectors; empty for an index without one."""
+    if request.param == "sparse":
+        return ""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    torch.manual_seed(0)
+    words = StaticEmbedding(default_tokenizer().backend_tokenizer, embedding_dim=8)
+    SentenceTransformer(modules=[words]).save(str(tmp_path / "model"), create_model_card=False)
+    return str(tmp_path / "model")
+
+
+def acknowledged(folder, alive):
+    """What the journal says is in the index, and the operation that was cut off, if any."""
+    pending = None
+    for line in (folder / "journal").read_text().splitlines():
+        record = json.loads(line)
+        if "begin" in record:
+            pending = (record["begin"], record["ids"])
+        else:
+            alive, pending = after(alive or set(), *pending), None
+    return alive, pending
+
+
+@pytest.mark.slow
+def test_every_acknowledged_document_survives_kills(tmp_path, dense_model):
+    rng = random.Random(7)
+    alive = None
+    cut_off = dict.fromkeys(("build", "add", "delete", "merge", None), 0)
+    for number in range(KILLS):
+        (tmp_path / "journal").write_text("")
+        (tmp_path / "alive").write_text(json.dumps(None if alive is None else sorted(alive)))
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                CHILD,
+                tmp_path,
+                " ".join(WORDS),
+                str(1000 * number),
+                dense_model,
+            ]
+        )
+        while not (tmp_path / "journal").stat().st_size:
+            assert child.poll() is None
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 4.0))
+        assert child.poll() is None, "the child failed"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        alive, pending = acknowledged(tmp_path, alive)
+        cut_off[pending[0] if pending else None] += 1
+        if alive is None:
+            # The first build was cut off: there is no index, or a whole one.
+            if not (tmp_path / "index" / "manifest.json").exists():
+                continue
+            alive = set(pending[1])
+            assert holds_exactly(tmp_path, alive)
+        elif not holds_exactly(tmp_path, alive):
+            assert pending is not None
+            alive = after(alive, *pending)
+            assert holds_exactly(tmp_path, alive), (number, pending)
+    print(f"{KILLS} kills, by the operation cut off: {cut_off}")
+    assert Path(tmp_path / "index").exists()

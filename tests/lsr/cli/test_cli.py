@@ -1,0 +1,290 @@
+"""From a corpus to answers with reasons, through the command line, on a small real text."""
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from lsr.cli import app
+from lsr.cli.searching import parse_filters
+from lsr.search import Searcher
+
+DOCUMENTS = {
+    "d1": "The boundary layer over a flat plate in laminar flow.",
+    "d2": "Heat transfer in turbulent flow through a pipe, and heat loss.",
+    "d3": "Wing theory for slender bodies.",
+    "d4": "",
+}
+
+
+def lsr(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in DOCUMENTS.items())
+    )
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "heat flow"}\n')
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td2\t1\n")
+    result = lsr("index", folder, "--out", folder / "index", "--encoder", "lexical")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_search_gives_hits_whose_reasons_sum_to_the_score(built):
+    result = lsr("search", built / "index", "heat flow", "--json")
+    hits = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [hit["id"] for hit in hits] == ["d2", "d1"]
+    for hit in hits:
+        assert sum(term["contribution"] for term in hit["terms"]) == hit["score"]
+        assert sum(term["share"] for term in hit["terms"]) == pytest.approx(1)
+        assert all(term["literal_in_query"] for term in hit["terms"])
+
+
+def test_run_and_eval(built):
+    run = built / "run.trec"
+    result = lsr("search", built / "index", "--queries", built / "queries.jsonl", "--run", run)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[2] for line in run.read_text().splitlines()] == ["d2", "d1"]
+    result = lsr("eval", built, "--index", built / "index", "--json")
+    assert json.loads(result.stdout)["means"]["RR@10"] == 1.0
+
+
+def test_explain_prints_a_chart(built):
+    result = lsr("explain", built / "index", "heat", "d2")
+    assert result.exit_code == 0
+    assert "100.0%" in result.stdout
+
+
+def test_a_second_build_replaces_the_first(built):
+    out = built / "twice"
+    for generation in (1, 2):
+        assert lsr("index", built, "--out", out, "--encoder", "lexical").exit_code == 0
+        assert [path.name for path in out.glob("generation-*")] == [f"generation-{generation}"]
+    with Searcher(out) as searcher:
+        assert [hit.document.id for hit in searcher.search("wing")] == ["d3"]
+
+
+def test_weights_as_query_and_their_errors(built):
+    with Searcher(built / "index") as searcher:
+        assert [hit.document.id for hit in searcher.search({"wing": 2.0})] == ["d3"]
+        with pytest.raises(ValueError, match="'qqqq' is not in the index's vocabulary"):
+            searcher.search({"qqqq": 1.0})
+        for weight in (0.0, -1.0, float("nan"), 1e12):
+            with pytest.raises(ValueError, match=r"weight of 'wing' must be in \(0, 10000\]"):
+                searcher.search({"wing": weight})
+
+
+def test_foreign_and_absent_directories_are_refused(built, tmp_path):
+    (tmp_path / "diary.txt").write_text("mine")
+    result = lsr("index", built, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "is not an index and not empty (it holds 'diary.txt')" in result.stderr
+    assert (tmp_path / "diary.txt").read_text() == "mine"
+    result = lsr("search", tmp_path, "x")
+    assert result.exit_code == 1
+    assert "holds no manifest.json" in result.stderr
+
+
+def test_bad_line_stops_the_build_unless_told_to_skip(tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "a", "text": "heat"}\n{"_id": "b", "text"\n')
+    command = ("index", corpus, "--out", tmp_path / "index", "--encoder", "lexical")
+    result = lsr(*command)
+    assert result.exit_code == 1
+    assert "corpus.jsonl:2" in result.stderr
+    result = lsr(*command, "--skip-bad")
+    assert result.exit_code == 0, result.output
+    assert "1 bad lines were skipped" in result.stderr
+
+
+def test_usage_errors_exit_with_2(built):
+    assert lsr("search", built / "index").exit_code == 2
+
+
+def test_add_delete_merge_and_doctor(built, tmp_path):
+    index = tmp_path / "index"
+    assert lsr("index", built, "--out", index, "--encoder", "lexical").exit_code == 0
+    more = tmp_path / "more.tsv"
+    more.write_text("d9\tflutter of a wing\nd3\tnothing of the kind\n")
+    result = lsr("add", index, more)
+    assert result.exit_code == 0, result.output
+    assert "2 documents added to" in result.stderr
+    found = lsr("search", index, "wing", "--json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in found] == ["d9"]
+    result = lsr("delete", index, "d9", "d8")
+    assert (result.exit_code, "no document 'd8'" in result.stderr) == (1, True)
+    assert lsr("delete", index, "d9").exit_code == 0
+    assert lsr("merge", index).exit_code == 0
+    result = lsr("search", index, "wing")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no document matches" in result.stderr
+    result = lsr("doctor", index)
+    assert result.exit_code == 0
+    for part in ("4 documents", "CheckIndex: clean", "encoder: lexical", "suitable", "anserini"):
+        assert part in result.stdout
+    for path in (index / "generation-1" / "lucene").glob("*.doc"):
+        path.write_bytes(b"\0" * path.stat().st_size)
+    result = lsr("doctor", index)
+    assert result.exit_code == 1
+
+
+def test_eval_builds_the_index_that_is_not_there(built, tmp_path):
+    arguments = ("eval", built, "--index", tmp_path / "new", "--encoder", "lexical")
+    result = lsr(*arguments, "--measures", "RR@10", "--run", tmp_path / "run.trec")
+    assert result.exit_code == 0, result.output
+    assert ["RR@10", "1.0000"] in [line.split() for line in result.stdout.splitlines()]
+    assert (tmp_path / "run.trec").read_text().startswith("q1 Q0 d2 1 ")
+    created = (tmp_path / "new" / "manifest.json").read_text()
+    assert lsr(*arguments).exit_code == 0
+    assert (tmp_path / "new" / "manifest.json").read_text() == created
+
+
+def test_commands_are_listed_in_order():
+    text = lsr("--help").stdout
+    names = ("index", "add", "delete", "merge", "search", "explain", "serve", "eval")
+    names += (
+        "compare",
+        "tune",
+        "grid",
+        "reproduce",
+        "train",
+        "adapt",
+        "recipes",
+        "export",
+        "demo",
+        "doctor",
+    )
+    found = re.findall(r"^│ (\w+) ", text.partition("Commands")[2], re.MULTILINE)
+    assert tuple(found) == names
+
+
+def test_the_default_model_is_exported_once(tmp_path):
+    assert lsr("export", str(tmp_path / "model")).exit_code == 0
+    assert (tmp_path / "model" / "modules.json").exists()
+    again = lsr("export", str(tmp_path / "model"))
+    assert again.exit_code == 1
+    assert "model exists: export into a directory that does not" in " ".join(again.stderr.split())
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A BEIR folder of four queries and two runs, the second of which answers all at once."""
+    (tmp_path / "queries.jsonl").write_text(
+        "".join(f'{{"_id": "q{n}", "text": "x"}}\n' for n in range(4))
+    )
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("".join(f"q{n}\ta\t1\n" for n in range(4)))
+    own = "q0 Q0 q0 1 9 x\n"  # a query's own document, which is dropped
+    for name, order in (("base", "ba"), ("better", "ab")):
+        lines = "q{0} Q0 {1} 1 2 x\nq{0} Q0 {2} 2 1 x\n"
+        text = own + "".join(lines.format(n, *order) for n in range(4))
+        (tmp_path / f"{name}.trec").write_text(text)
+    return tmp_path
+
+
+def test_compare_run_files(runs):
+    base, better = runs / "base.trec", runs / "better.trec"
+    arguments = ("compare", runs, base, better, "--measures", "RR@10 R@1")
+    result = lsr(*arguments)
+    assert result.exit_code == 0, result.output
+    for part in (
+        "RR@10",
+        "R@1",
+        "0.5000",
+        "+1.0000",
+        "4/0/0",
+        "4 queries; p values corrected by Holm",
+    ):
+        assert part in result.stdout
+    record = json.loads(lsr(*arguments, "--json").stdout)
+    assert record["measures"]["RR@10"]["baseline_mean"] == 0.5
+    (system,) = record["measures"]["RR@10"]["systems"]
+    assert (system["mean"], system["difference"], system["wins"]) == (1.0, 0.5, 4)
+    assert system["p_randomisation"] == system["p_randomisation_holm"] == 2 / 2**4
+
+
+def test_compare_an_index(built, tmp_path):
+    """The fixture has one query: what is indexed is enough for a second."""
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (tmp_path / name).write_text((built / name).read_text())
+    with (tmp_path / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q2", "text": "wing"}\n')
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("q1\td2\t1\nq2\td3\t1\n")
+    run = tmp_path / "run.trec"
+    run.write_text("q1 Q0 d1 1 2 x\nq1 Q0 d2 2 1 x\n")
+    result = lsr("compare", tmp_path, run, built / "index", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert list(record["measures"]) == ["nDCG@10", "RR@10", "R@100"]
+    (system,) = record["measures"]["RR@10"]["systems"]
+    assert (system["mean"], system["difference"], system["wins"]) == (1.0, 0.75, 2)
+
+
+@pytest.mark.parametrize(
+    ("systems", "options", "code", "message"),
+    [
+        (["base.trec"], [], 2, "a baseline and at least one system"),
+        (["base.trec", "gone.trec"], [], 1, "no run file or index directory: gone.trec"),
+        (["base.trec", "better.trec"], ["--split", "dev"], 1, "no split 'dev'; available: test"),
+        (["base.trec", "better.trec"], ["--measures", "mrr"], 1, "'mrr' is not a measure"),
+    ],
+)
+def test_compare_errors(runs, monkeypatch, systems, options, code, message):
+    monkeypatch.chdir(runs)
+    result = lsr("compare", ".", *systems, *options)
+    assert result.exit_code == code
+    assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        ("kind=function", "function"),
+        ("kind=", ""),
+        ("kind=a=b", "a=b"),
+        ("year=1950..1960", (1950.0, 1960.0)),
+        ("year=..1960", (None, 1960.0)),
+        ("year=-1.5..", (-1.5, None)),
+        ("path=../x", "../x"),
+        ("rest=..", ".."),
+    ],
+)
+def test_filters_are_values_or_ranges(given, parsed):
+    assert parse_filters([given]) == {given.partition("=")[0]: parsed}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("heat", "--filter", "kind"), "--filter must be KEY=VALUE or KEY=LOW..HIGH, got 'kind'"),
+        (("--weights", "{"), "--weights is not valid JSON"),
+        (("--weights", "[1]"), '--weights must be a JSON object {"term": weight}'),
+        (("--weights", '{"heat": -1}'), "the weight of 'heat' must be in (0, 10000], got -1"),
+        (("heat", "-k", "0"), "`k` must be in [1, 1000000], got 0"),
+        (("heat", "--min-score", "nan"), "`min_score` must be finite and at least 0, got nan"),
+    ],
+)
+def test_bad_arguments_are_a_line_on_stderr(built, arguments, message):
+    result = lsr("search", built / "index", *arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("lsr: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_interrupted_build_says_that_it_goes_on(built, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lsr.building.build.build_index", interrupted)
+    result = lsr("index", built, "--out", tmp_path / "index")
+    assert result.exit_code == 130
+    assert "interrupted; a build goes on when it is run again" in result.stderr

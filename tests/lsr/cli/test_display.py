@@ -1,0 +1,90 @@
+"""lsr/cli/display.py: snippets, highlights and charts."""
+
+import pytest
+from rich.console import Console
+
+from lsr.cli.display import chart, hit_view, progress_bar, snippet
+from lsr.documents import Document
+from lsr.encoders.load import default_tokenizer
+from lsr.search import Hit
+from lsr.search.explanation import Contribution, Explanation
+from lsr.search.highlight import EXCERPT
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return default_tokenizer()
+
+
+def reason(term, share, literal=True):
+    return Contribution(term, 2.0, share / 2, share, share, literal, literal)
+
+
+def printed(renderable, width=100):
+    console = Console(width=width, record=True, color_system=None)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def test_snippet_shows_where_most_matches_are(tokenizer):
+    text = "filler " * 100 + "the heat flows and heat is lost " + "filler " * 100
+    shown = snippet(tokenizer, text, {"heat"})
+    assert shown.plain.startswith("… ")
+    assert shown.plain.endswith(" …")
+    assert "heat flows and heat is lost" in shown.plain
+    assert len(shown.plain) <= EXCERPT + 4
+    highlighted = [shown.plain[span.start : span.end] for span in shown.spans]
+    assert highlighted == ["heat", "heat"]
+
+
+def test_short_and_matchless_texts_are_shown_from_the_start(tokenizer):
+    assert snippet(tokenizer, "no\n match", {"heat"}).plain == "no match"
+    long = snippet(tokenizer, "word " * 100, {"heat"})
+    assert long.plain.startswith("word word")
+    assert long.plain.endswith(" …")
+    assert snippet(tokenizer, "", {"heat"}).plain == ""
+
+
+def test_chart_sums_up_what_is_below_the_limit():
+    reasons = [reason("heat", 0.5), reason("flow", 0.3, literal=False), reason("a", 0.2)]
+    rows = [line.split()[:7] for line in printed(chart(reasons)).splitlines()[1:]]
+    assert rows == [
+        ["heat", "2.000", "literal", "0.250", "literal", "0.500", "50.0%"],
+        ["flow", "2.000", "expanded", "0.150", "expanded", "0.300", "30.0%"],
+        ["a", "2.000", "literal", "0.100", "literal", "0.200", "20.0%"],
+    ]
+    cut = printed(chart(reasons, 1))
+    assert "2 more" in cut
+    assert "50.0%" in cut.splitlines()[-1]
+
+
+def test_markup_in_documents_is_text(tokenizer):
+    hit = Hit(Document("[bold]d1[/]", "[red]title", "[link=x]heat[/link]"), 1.5)
+    why = Explanation(1.5, 1.5, 0.0, 1.5, None, [reason("heat", 1.0)])
+    shown = printed(hit_view(1, hit, why, tokenizer))
+    for part in ("[bold]d1[/]", "[red]title", "[link=x]heat[/link]", "1.500"):
+        assert part in shown
+
+
+def test_sides_and_terms_of_feedback_are_shown(tokenizer):
+    terms = [reason("heat", 0.6), reason("flow", 0.4)._replace(from_feedback=True)]
+    why = Explanation(0.9, 0.5, 0.4, 12.0, 0.7, terms)
+    shown = " ".join(
+        printed(hit_view(1, Hit(Document("d", "", "heat"), 0.9), why, tokenizer)).split()
+    )
+    assert "= sparse 0.5000 (score 12.000) + dense 0.4000 (score 0.700)" in shown
+    assert "flow 2.000 feedback" in shown and "heat 2.000 literal" in shown
+    alone = Explanation(0.7, 0.0, 0.7, None, 0.7, [])
+    shown = printed(hit_view(1, Hit(Document("d", "", "heat"), 0.7), alone, tokenizer))
+    assert "sparse" not in shown and "share" not in shown
+
+
+def test_progress_has_one_row_a_step(capsys):
+    with progress_bar() as progress:
+        progress("reading", 10, None)
+        progress("encoding", 60, 100)
+        progress("encoding", 100, 100)
+    shown = capsys.readouterr().err
+    assert "reading" in shown
+    assert "100/100" in " ".join(shown.split())

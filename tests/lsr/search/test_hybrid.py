@@ -1,0 +1,338 @@
+"""Both sides of an index, interpolated, with feedback: against whole score matrices."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lsr.building.build import build_index
+from lsr.corpus.corpus import open_corpus
+from lsr.encoders.load import default_tokenizer
+from lsr.request import Interpolation, ask
+from lsr.search import Searcher
+from lsr.search.feedback import heaviest, move_dense, move_sparse
+from lsr.search.fusion import fuse
+from lsr.search.tuning import write_tuning
+
+WORDS = (
+    "heat flow wing plate layer pressure shock nose cone cylinder boundary theory speed drag lift "
+    "mach body angle attack tunnel jet nozzle flutter beam shell panel stress buckling fatigue"
+).split()
+N = 300
+QUERIES = ["heat flow", "wing flutter at mach speed", "shell", "zzz qqq", ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An index of random words, BM25 and a dense model of random word vectors."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    folder = tmp_path_factory.mktemp("hybrid")
+    torch.manual_seed(0)
+    tokenizer = default_tokenizer().backend_tokenizer
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)]).save(
+        str(folder / "dense")
+    )
+    rng = np.random.default_rng(0)
+    with (folder / "corpus.jsonl").open("w") as file:
+        for number in range(N):
+            text = " ".join(rng.choice(WORDS, rng.integers(1, 12)))
+            file.write(json.dumps({"_id": f"d{number}", "text": text, "part": number % 3}) + "\n")
+    build_index(
+        open_corpus(folder / "corpus.jsonl"),
+        folder / "index",
+        "lexical",
+        dense=str(folder / "dense"),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searcher(folder):
+    with Searcher(folder / "index") as opened:
+        yield opened
+
+
+class Oracle:
+    """Every document scored by both sides, for one query."""
+
+    def __init__(self, searcher, settings, query):
+        self.request = ask(query, **settings)
+        self.passes = searcher.passes
+        self.ids = [f"d{number}" for number in range(N)]
+        self.impacts = searcher.index.impacts(self.ids)
+        self.weights = self.impacts.astype(np.float32) / np.float32(searcher.manifest.impact_scale)
+        self.vectors = self.passes.dense.vectors(self.ids).astype(np.float64)
+        self.sparse = searcher.encoder.encode_queries([query])
+        self.dense = searcher._live.dense_encoder.encode_queries([query])[0]
+        self.allowed = [
+            number
+            for number in range(N)
+            if self.request.filters.get("part", number % 3) == number % 3
+        ]
+
+    def list(self, side, depth):
+        if side == "sparse":
+            impacts, (scale,) = self.passes.impacts(self.sparse)
+            scores = (impacts.astype(np.int64) @ self.impacts.T.astype(np.int64)).toarray()[0]
+            scores = scores / scale
+            hits = [(self.ids[n], float(scores[n])) for n in self.allowed if scores[n] > 0]
+        else:
+            scores = (self.vectors @ self.dense.astype(np.float64)).astype(np.float32)
+            hits = [(self.ids[n], float(scores[n])) for n in self.allowed]
+        self.all = getattr(self, "all", {}) | {
+            side: dict(zip(self.ids, map(float, scores), strict=True))
+        }
+        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:depth]
+
+    def fused(self):
+        how = self.request.interpolation or Interpolation()
+        lists = self.list("sparse", how.depth), self.list("dense", how.depth)
+        return fuse(*lists, how, (self.all["sparse"], self.all["dense"]))
+
+    def feed_back(self):
+        how = self.request.feedback
+        for _ in range(how.iterations):
+            moved = {}
+            for side in self.request.sides_moved:
+                if self.request.stages in ("before", "both"):
+                    hits = [(hit.doc_id, hit.score) for hit in self.fused()]
+                else:
+                    hits = self.list(how.first or side, 1000)
+                    if self.request.mode == "hybrid":
+                        hits = hits[: (self.request.interpolation or Interpolation()).depth]
+                rows = [self.ids.index(doc_id) for doc_id, _ in hits]
+                good = rows[: how.documents]
+                bad = rows[how.documents :][-how.negatives :] if how.negatives else []
+                if side == "dense":
+                    vectors = self.vectors.astype(np.float32)
+                    new = move_dense(self.dense, vectors[good], vectors[bad], how)
+                    norm = np.linalg.norm(new)
+                    length = np.linalg.norm(self.dense)
+                    moved[side] = new * np.float32(length / norm) if norm else new
+                else:
+                    scores = np.array([s for _, s in hits[: how.documents]], np.float32)
+                    moved[side] = move_sparse(
+                        self.sparse, self.weights[good], scores, self.weights[bad], how
+                    )
+            for side, vector in moved.items():
+                setattr(self, side, vector)
+
+    def answer(self, k):
+        request = self.request
+        if request.feedback:
+            self.feed_back()
+        single = request.mode != "hybrid"
+        if not single and not (request.feedback and request.stages in ("none", "before")):
+            return [(hit.doc_id, hit.score) for hit in self.fused()][:k]
+        return self.list(request.mode if single else request.sides_moved[0], k)
+
+
+def check(searcher, settings, k=20):
+    found = searcher.rank(QUERIES, k, **settings)
+    for query, ranking in zip(QUERIES, found, strict=True):
+        expected = Oracle(searcher, settings, query).answer(k)
+        assert [doc_id for doc_id, _ in ranking] == [doc_id for doc_id, _ in expected], query
+        assert [score for _, score in ranking] == pytest.approx(
+            [score for _, score in expected], rel=1e-6, abs=1e-6
+        )
+    return found
+
+
+@pytest.mark.parametrize("missing", ["exact", "zero", "minimum"])
+@pytest.mark.parametrize("normalisation", ["min-max", "theoretical", "z-score", "none"])
+def test_interpolation_equals_whole_matrices(searcher, normalisation, missing):
+    how = {"alpha": 0.3, "normalisation": normalisation, "missing": missing, "depth": 15}
+    check(searcher, {"mode": "hybrid", "interpolation": how})
+
+
+def test_rrf_dense_and_default_settings(searcher):
+    check(searcher, {"mode": "hybrid", "interpolation": {"method": "rrf", "depth": 30}})
+    check(searcher, {"mode": "dense"})
+    check(searcher, {"mode": "hybrid"})
+
+
+FEEDBACK = [
+    {"documents": 3},
+    {"method": "average", "documents": 5},
+    {"documents": 4, "negatives": 2, "gamma": 0.3, "iterations": 2, "terms": 9},
+]
+
+
+@pytest.mark.parametrize("feedback", FEEDBACK)
+def test_feedback_of_one_side(searcher, feedback):
+    check(searcher, {"mode": "dense", "feedback": feedback})
+    check(searcher, {"feedback": feedback})
+
+
+def test_relevance_model_mass_and_ratio(searcher):
+    check(searcher, {"feedback": {"method": "relevance-model", "terms": 8}})
+    check(searcher, {"feedback": {"mass": 0.8, "ratio": 0.1, "terms": None}})
+
+
+@pytest.mark.parametrize(
+    ("side", "stages"),
+    [
+        *product(["sparse", "dense"], ["none", "before", "after", "both"]),
+        *product(["both"], ["after", "both"]),
+    ],
+)
+@pytest.mark.parametrize("feedback", FEEDBACK)
+def test_feedback_at_every_stage(searcher, side, stages, feedback):
+    settings = {
+        "mode": "hybrid",
+        "interpolation": {"depth": 25, "alpha": 0.6},
+        "feedback": feedback | {"side": side, "interpolate": stages},
+    }
+    check(searcher, settings)
+
+
+def test_feedback_taken_from_the_other_side(searcher):
+    for side, first in (("dense", "sparse"), ("sparse", "dense")):
+        for stages in ("none", "after"):
+            how = {"side": side, "first": first, "interpolate": stages}
+            check(searcher, {"mode": "hybrid", "feedback": how})
+
+
+def test_filters_hold_on_both_sides(searcher):
+    for settings in ({"mode": "dense"}, {"mode": "hybrid"}, {"mode": "hybrid", "feedback": {}}):
+        found = check(searcher, settings | {"filters": {"part": 1}}, 500)
+        assert {int(doc_id[1:]) % 3 for hits in found for doc_id, _ in hits} == {1}
+
+
+def test_a_first_pass_from_elsewhere(searcher):
+    elsewhere = [[("d7", 2.0), ("d3", 1.0)]] * len(QUERIES)
+    settings = {"feedback": {"documents": 2}}
+    found = searcher.rank(QUERIES, 10, first_pass=elsewhere, **settings)
+    oracle = Oracle(searcher, settings, QUERIES[0])
+    oracle.sparse = move_sparse(
+        oracle.sparse,
+        oracle.weights[[7, 3]],
+        np.array([2, 1], np.float32),
+        oracle.weights[[]],
+        oracle.request.feedback,
+    )
+    assert found[0] == oracle.list("sparse", 10)
+    with pytest.raises(ValueError, match="`first_pass` must hold a ranking for each query"):
+        searcher.rank(QUERIES, 10, first_pass=elsewhere)
+
+
+def test_paging_never_reorders(searcher):
+    settings = {"mode": "hybrid", "interpolation": {"depth": 40}, "feedback": {}}
+    (everything,) = searcher.rank(["heat flow"], 1000, **settings)
+    assert 40 <= len(everything) <= 80
+    for k in (1, 7, 40, 41):
+        assert searcher.rank(["heat flow"], k, **settings) == [everything[:k]]
+
+
+@pytest.mark.parametrize("normalisation", ["min-max", "theoretical", "z-score", "none"])
+def test_scores_that_are_not_asked_for_change_nothing(searcher, monkeypatch, normalisation):
+    rng = np.random.default_rng(6)
+    asked = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(40)]
+    everything = searcher.passes.interpolated
+    for alpha, filters in product((0.0, 0.4, 1.0), ({}, {"part": 1})):
+        how = {"alpha": alpha, "normalisation": normalisation, "depth": 30}
+        settings = {"mode": "hybrid", "interpolation": how, "filters": filters}
+        pruned = searcher.rank(asked, 3, **settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(searcher.passes, "interpolated", lambda *of: everything(*of[:2]))
+            assert searcher.rank(asked, 3, **settings) == pruned
+
+
+def test_batches_and_threads_change_nothing(searcher):
+    rng = np.random.default_rng(5)
+    asked = [" ".join(rng.choice(WORDS, 3)) for _ in range(300)]
+    settings = {"mode": "hybrid", "feedback": {"side": "both"}}
+    together = searcher.rank(asked, 5, threads=2, **settings)
+    with ThreadPoolExecutor(8) as pool:
+        alone = list(pool.map(lambda query: searcher.search(query, 5, **settings), asked))
+    assert [[(h.document.id, h.score) for h in hits] for hits in alone] == together
+
+
+def test_pruned_queries_and_their_rescoring(searcher):
+    query = "wing flutter mach speed heat flow"
+    whole = searcher.search(query, 10)
+    cut = searcher.search(query, 10, mass=0.5)
+    terms = heaviest(searcher.encoder.encode_queries([query]), None, 0.5, None)
+    assert 0 < terms.nnz < 6
+    kept = {
+        searcher.encoder.vocabulary[term]: float(weight)
+        for term, weight in zip(terms.indices, terms.data, strict=True)
+    }
+    assert cut == searcher.search(kept, 10)
+    assert cut != whole
+    # All candidates: the answer of the whole query.
+    assert searcher.search(query, 10, mass=0.5, rescore=N) == [
+        hit for hit in whole if hit in searcher.search(query, 10, mass=0.5, rescore=N)
+    ]
+    some = searcher.search(query, 10, mass=0.5, rescore=30)
+    candidates = {hit.document.id for hit in searcher.search(query, 30, mass=0.5)}
+    expected = [h for h in searcher.search(query, N) if h.document.id in candidates][:10]
+    assert some == expected
+    told = searcher.approximations(query, mass=0.5, rescore=30)
+    assert told == ["only the 30 best by the cut query are scored by all its terms"]
+    assert searcher.approximations(query, mode="hybrid") == []
+
+
+def test_explanations_of_both_sides_sum_to_the_score(searcher):
+    for settings in (
+        {"mode": "dense"},
+        {"mode": "dense", "feedback": {}},
+        {"feedback": {"documents": 4}},
+        {"mode": "hybrid"},
+        {"mode": "hybrid", "feedback": {"side": "both"}},
+        {"mode": "hybrid", "feedback": {"side": "sparse", "interpolate": "before"}},
+        {"mode": "hybrid", "interpolation": {"method": "rrf"}},
+    ):
+        for hit in searcher.search("wing flutter", 8, **settings):
+            why = searcher.explain("wing flutter", hit.document.id, **settings)
+            assert why.score == hit.score == why.sparse + why.dense
+            if why.sparse_score is None:
+                assert why.terms == [] and why.dense == why.dense_score
+            else:
+                total = sum(term.contribution for term in why.terms)
+                assert total == why.sparse_score
+
+
+def test_terms_of_feedback_are_marked(searcher):
+    (hit,) = searcher.search("flutter", 1, feedback={"documents": 5})
+    why = searcher.explain("flutter", hit.document.id, feedback={"documents": 5})
+    # A word of two pieces is none of feedback's either.
+    own = {searcher.encoder.vocabulary[term] for term in searcher.encoder.own_terms("flutter")}
+    assert {term.term for term in why.terms if not term.from_feedback} <= own
+    assert any(term.from_feedback for term in why.terms)
+
+
+def test_a_document_of_neither_side_has_no_interpolated_score(searcher):
+    settings = {"mode": "hybrid", "interpolation": {"depth": 1}}
+    ranked = {doc_id for doc_id, _ in searcher.rank(["heat"], 1000, **settings)[0]}
+    absent = next(f"d{number}" for number in range(N) if f"d{number}" not in ranked)
+    with pytest.raises(KeyError, match="is not among the 1 first of either side"):
+        searcher.explain("heat", absent, **settings)
+
+
+def test_what_tuning_stored_is_used_without_settings(folder, searcher):
+    stored = Interpolation(alpha=0.9, normalisation="z-score", depth=50)
+    write_tuning(searcher.index.path.parent, stored)
+    try:
+        with Searcher(folder / "index") as tuned:
+            explicit = {"mode": "hybrid", "interpolation": stored.model_dump()}
+            assert tuned.rank(QUERIES, 9, mode="hybrid") == searcher.rank(QUERIES, 9, **explicit)
+            assert tuned.rank(QUERIES, 9, mode="hybrid") != searcher.rank(QUERIES, 9, mode="hybrid")
+        path = searcher.index.path.parent / "interpolation.json"
+        path.write_bytes(path.read_bytes()[:-5])
+        with pytest.raises(ValueError, match="interpolation.json: not an interpolation, or"):
+            Searcher(folder / "index")
+    finally:
+        path.unlink()
+
+
+def test_an_index_without_a_dense_side_says_so(folder):
+    build_index(open_corpus(folder / "corpus.jsonl"), folder / "sparse", "lexical")
+    with Searcher(folder / "sparse") as sparse:
+        with pytest.raises(ValueError, match="no dense side: build it with `lsr index … --dense"):
+            sparse.search("heat", mode="hybrid")

@@ -1,0 +1,186 @@
+"""The Searcher on a small index of random words: scores, limits, filters, threads, reasons."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from lsr.building.build import build_index
+from lsr.corpus.corpus import open_corpus
+from lsr.indexes import exact
+from lsr.request import ask
+from lsr.search import Searcher
+from lsr.vectors import EXACT
+
+WORDS = (
+    "heat flow wing plate layer pressure shock nose cone cylinder boundary theory speed drag lift "
+    "mach body angle attack tunnel jet nozzle flutter beam shell panel stress buckling fatigue"
+).split()
+N = 400
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    rng = np.random.default_rng(0)
+    with (folder / "corpus.jsonl").open("w") as file:
+        for number in range(N):
+            text = " ".join(rng.choice(WORDS, rng.integers(1, 12)))
+            record = {
+                "_id": f"d{number}",
+                "text": text,
+                "year": 1950 + number % 20,
+                "open": number % 3 == 0,
+                "tags": ["odd" if number % 2 else "even", f"tenth{number % 10}"],
+                "long": "x" * 40_000,
+            }
+            file.write(json.dumps(record) + "\n")
+    build_index(open_corpus(folder / "corpus.jsonl"), folder / "index", "lexical")
+    with Searcher(folder / "index") as opened:
+        yield opened
+
+
+def queries(n):
+    rng = np.random.default_rng(1)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 5))) for _ in range(n)]
+
+
+def test_hits_are_those_of_brute_force_and_explanations_sum_to_their_scores(searcher):
+    ids = [f"d{number}" for number in range(N)]
+    impacts = searcher.index.impacts(ids)
+    for query in queries(20):
+        vector, (scale,) = searcher.passes.impacts(searcher.encoder.encode_queries([query]))
+        (expected,) = exact.search(impacts, ids, vector, 10)
+        hits = searcher.search(query, 10)
+        assert [(hit.document.id, hit.score * scale) for hit in hits] == expected
+        for hit in hits:
+            why = searcher.explain(query, hit.document.id)
+            assert why[:5] == (hit.score, hit.score, 0.0, hit.score, None)
+            reasons = why.terms
+            assert sum(reason.contribution for reason in reasons) == hit.score
+            assert sum(reason.share for reason in reasons) == pytest.approx(1)
+            for reason in reasons:
+                assert reason.query_weight * reason.document_weight == reason.contribution
+                assert reason.literal_in_query and reason.literal_in_document
+                assert not reason.from_feedback
+
+
+def test_quantised_scores_are_those_of_the_weights_within_the_step(searcher):
+    query = "heat flow boundary"
+    weights = searcher.encoder.encode_queries([query])
+    documents = [hit.document for hit in searcher.search(query, 50)]
+    vectors = searcher.encoder.encode_documents([document.content for document in documents])
+    expected = (vectors @ weights.T).toarray()[:, 0]
+    found = [hit.score for hit in searcher.search(query, 50)]
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+def test_two_thousand_queries_from_64_threads_get_the_serial_answers(searcher):
+    asked = [f"{query} {number}" for number, query in enumerate(queries(2000))]
+    assert len(set(asked)) == 2000
+    serial = [searcher.search(query, 5) for query in asked]
+    with ThreadPoolExecutor(64) as pool:
+        assert list(pool.map(lambda query: searcher.search(query, 5), asked)) == serial
+    ranked = searcher.rank(asked, 5, threads=2)
+    assert ranked == [[(hit.document.id, hit.score) for hit in hits] for hits in serial]
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        ({"year": 1955}, lambda n: n % 20 == 5),
+        ({"year": "1955"}, lambda n: n % 20 == 5),
+        ({"year": (1955, 1957)}, lambda n: 5 <= n % 20 <= 7),
+        ({"year": (None, 1951.5)}, lambda n: n % 20 <= 1),
+        ({"year": (1968, None)}, lambda n: n % 20 >= 18),
+        ({"open": True}, lambda n: n % 3 == 0),
+        ({"tags": "odd"}, lambda n: n % 2 == 1),
+        ({"tags": "odd", "year": (1950, 1954), "open": True}, lambda n: n % 60 in (3, 21)),
+        ({"long": "x" * 40_000}, lambda n: False),
+        ({"absent": "x"}, lambda n: False),
+    ],
+)
+def test_filters(searcher, filters, kept):
+    everything = searcher.search("heat flow", N)
+    expected = [hit for hit in everything if kept(int(hit.document.id[1:]))]
+    assert searcher.search("heat flow", N, filters=filters) == expected
+    ranked = searcher.rank(["heat flow"], N, filters=filters)[0]
+    assert ranked == [(hit.document.id, hit.score) for hit in expected]
+
+
+def test_bad_filters_are_named(searcher):
+    with pytest.raises(ValueError, match="filter 'year': the bounds must be low ≤ high"):
+        searcher.search("heat", filters={"year": (1960, 1950)})
+    with pytest.raises(ValueError, match="filter 'year': the bounds must be low ≤ high"):
+        searcher.search("heat", filters={"year": (float("nan"), None)})
+
+
+def test_min_score_and_max_terms(searcher):
+    everything = searcher.search("heat flow wing", N)
+    floor = everything[30].score
+    assert searcher.search("heat flow wing", N, min_score=floor) == [
+        hit for hit in everything if hit.score >= floor
+    ]
+    assert searcher.rank(["heat flow wing", "flow"], N, min_score=floor) == [
+        [(hit.document.id, hit.score) for hit in searcher.search(query, N, min_score=floor)]
+        for query in ("heat flow wing", "flow")
+    ]
+    assert searcher.search("heat flow wing", N, min_score=1e30) == []
+    heaviest = max(
+        searcher.explain("heat flow wing", everything[0].document.id).terms,
+        key=lambda reason: reason.query_weight,
+    )
+    (reason,) = searcher.explain("heat flow wing", everything[0].document.id, max_terms=1).terms
+    assert reason.term == heaviest.term
+    assert searcher.search("heat flow wing", 5, max_terms=1) == searcher.search(reason.term, 5)
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="`min_score` must be finite and at least 0"):
+            searcher.search("heat", min_score=bad)
+        with pytest.raises(ValueError, match="`min_score` must be finite and at least 0"):
+            searcher.rank(["heat"], min_score=bad)
+    with pytest.raises(ValueError, match=r"`max_terms` must be in \[1, 1000000\], got 0"):
+        searcher.search("heat", max_terms=0)
+
+
+@pytest.mark.parametrize("k", [0, -3, 10**7])
+def test_absurd_k(searcher, k):
+    with pytest.raises(ValueError, match=rf"`k` must be in \[1, 1000000\], got {k}"):
+        searcher.search("heat", k)
+
+
+def test_huge_weights_keep_scores_exact(searcher):
+    weights = dict.fromkeys(set(WORDS) & set(searcher.encoder.vocabulary), 10_000.0)
+    vector = searcher.passes.encode([weights], ask(weights), 1).sparse
+    impacts, _ = searcher.passes.impacts(vector)
+    assert impacts.sum() * int(searcher.index.user_data["max_impact"]) < EXACT
+    hits = searcher.search(weights, 20)
+    for hit in hits:
+        reasons = searcher.explain(weights, hit.document.id).terms
+        assert sum(reason.contribution for reason in reasons) == hit.score
+    assert len(hits) == 20
+
+
+def test_texts_and_weights_mix_in_one_batch(searcher):
+    batch = ["heat flow", {"wing": 2.5}, "", "unseen zzz", {}]
+    ranked = searcher.rank(batch, 7)
+    assert ranked == [searcher.rank([query], 7)[0] for query in batch]
+    assert [len(hits) for hits in ranked] == [7, 7, 0, 0, 0]
+    assert searcher.rank([]) == []
+
+
+def test_torch_is_not_imported_for_a_query_that_needs_no_model(searcher):
+    directory = searcher.index.path.parents[1]
+    code = (
+        "import sys; from pathlib import Path; from lsr.search import Searcher\n"
+        f"with Searcher(Path({str(directory)!r})) as searcher: assert searcher.search('heat')\n"
+        "assert not {'torch', 'sentence_transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("query", ["flow " * 5000, "🙂 東京 \x00 ﷽", "[SEP] [CLS]", "\n\t"])
+def test_odd_texts_are_answered(searcher, query):
+    assert isinstance(searcher.search(query), list)
