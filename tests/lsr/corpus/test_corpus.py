@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from lsr.corpus import corpus
 from lsr.corpus.corpus import open_corpus
 from lsr.corpus.downloads import downloaded
 from lsr.corpus.records import parse_document, read_queries
@@ -212,9 +213,7 @@ def test_pydoc(monkeypatch: pytest.MonkeyPatch, name: str, packages: list[str] |
         asked.append(packages)
         yield Document("1", "", "x")
 
-    module = ModuleType("lsr.corpus.pydoc")
-    module.read_pydoc = read_pydoc
-    monkeypatch.setitem(sys.modules, "lsr.corpus.pydoc", module)
+    monkeypatch.setattr(corpus, "read_pydoc", read_pydoc)
     assert list(open_corpus(name)) == [Document("1", "", "x")]
     assert asked == [packages]
 
