@@ -16,36 +16,36 @@ import numpy as np
 
 Kind = Literal["auto", "flat", "hnsw", "ivf-pq"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# Told how many vectors have been added, and of how many.
+# Called with the number of vectors added so far, and with their total number.
 Progress = Callable[[int, int], None]
 
 HNSW_FROM = 100_000
 IVF_PQ_FROM = 1_000_000
-# Vectors that k-means wants for each centroid (faiss warns below), and that are enough.
+# Vectors for each centroid: faiss' k-means warns below the first number, the second is enough.
 TRAIN_LEAST, TRAIN_MOST = 39, 64
 # An 8-bit code has 256 centroids.
 IVF_PQ_LEAST = 256 * TRAIN_LEAST
-# Candidates for each hit, and at least: their scores are computed exactly, the rest is dropped.
+# Candidates for each hit, and their least number. Exact scores then choose among them.
 OVERFETCH, FETCH_LEAST = {"hnsw": 4, "ivf-pq": 10}, 128
-# Links of a vector, and candidates while they are made.
+# Links of a vector, and candidates that are looked at while the links are made.
 LINKS, EF_CONSTRUCTION = 32, 100
 # Vectors added at once.
 BLOCK = 8192
 
 
 def choose_kind(kind: Kind, n: int) -> Kind:
-    """What n vectors are searched by, where `kind` is asked for.
+    """Return the structure that `kind` stands for when there are n vectors.
 
     "auto" is flat below 100,000 vectors, HNSW below 1,000,000, and IVF-PQ from there. Measured on
-    one core with vectors of 384 numbers in 2,000 clusters: of 200,000, flat takes 8.5 ms a query,
-    HNSW 0.4 ms for 10 hits (all of the best) and 1.4 ms for 100 (99.6% of them), so that below
-    100,000 an exact answer costs 4 ms at most. A graph is built on one thread, 3,800 vectors/s at
-    200,000 and fewer with more: from 1,000,000 it would take minutes, and faiss' guidelines advise
-    lists and codes where memory is short. "ivf-pq" of fewer than 9,984 vectors is flat: its codes
-    cannot be trained on them.
+    one core with 200,000 vectors of 384 numbers in 2,000 clusters: flat takes 8.5 ms a query. HNSW
+    takes 0.4 ms for 10 hits and finds all of the best, and 1.4 ms for 100 and finds 99.6% of them.
+    So an exact answer costs 4 ms at most below 100,000. A graph is built on one thread, 3,800
+    vectors/s at 200,000 and fewer with more: from 1,000,000 on it would take minutes, and faiss'
+    guidelines advise lists and codes where memory is short. "ivf-pq" becomes flat below 9,984
+    vectors, because so few cannot train its codes.
 
     Raises:
-        ValueError: no such kind.
+        ValueError: `kind` is not one of these.
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -57,17 +57,17 @@ def choose_kind(kind: Kind, n: int) -> Kind:
 def build_structure(
     kind: Kind, vectors: np.ndarray, progress: Progress = lambda done, total: None
 ) -> Any:
-    """A faiss index of the rows of `vectors`; the same bytes for the same vectors.
+    """Build a faiss index over the rows of `vectors`. The same vectors give the same bytes.
 
-    "hnsw" keeps vectors in 8 bits a number, which finds the same candidates as float32 in half the
-    time, and "ivf-pq" 4·√n lists, after faiss' guidelines, and a byte for eight numbers: with ten
-    candidates for each hit that finds what a byte for four does (both measured on clusters, 40,000
-    vectors of 384 numbers).
+    "hnsw" keeps 8 bits a number: it finds the same candidates as float32 in half the time. "ivf-pq"
+    has 4·√n lists, after faiss' guidelines, and a byte for eight numbers: with ten candidates for
+    each hit it finds what a byte for four numbers finds. Both were measured on 40,000 clustered
+    vectors of 384 numbers.
 
     Args:
         kind: "hnsw" or "ivf-pq".
-        vectors: float32, shape (n, D), contiguous, may be mapped.
-        progress: see Progress.
+        vectors: float32, shape (n, D), contiguous; a memory-mapped file will do.
+        progress: called while vectors are added.
     """
     faiss = faiss_module()
     n, dimension = vectors.shape
@@ -81,7 +81,7 @@ def build_structure(
         parts = max(of for of in range(1, dimension // 8 + 2) if dimension % of == 0)
         index = faiss.index_factory(dimension, f"IVF{lists},PQ{parts}", faiss.METRIC_INNER_PRODUCT)
         index.train(_sample(vectors, max(lists, 256 * 4) * TRAIN_MOST))
-    # Threads that add to one graph make another one each time.
+    # Several threads that add to one graph would build a different graph each time.
     with faiss_threads(1 if kind == "hnsw" else 0):
         for start in range(0, n, BLOCK):
             index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
@@ -90,7 +90,7 @@ def build_structure(
 
 
 def write_structure(index: Any, path: Path) -> None:
-    """Write a faiss index, durable when this returns.
+    """Write a faiss index to a file, which is durable when this returns.
 
     Raises:
         OSError: it cannot be written.
@@ -104,10 +104,10 @@ def write_structure(index: Any, path: Path) -> None:
 
 
 class Structure:
-    """A structure over the rows of a segment: built here, or read when it is first searched."""
+    """A faiss structure over the rows of a segment. One in a file is read at its first search."""
 
     def __init__(self, kind: Kind, built: Any = None, path: Path | None = None) -> None:
-        """One that was built, or the one in a file.
+        """Wrap a structure that was built, or the one in a file.
 
         Raises:
             FileNotFoundError: no such file.
@@ -118,22 +118,22 @@ class Structure:
         self._path = path
         self._lock = threading.Lock()
         if path is not None:
-            # Open from here on: a writer may remove the name before the first search.
+            # The file is kept open: a writer may remove its name before the first search.
             self._file = path.open("rb")
             self.size_bytes = os.fstat(self._file.fileno()).st_size
             weakref.finalize(self, self._file.close)
 
     def fetch(self, k: int) -> int:
-        """Candidates for k hits."""
+        """Return how many candidates to ask for when k hits are wanted."""
         return max(OVERFETCH[self.kind] * k, FETCH_LEAST)
 
     def search(self, queries: np.ndarray, n: int, selector: Any = None) -> np.ndarray:
-        """Rows of n candidates for each query, int64, shape (m, n), −1 where there are fewer.
+        """Return the rows of n candidates a query, int64, shape (m, n); −1 fills a short row.
 
         Args:
             queries: float32, shape (m, D), contiguous.
             n: candidates.
-            selector: a faiss IDSelector of the rows that may be found; None for all.
+            selector: a faiss IDSelector of the rows that may be found; None allows all rows.
 
         Raises:
             ValueError: the file is truncated or foreign.
@@ -142,14 +142,14 @@ class Structure:
         if self.kind == "hnsw":
             params = faiss.SearchParametersHNSW(efSearch=n, sel=selector)
         else:
-            # An eighth of the lists, but not below 16.
+            # An eighth of the lists, and at least 16.
             probes = min(index.nlist, max(16, index.nlist // 8))
             params = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
         _, rows = index.search(queries, n, params=params)
         return np.asarray(rows)
 
     def check(self) -> None:
-        """Read the file if it was not yet.
+        """Read the file unless it has been read.
 
         Raises:
             ValueError: it is truncated or foreign.
@@ -171,7 +171,7 @@ class Structure:
 
 
 def faiss_module() -> Any:
-    """Faiss, imported when it is first needed.
+    """Import faiss at its first use.
 
     Raises:
         ImportError: it is not installed.
@@ -193,7 +193,7 @@ def _sample(vectors: np.ndarray, size: int) -> np.ndarray:
 
 @contextmanager
 def faiss_threads(n: int) -> Iterator[None]:
-    """Run faiss on n threads, 0 for as many as before."""
+    """Run faiss on n threads; 0 leaves the number as it is."""
     faiss = faiss_module()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(n or before)

@@ -12,22 +12,22 @@ from lsr.indexes.approximate import Kind, Structure, build_structure, choose_kin
 from lsr.indexes.dense_rows import assemble, read_rows
 from lsr.indexes.dense_segments import Segment, norms
 
-# Queries that go to faiss at once.
+# Queries that are passed to faiss together.
 BATCH = 64
 
 
 class DenseIndex:
-    """Vectors of documents: those of the files that a commit lists, or of arrays in memory.
+    """Vectors of documents, from the files that a commit lists or from arrays in memory.
 
     Scores are inner products computed in float64 from the stored vectors and rounded to float32,
-    the same wherever a row lies. What is found is exact too, unless there is a structure (see
-    `choose_kind`): then faiss finds several times k candidates among the rows it covers, rows added
-    since are all compared, and rows deleted or replaced since are never found. Safe to use from
-    any thread.
+    the same wherever a row lies. The hits are exact too, unless there is a structure (see
+    `choose_kind`): then faiss finds several times k candidates among the rows that the structure
+    covers. Rows added later are all compared; rows deleted or replaced later are never found.
+    Any thread may use it.
     """
 
     def __init__(self, ids: Sequence[str], vectors: np.ndarray, *, kind: Kind = "flat") -> None:
-        """An index of n documents in memory; see also `open`.
+        """Index n documents in memory. `open` reads an index from files.
 
         Args:
             ids: n different document ids.
@@ -36,7 +36,8 @@ class DenseIndex:
 
         Raises:
             ImportError: faiss is not installed.
-            ValueError: sizes that differ, equal ids, numbers that are not finite, or no such kind.
+            ValueError: sizes differ, an id occurs twice, a number is not finite, or `kind` is
+                unknown.
         """
         faiss_module()
         check_vectors(ids, vectors)
@@ -54,7 +55,7 @@ class DenseIndex:
 
     @classmethod
     def open(cls, folder: Path, names: Sequence[str]) -> DenseIndex:
-        """The vectors of the segments that a commit lists.
+        """Open the vectors of the segments that a commit lists.
 
         Args:
             folder: of the segments.
@@ -70,9 +71,9 @@ class DenseIndex:
         return index
 
     def refresh(self, names: Sequence[str]) -> None:
-        """See the segments that a newer commit lists; those seen before are not read again.
+        """Take in the segments that a newer commit lists. Known segments are not read again.
 
-        A search that goes on meanwhile sees the segments before or those after.
+        A search that runs meanwhile sees either the old segments or the new ones.
 
         Raises:
             FileNotFoundError: a file is missing; nothing has changed.
@@ -83,17 +84,17 @@ class DenseIndex:
             self._rows = read_rows(self._folder, tuple(names), self._rows)
 
     def __len__(self) -> int:
-        """Documents."""
+        """Return the number of documents."""
         return len(self._rows.row_of)
 
     @property
     def ids(self) -> list[str]:
-        """Of all documents, ascending."""
+        """The ids of all documents, ascending."""
         return sorted(self._rows.row_of)
 
     @property
     def dimension(self) -> int:
-        """D, numbers in a vector."""
+        """D, the numbers in a vector."""
         return int(self._rows.base.shape[1])
 
     @property
@@ -103,7 +104,7 @@ class DenseIndex:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the commit lists; nothing in memory."""
+        """The names that the commit lists; none for an index in memory."""
         return self._rows.names
 
     @property
@@ -115,7 +116,7 @@ class DenseIndex:
         )
 
     def check(self) -> None:
-        """Read what is read only when it is first needed.
+        """Read the files that are otherwise read at the first search.
 
         Raises:
             ValueError: a file is truncated or foreign.
@@ -126,12 +127,12 @@ class DenseIndex:
     def search(
         self, queries: np.ndarray, k: int, allowed: Collection[str] | None = None
     ) -> list[list[tuple[str, float]]]:
-        """(id, score) of the k documents with the largest inner products, ties by id ascending.
+        """Return (id, score) of the k documents of largest inner product, ties by id ascending.
 
         Args:
             queries: float32, shape (m, D).
             k: hits per query, at least 1; where there are fewer documents, all of them.
-            allowed: ids that may be found, unknown ones among them or not; None for all.
+            allowed: ids that may be found, where unknown ids do no harm; None allows all.
 
         Raises:
             ValueError: `k` or the shape is out of range, or a number is not finite.
@@ -165,7 +166,7 @@ class DenseIndex:
         return not rows.asked(min(k, selection.n), selection)
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """Stored vectors in the order asked, float32, shape (len(ids), D).
+        """Return the stored vectors of `ids` in their order, float32, shape (len(ids), D).
 
         Raises:
             KeyError: an unknown id.
@@ -174,7 +175,7 @@ class DenseIndex:
         return rows.gather(rows.numbers(ids))
 
     def scores(self, query: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-        """Inner products as `search` gives them, float32, shape (len(ids),).
+        """Return inner products as `search` gives them, float32, shape (len(ids),).
 
         Args:
             query: float32, shape (D,).

@@ -1,4 +1,4 @@
-"""The rows that segments of dense vectors come to, and their search by faiss."""
+"""The rows of all segments of dense vectors taken together, and their search by faiss."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from lsr.indexes.dense_segments import (
     structure_kind,
 )
 
-# Neighbours that faiss is asked for beyond k, among which ties are put in order.
+# Neighbours beyond k that faiss returns, so that ties can be put in order.
 SPARE = 16
-# What faiss' float32 sums may be off by, relative to ‖query‖ · ‖vector‖.
+# The largest error of faiss' float32 sums, relative to ‖query‖ · ‖vector‖.
 ERROR = 1e-5
 # Rows whose products are in memory at once.
 BLOCK = 4096
-# A structure is asked only for up to 1 in 100 of the rows that may be found; for more, all of these
-# are compared, which is exact and hardly slower: 4,000 of 200,000 took a graph 17 ms, and comparing
-# all 10 ms.
+# A structure serves for up to 1 in 100 of the rows that may be found. For more, all of these rows
+# are compared, which is exact and no slower: for 4,000 of 200,000 a graph took 17 ms, comparing all
+# took 10 ms.
 WIDEST = 100
 
 
 class _Selection(NamedTuple):
     """The rows that a search may find."""
 
-    base: Any  # a faiss IDSelector, None for all rows
+    base: Any  # a faiss IDSelector; None selects all rows
     n_base: int
     tail: Any
     n_tail: int
@@ -44,11 +44,11 @@ class _Selection(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What the segments of one commit come to: never changed, only replaced."""
+    """The rows of one commit's segments. It never changes; a newer commit gets a new one."""
 
     names: tuple[str, ...]
     segments: dict[str, Segment]  # by name, in order
-    ids: list[str]  # of each row: those of the base, dead ones too, and then those of the tail
+    ids: list[str]  # of each row: first the base with its dead rows, then the tail
     row_of: dict[str, int]  # of each live id
     base: np.ndarray  # the first segment's vectors, mapped
     tail: np.ndarray  # the live vectors of all others, in memory
@@ -76,7 +76,7 @@ class Rows(NamedTuple):
         return vectors
 
     def scores(self, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Products of float32 are exact in float64, and each row is summed by itself."""
+        """Return scores. Products of float32 are exact in float64, and each row is summed alone."""
         found = [np.empty(0, np.float32)]
         for start in range(0, len(numbers), BLOCK):
             vectors = self.gather(numbers[start : start + BLOCK])
@@ -85,7 +85,7 @@ class Rows(NamedTuple):
         return np.concatenate(found)
 
     def best(self, query: np.ndarray, numbers: np.ndarray, k: int) -> list[tuple[str, float]]:
-        """The k best of these rows."""
+        """Return the k best of these rows."""
         scores = self.scores(query, numbers)
         if len(numbers) > k:
             near = scores >= np.partition(scores, -k)[-k]
@@ -95,7 +95,7 @@ class Rows(NamedTuple):
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
 
     def candidates(self, queries: np.ndarray, k: int, selection: _Selection) -> list[np.ndarray]:
-        """Rows of each query among which its k best are, or likely are."""
+        """Return for each query rows that hold its k best, or very likely do (by a structure)."""
         asked = self.asked(k, selection)
         if self.structure is None or not asked:
             return self._exhaustive(queries, k, selection)
@@ -106,7 +106,7 @@ class Rows(NamedTuple):
             since[since >= 0] += len(self.base)
             rows = np.concatenate([rows, since], axis=1)
         found = [of_query[of_query >= 0] for of_query in rows]
-        # A graph may not lead to enough of the rows that are allowed.
+        # A graph may lead to too few of the allowed rows.
         few = [number for number, of_query in enumerate(found) if len(of_query) < k]
         if few:
             for number, of_query in zip(
@@ -116,10 +116,10 @@ class Rows(NamedTuple):
         return found
 
     def asked(self, k: int, selection: _Selection) -> int:
-        """Candidates of the structure for k hits; 0 where all rows are compared instead."""
+        """Return how many candidates the structure gives for k hits; 0 if all rows are compared."""
         if self.structure is None or not selection.n_base:
             return 0
-        # Of a structure's candidates only some may be found, the best perhaps far down.
+        # Only some of a structure's candidates are allowed, and the best may stand far down.
         asked = self.structure.fetch(k) * len(self.base) // selection.n_base
         return 0 if asked > selection.n_base // WIDEST else asked
 
@@ -134,7 +134,7 @@ class Rows(NamedTuple):
                 found[number] = of_query
             if asked == selection.n:
                 break
-            # What faiss left out may still belong to the first k where its last is this near.
+            # A row that faiss left out may belong to the first k if its last score is this near.
             left = left[rough[:, -1] >= rough[:, k - 1] - slack[left]]
             asked *= 2
         return found
@@ -165,7 +165,7 @@ def _knn(
     rows = np.empty((len(queries), n), np.int64)
     pointers = [faiss.swig_ptr(array) for array in (queries, vectors, scores, rows)]
     sizes = queries.shape[1], len(queries), len(vectors), n
-    # Threads share out queries: of one they only wait, and keep a core from the sparse side.
+    # Threads divide queries among them. For one query they would wait and block the sparse side.
     with faiss_threads(1 if len(queries) == 1 else 0):
         faiss.knn_inner_product(*pointers[:2], *sizes, *pointers[2:], selector)
     return scores, rows
@@ -177,14 +177,14 @@ def _select(numbers: np.ndarray, n_base: int, n_tail: int) -> _Selection:
     parts: list[Any] = []
     for part in (mask[:n_base], mask[n_base:]):
         n = int(part.sum())
-        # faiss is faster without a selector, above all for many queries.
+        # faiss is faster without a selector, most of all for many queries.
         bits = None if n == len(part) else np.packbits(part, bitorder="little")
         parts += [None if bits is None else faiss_module().IDSelectorBitmap(bits), n]
     return _Selection(*parts)
 
 
 def read_rows(folder: Path, names: tuple[str, ...], before: Rows | None) -> Rows:
-    """What the named segments come to; those that `before` has are not read again.
+    """Return the rows of the named segments. Segments that `before` has are not read again.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -210,7 +210,7 @@ def read_rows(folder: Path, names: tuple[str, ...], before: Rows | None) -> Rows
 def assemble(
     names: tuple[str, ...], segments: dict[str, Segment], structure: Structure | None
 ) -> Rows:
-    """What segments come to, at least one; `structure` is over the rows of the first."""
+    """Return the rows of at least one segment; `structure` covers the rows of the first."""
     base, *others = segments.values()
     row_of = dict(zip(base.ids, range(len(base.ids)), strict=True))
     for segment in others:

@@ -31,7 +31,7 @@ FILE = re.compile(r"\d+(-[a-z-]+)?\.(npy|json|faiss)")
 
 
 class Segment(NamedTuple):
-    """Ids that are deleted, and rows that are then added; later rows replace earlier ones."""
+    """Ids to delete, and rows to add after that. Later rows replace earlier rows of the same id."""
 
     ids: list[str]  # of the rows
     vectors: np.ndarray  # float32, (n, D)
@@ -41,24 +41,24 @@ class Segment(NamedTuple):
 
 
 def listed(user_data: Mapping[str, str]) -> list[str] | None:
-    """The names that a commit lists; None where the index has no dense side."""
+    """Return the names that a commit lists; None if the index has no dense side."""
     return json.loads(user_data[KEY]) if KEY in user_data else None
 
 
 def structure_name(segment: str, kind: Kind) -> str:
-    """The name of a structure over a segment."""
+    """Return the name of a structure over a segment."""
     return f"{segment}-{kind}"
 
 
 def structure_kind(name: str) -> Kind | None:
-    """What kind of structure a name is of; None for a segment."""
+    """Return the kind of structure that has this name; None if it names a segment."""
     _, _, found = name.partition("-")
     return next((kind for kind in KINDS if kind == found), None)
 
 
 def norms(vectors: np.ndarray) -> np.ndarray:
     """‖row‖, float32, shape (n,)."""
-    # Without a copy of all vectors, as numpy's norm makes.
+    # numpy's norm would copy all vectors.
     return np.asarray(np.sqrt(np.einsum("nd,nd->n", vectors, vectors)), np.float32)
 
 
@@ -70,7 +70,7 @@ def write_segment(
     dimension: int,
     deleted: Sequence[str] = (),
 ) -> None:
-    """Write a segment, durable when this returns.
+    """Write a segment, which is durable when this returns.
 
     Args:
         folder: of the segments.
@@ -105,7 +105,7 @@ def write_segment(
 
 
 def _write_vectors(path: Path, n: int, blocks: Iterable[np.ndarray], dimension: int) -> float:
-    """Their largest norm."""
+    """Write the vectors and return their largest norm."""
     largest = 0.0
     if not n:
         return largest
@@ -130,7 +130,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_segment(folder: Path, name: str) -> Segment:
-    """A segment, its vectors mapped.
+    """Read a segment; its vectors are memory-mapped.
 
     Raises:
         FileNotFoundError: a file of it is missing.
@@ -163,7 +163,7 @@ def read_segment(folder: Path, name: str) -> Segment:
 
 
 def read_structure(folder: Path, name: str) -> Structure:
-    """A structure, which is read when it is first searched.
+    """Open a structure, which is read at its first search.
 
     Raises:
         FileNotFoundError: its file is missing.
@@ -174,5 +174,5 @@ def read_structure(folder: Path, name: str) -> Structure:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of segments and structures in a folder."""
+    """Return the files of segments and structures in a folder."""
     return [path for path in folder.iterdir() if FILE.fullmatch(path.name)]

@@ -26,16 +26,16 @@ BLOCK = 16_384
 class DenseWriter:
     """Writes segments; the caller holds the lock of the index.
 
-    `flush` makes all changes durable and says what the next Lucene commit must list: only that
+    `flush` makes all changes durable and returns what the next Lucene commit must list: only that
     commit makes them part of the index. After it, `clean` removes what is no longer listed.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], dimension: int) -> None:
-        """A writer that goes on after a commit; what a crash left of later changes is removed.
+        """Continue after a commit, and remove what a crash left of later changes.
 
         Args:
             folder: of the segments, made if absent.
-            names: what the last commit lists; none before the first.
+            names: what the last commit lists; empty before the first commit.
             dimension: D, numbers in a vector.
         """
         self._folder = folder
@@ -73,7 +73,7 @@ class DenseWriter:
         self._deleted += ids
 
     def flush(self) -> list[str]:
-        """Write what was added and deleted; what the next commit must list, in this order."""
+        """Write the changes and return the names that the next commit must list, in order."""
         if self._ids or self._deleted:
             name = self._name()
             write_segment(
@@ -90,14 +90,14 @@ class DenseWriter:
                 path.unlink()
 
     def merge(self, kind: Kind, progress: Progress = lambda done, total: None) -> None:
-        """Write all as one segment in order of id, and a structure beside it where there is to be.
+        """Write all rows as one segment in order of id, and its structure if `kind` asks for one.
 
         Args:
             kind: see `choose_kind`.
-            progress: told of the vectors added to a structure.
+            progress: called while vectors are added to a structure.
 
         Raises:
-            ValueError: no such kind, or a damaged file.
+            ValueError: `kind` is unknown, or a file is damaged.
         """
         names = [name for name in self.flush() if not structure_kind(name)]
         segments = [read_segment(self._folder, name) for name in names]

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 def search(
     impacts: csr_array, ids: Sequence[str], queries: csr_array, k: int
 ) -> list[list[tuple[str, int]]]:
-    """(id, score) of the k best documents per query: positive dot products, ties by id ascending.
+    """Return (id, score) of the k largest positive dot products per query, ties by id ascending.
 
     Args:
         impacts: int32, shape (n documents, V).

