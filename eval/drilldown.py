@@ -1,7 +1,7 @@
-"""What a report holds of single queries: the first documents of each system, judged and explained.
+"""Single queries in a report: the first documents of each system, judged and explained.
 
-It is bounded, so that a page stays a few megabytes: LISTS ranked lists are shared out among systems
-and datasets, FEWEST queries of a dataset at least; the rest is in results.json and the runs.
+Their number is bounded, so that a page has a few megabytes: LISTS ranked lists are divided among
+systems and datasets, with at least FEWEST queries a dataset. results.json and the runs hold all.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from lsr.eval.grid import Grid
 from lsr.run import Ranking
 from lsr.search.explanation import Contribution
 
-# Dataset name, ids of documents → those that there are, by id.
+# Dataset name, ids → the documents that exist, by id.
 Documents = Callable[[str, Sequence[str]], Mapping[str, Document]]
-# System, dataset name, query id, document id → what each term added; nothing where unknown.
+# System, dataset name, query id, document id → what each term added; empty if unknown.
 Explain = Callable[[str, str, str, str], Sequence[Contribution]]
 
 LISTS = 1_200
@@ -25,9 +25,9 @@ FEWEST = 10
 DEPTH = 10  # documents of a list
 EXPLAINED = 3  # of these
 TERMS = 6  # of an explanation
-RELEVANT = 10  # relevant documents whose ranks are told
+RELEVANT = 10  # relevant documents whose ranks are shown
 SNIPPET, TITLE, TEXT = 240, 150, 500  # characters
-# Marked, they would hide the words that matter.
+# Words that are not marked, because they would hide the words that matter.
 STOP_WORDS = frozenset(
     "about and any are been can did does for from had has have how into its may not that the their "
     "then there these they this was were what when where which who why will with you your".split()
@@ -37,11 +37,11 @@ STOP_WORDS = frozenset(
 def drilldown(
     grid: Grid, *, documents: Documents | None = None, explain: Explain | None = None
 ) -> dict[str, Any]:
-    """Everything for JSON; queries are in the order of their datasets."""
+    """Return everything as JSON; queries are in the order of their datasets."""
     return {
         "systems": grid.systems,
         "measures": grid.measures,
-        # Ranks are told among these: runs may have been cut before.
+        # Ranks are shown within this depth: runs may have been cut before.
         "kept": max(
             (len(hits) for row in grid.rows for result in row for hits in result.run.values()),
             default=0,
@@ -58,10 +58,10 @@ def drilldown(
 
 
 def chosen(grid: Grid, place: int) -> list[Query]:
-    """The queries of a dataset to show, in its order.
+    """Return the queries of a dataset to show, in its order.
 
-    If there are too many these are the ones on which systems differ most by the first measure, of
-    equal differences those with the lowest value of the baseline.
+    If there are too many, the queries are chosen on which systems differ most by the first measure,
+    and among equal differences those with the lowest value of the baseline.
     """
     queries = grid.datasets[place].queries
     limit = max(FEWEST, LISTS // (len(grid.systems) * len(grid.datasets)))
@@ -76,13 +76,13 @@ def chosen(grid: Grid, place: int) -> list[Query]:
 
 
 def words(query: str) -> list[str]:
-    """The words of `query` worth marking in a text, in lower case."""
+    """Return the words of `query` that are marked in a text, in lower case."""
     found = dict.fromkeys(word.lower() for word in re.findall(r"\w{3,}", query))
     return [word for word in found if word not in STOP_WORDS]
 
 
 def snippet(text: str, query: str) -> str:
-    """The SNIPPET characters of `text` with the most words of `query`, cut at spaces."""
+    """Return the SNIPPET characters of `text` with the most words of `query`, cut at spaces."""
     text = " ".join(text.split())
     if len(text) <= SNIPPET:
         return text
@@ -90,7 +90,7 @@ def snippet(text: str, query: str) -> str:
     starts = [found.start() for found in re.finditer(r"\w+", text) if found[0].lower() in wanted]
     inside = [sum(start <= other < start + SNIPPET - 20 for other in starts) for start in starts]
     start = starts[inside.index(max(inside))] if starts else 0
-    # Some words before the first one, the whole length even at the end of the text.
+    # The snippet begins some words before the first match; it has its full length at the end too.
     start = max(0, min(start - 20, len(text) - SNIPPET))
     if start:
         start = text.find(" ", start) + 1 or start
@@ -154,7 +154,7 @@ def _shown(grid: Grid, place: int, query_id: str) -> dict[str, Any]:
 
 
 def _ids(one: Mapping[str, Any]) -> list[str]:
-    """The documents that a query names, each once."""
+    """Return the ids that a query's lists hold, each once."""
     hits = [doc_id for each in one["hits"] for doc_id, _ in each]
     return list(dict.fromkeys([*hits, *(doc_id for doc_id, _, _ in one["relevant"])]))
 
@@ -178,7 +178,7 @@ def _reasons(
 
 
 def _reason(reason: Contribution) -> list[Any]:
-    """Term, contribution, share, and on which sides it is not literal."""
+    """Return term, contribution, share, and the sides on which the term is not literal."""
     query = "query before feedback" if reason.from_feedback else "query"
     sides = ((query, reason.literal_in_query), ("document", reason.literal_in_document))
     expanded = " and ".join(side for side, literal in sides if not literal)
@@ -186,5 +186,5 @@ def _reason(reason: Contribution) -> list[Any]:
 
 
 def _rounded(score: float) -> float:
-    """Six significant digits."""
+    """Round to six significant digits."""
     return float(f"{score:.6g}")

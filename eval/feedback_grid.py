@@ -1,4 +1,4 @@
-"""To interpolate before or after feedback, or both: the grid of Li et al. (SIGIR 2022): `lsr grid`.
+"""`lsr grid`: interpolation before feedback, after it, or both, after Li et al. (SIGIR 2022).
 
 The paper (arXiv:2205.00235) asks where a sparse and a dense ranking should be interpolated when the
 dense query is moved by feedback. Here either query may be moved:
@@ -8,10 +8,10 @@ dense query is moved by feedback. Here either query may be moved:
     after    by feedback from its own first results, then interpolated with the other side
     both     by feedback from the interpolated first results, then interpolated
 
-each by every variant of feedback (method × documents × β). Interpolation is tuned first, without
-feedback (`lsr.eval.tuning`), then the variant of each stage with it: on the dev split, or, where a
-dataset has none, by folds: each query is answered by what is best on those that it is not in. What
-was measured is kept, so that a grid that was cut off goes on.
+Each stage is run with every variant of feedback (method × documents × β). Interpolation is tuned
+first, without feedback (`lsr.eval.tuning`); then each stage's variant is chosen. Both are chosen on
+the dev split. A dataset without one is cut into folds, and a fold's queries use what is best on the
+others. Measured values are kept in a file, so that an interrupted grid goes on.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from lsr.search.passes import Batch
 SIDES: tuple[Side, ...] = ("dense", "sparse")
 STAGES = ("none", "before", "after", "both")
 DOCUMENTS = (1, 3, 5, 10)
-# The query has α = 1 − β: only their ratio orders documents.
+# The query has α = 1 − β, because only their ratio changes the order of documents.
 BETAS = (0.2, 0.4, 0.6, 0.8)
-# Of a moved sparse query.
+# The number of terms of a moved sparse query.
 TERMS = 64
 # The paper's interpolation: min-max, and these weights of the sparse side.
 NORMALISATIONS = ("min-max",)
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
-# Dev queries beyond these are left out, by chance of a fixed seed.
+# At most so many dev queries are used; a fixed seed draws them.
 DEV_QUERIES = 300
-# Queries that are searched at once.
+# Queries that are searched together.
 BATCH = 256
 DEPTH = 1000
 BASELINE = "interpolated"
@@ -58,7 +58,7 @@ MEASURES = ("nDCG@10", "AP", "RR@10", "R@100", "R@1000")
 
 
 def variants(side: Side) -> list[dict[str, Any]]:
-    """The settings of feedback that are compared on a side, stages aside."""
+    """Return the settings of feedback that are compared on a side, for every stage alike."""
     found: list[dict[str, Any]] = [
         {"method": "rocchio", "documents": documents, "alpha": round(1 - beta, 2), "beta": beta}
         for documents in DOCUMENTS
@@ -76,9 +76,9 @@ def variants(side: Side) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class FeedbackGrid:
-    """What the grid found on one dataset with one index."""
+    """The findings of the grid on one dataset with one index."""
 
-    # On the test queries: BASELINE first, either side alone, and "SIDE feedback: STAGE".
+    # Values on the test queries: BASELINE first, each side alone, and "SIDE feedback: STAGE".
     results: list[Result]
     # The requests (JSON) that were chosen for each system: one, or what each fold chose.
     chosen: dict[str, list[str]]
@@ -96,7 +96,7 @@ def feedback_grid(
     measures: Sequence[str] = MEASURES,
     progress: Progress = lambda step, done, total: None,
 ) -> FeedbackGrid:
-    """Every side × stage × variant on one index, tuned on `dev`, or by folds of `test`.
+    """Measure every side × stage × variant on one index, tuned on `dev` or by folds of `test`.
 
     Args:
         index: with a dense side.
@@ -155,7 +155,7 @@ class _Grid:
         self._values = _read(self._path)
 
     def choose(self, parts: Sequence[tuple[list[str], list[str]]]) -> dict[str, dict[str, str]]:
-        """System → test query → the request that is best on the tuning queries of its part."""
+        """Return for each system and test query the request that is best on its tuning queries."""
         alphas, _ = interpolations(
             self._searcher,
             self._tuning,
@@ -180,7 +180,7 @@ class _Grid:
         return chosen
 
     def run(self, dataset: Dataset, chosen: Mapping[str, str]) -> Run:
-        """The DEPTH best documents of each query by the request that was chosen for it."""
+        """Return the DEPTH best documents of each query by the request that was chosen for it."""
         rankings: dict[str, Ranking] = {}
         for request, query_ids in _groups(chosen).items():
             found = self._rank(dataset, request, DEPTH)
@@ -188,7 +188,7 @@ class _Grid:
         return Run({query.id: rankings[query.id] for query in dataset.queries})
 
     def _measured(self, step: str, requests: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Request → tuning query → value, kept in a file as they are found."""
+        """Return each request's value of each tuning query; a file keeps them as they come."""
         with self._path.open("a", encoding="utf-8") as file:
             for done, request in enumerate(requests, 1):
                 if request not in self._values:
@@ -202,11 +202,11 @@ class _Grid:
         return {request: self._values[request] for request in requests}
 
     def _rank(self, dataset: Dataset, request: str, k: int) -> Run:
-        # One more: a query's own document is dropped.
+        # One more hit, because a query's own document is dropped.
         asked = ask("", k=k + 1, **json.loads(request))
         rankings: dict[str, Ranking] = {}
         for queries, batch in self._first_passes(dataset):
-            # One side alone is not searched at the depth of the interpolation.
+            # A single side is not searched to the depth of the interpolation.
             lists = dict(batch.lists) if asked.mode == "hybrid" else {}
             found = self._searcher.passes.answer(replace(batch, lists=lists), asked)
             for query, hits in zip(queries, found, strict=True):
@@ -214,7 +214,7 @@ class _Grid:
         return Run(rankings).without_self().truncate(k)
 
     def _first_passes(self, dataset: Dataset) -> list[tuple[list[Query], Batch]]:
-        """The queries in batches, encoded and searched on both sides once."""
+        """Yield the queries in batches, each encoded and searched on both sides once."""
         if dataset.split not in self._first:
             passes = self._searcher.passes
             request = ask("", mode="hybrid", interpolation={})
@@ -224,7 +224,7 @@ class _Grid:
                 batch = passes.encode([query.text for query in queries], request, threads=1)
                 passes.search(batch, ("sparse", "dense"), request, Interpolation().depth)
                 found.append((queries, batch))
-            # Of one split at a time: lists are long.
+            # One split at a time, because the lists are long.
             self._first = {dataset.split: found}
         return self._first[dataset.split]
 
@@ -239,7 +239,7 @@ def _hybrid(how: Interpolation, feedback: Mapping[str, Any] | None = None) -> st
 
 
 def _requests(how: Interpolation, side: Side, stage: str) -> list[str]:
-    if stage == "none":  # whatever the interpolation
+    if stage == "none":  # this stage does not interpolate
         return [_json({"mode": side, "feedback": variant}) for variant in variants(side)]
     return [
         _hybrid(how, variant | {"side": side, "interpolate": stage}) for variant in variants(side)
@@ -247,7 +247,7 @@ def _requests(how: Interpolation, side: Side, stage: str) -> list[str]:
 
 
 def _groups(chosen: Mapping[str, str]) -> dict[str, list[str]]:
-    """Request → the queries that it was chosen for."""
+    """Return for each request the queries that it was chosen for."""
     groups: dict[str, list[str]] = {}
     for query_id, request in chosen.items():
         groups.setdefault(request, []).append(query_id)
@@ -255,7 +255,7 @@ def _groups(chosen: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _sample(dev: Dataset) -> Dataset:
-    """At most DEV_QUERIES of its queries, always the same."""
+    """Return at most DEV_QUERIES of its queries, always the same ones."""
     if len(dev.queries) <= DEV_QUERIES:
         return dev
     kept = np.random.default_rng(0).permutation(sorted(dev.qrels))[:DEV_QUERIES].tolist()
@@ -264,7 +264,7 @@ def _sample(dev: Dataset) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
-    """What a grid before has measured; a last line that was cut off is measured again."""
+    """Read what an earlier grid measured. A truncated last line is measured again."""
     values: dict[str, dict[str, float]] = {}
     if not path.exists():
         return values

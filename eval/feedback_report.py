@@ -1,4 +1,4 @@
-"""What the grid of feedback found: stages compared with each other, and a plot like the paper's."""
+"""The report of the feedback grid: comparisons of stages, and a plot like the paper's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKERS = dict(zip(STAGES, "s^Do", strict=True))
 def stage_comparisons(
     grid: FeedbackGrid, measure: str
 ) -> list[tuple[Side, str, str, Paired, float]]:
-    """(side, stage, stage, the second beside the first, p) of every two stages.
+    """Return (side, first stage, second stage, difference of the second, p) of every two stages.
 
     p is of the randomisation test, corrected by Holm over the comparisons of this grid.
     """
@@ -36,8 +36,8 @@ def write_stages(grids: Mapping[str, FeedbackGrid], measure: str, folder: Path) 
     """Write stages.md, chosen.json and stages.svg.
 
     Args:
-        grids: by dataset, of one index encoder.
-        measure: the one that was tuned for.
+        grids: one for each dataset, all of one encoder.
+        measure: the measure that settings were tuned for.
         folder: made if absent.
     """
     folder.mkdir(parents=True, exist_ok=True)

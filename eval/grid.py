@@ -17,14 +17,14 @@ BETTER, WORSE = "†", "‡"
 
 
 class Difference(NamedTuple):
-    """A system beside the baseline on one dataset by one measure."""
+    """The difference of a system to the baseline on one dataset by one measure."""
 
     paired: Paired
     p: float  # of the randomisation test, corrected by Holm over the systems
 
     @property
     def mark(self) -> str:
-        """BETTER or WORSE where the difference is significant, else nothing."""
+        """BETTER or WORSE if the difference is significant, else an empty string."""
         if self.p >= ALPHA:
             return ""
         return BETTER if self.paired.difference > 0 else WORSE
@@ -34,16 +34,16 @@ class Difference(NamedTuple):
 class Grid:
     """One result for every system on every dataset; the first system is the baseline.
 
-    Everything is found by the places of a measure, a dataset and a system in these lists.
+    Methods take the positions of a measure, a dataset and a system in these lists.
     """
 
     systems: list[str]
     datasets: list[Dataset]
     labels: list[str]  # names of the datasets as shown, all different
-    measures: list[str]  # as shown: without the grade where it is not the same everywhere
-    names: list[list[str]]  # those of the measures on each dataset
+    measures: list[str]  # as shown: without the grade if datasets have different ones
+    names: list[list[str]]  # the measures' own names on each dataset
     rows: list[list[Result]]  # by dataset, then by system
-    # By measure, dataset and other system. A dataset with one query has none.
+    # Keyed by measure, dataset and other system. A dataset with one query has no differences.
     differences: dict[tuple[int, int, int], Difference]
 
     def mean(self, measure: int, place: int, system: int) -> float:
@@ -51,16 +51,16 @@ class Grid:
         return self.rows[place][system].evaluation.means[self.names[place][measure]]
 
     def values(self, measure: int, place: int, system: int) -> Mapping[str, float]:
-        """The values there by query id."""
+        """Return the values at `place` by query id."""
         return self.rows[place][system].evaluation.per_query[self.names[place][measure]]
 
     def mark(self, measure: int, place: int, system: int) -> str:
-        """That of the difference there; nothing for the baseline."""
+        """Return the mark of the difference at `place`; empty for the baseline."""
         found = self.differences.get((measure, place, system))
         return found.mark if found else ""
 
     def overall(self, measure: int, system: int) -> float:
-        """The mean over datasets, those of one group averaged before (BEIR's CQADupStack)."""
+        """Return the mean over datasets; those of one group (CQADupStack) are averaged first."""
         groups: dict[str, list[float]] = {}
         for place, dataset in enumerate(self.datasets):
             key = f"group {dataset.group}" if dataset.group else f"dataset {place}"
@@ -70,7 +70,7 @@ class Grid:
 
 
 def arrange(results: Sequence[Result]) -> Grid:
-    """The grid of `results`, systems and datasets in the order of their first appearance.
+    """Arrange `results` as a grid; systems and datasets keep the order of their first appearance.
 
     Raises:
         ValueError: there are no results, a system has none or two on a dataset, or the results are
@@ -104,7 +104,7 @@ def arrange(results: Sequence[Result]) -> Grid:
 
 
 def _names(row: Sequence[Result]) -> list[str]:
-    """The measures of one dataset."""
+    """Return the measures of one dataset."""
     names = list(row[0].evaluation.means)
     for result in row:
         if list(result.evaluation.means) != names:
@@ -116,7 +116,7 @@ def _names(row: Sequence[Result]) -> list[str]:
 
 
 def _shown(names: Sequence[Sequence[str]]) -> list[str]:
-    """A name for each measure, which datasets may count from different grades on."""
+    """Return a name for each measure, whose least relevant grade may differ between datasets."""
     if all(list(each) == list(names[0]) for each in names):
         return list(names[0])
     bare = [[re.sub(r"\(rel=\d+\)|rel=\d+,|,rel=\d+", "", name) for name in each] for each in names]
@@ -144,7 +144,7 @@ def _differences(
 
 
 def _labels(datasets: Sequence[Dataset]) -> list[str]:
-    """The datasets' own labels, with the split or the whole name where these are not enough."""
+    """Return labels of datasets, with the split or the whole name where labels would be equal."""
     labels = [dataset.label for dataset in datasets]
     if len(set(labels)) < len(labels):
         labels = [f"{dataset.label} ({dataset.split})" for dataset in datasets]

@@ -1,4 +1,4 @@
-"""What a model is worth on held-out queries, before and after training, without an index."""
+"""The quality of a model on held-out queries before and after training, without an index."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lsr.training.run import build, open_run, train
 from lsr.training.run_files import write_whole
 from lsr.training.scoring import Progress
 
-# Documents that a model is measured on: of a larger collection those judged, and others.
+# A model is measured on at most so many documents: the judged ones first, then others.
 MOST_DOCUMENTS = 50_000
 BATCH = 512
 
@@ -36,10 +36,10 @@ class Vectors(NamedTuple):
 
 
 def encode(model: Any, held_out: HeldOut, most_documents: int = MOST_DOCUMENTS) -> Vectors:
-    """Vectors by a sentence-transformers SparseEncoder, such as one in training.
+    """Encode by a sentence-transformers SparseEncoder, such as one in training.
 
-    Of a collection of more than `most_documents` those are taken that are judged, and then the
-    first: measures of such a part are higher than of the whole.
+    Of a collection of more than `most_documents` the judged documents are taken, and then the first
+    ones. Measures on such a part are higher than on the whole.
     """
     judged = dict.fromkeys(doc_id for qrel in held_out.qrels.values() for doc_id in qrel)
     ids = list(held_out.documents)
@@ -54,7 +54,7 @@ def encode(model: Any, held_out: HeldOut, most_documents: int = MOST_DOCUMENTS) 
 
 
 def _encode_as_trained(recipe: Recipe, model: Any, held_out: HeldOut) -> Vectors:
-    """`encode`, in the precision of training."""
+    """Run `encode` in the precision of training."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bfloat16(recipe)):
         return encode(model, held_out)
 
@@ -71,7 +71,7 @@ def _encode(encoder: Any, texts: list[str]) -> csr_array:
 
 
 def measure(vectors: Vectors, held_out: HeldOut) -> dict[str, float]:
-    """nDCG@10, RR@10, R@100 of the exact ranking, and the mean terms of documents and queries."""
+    """Return nDCG@10, RR@10, R@100 of the exact ranking, and mean terms of both kinds of text."""
     run = rank_vectors(vectors.documents, vectors.ids, vectors.queries, vectors.query_ids)
     means = evaluate(run, held_out.qrels, ["nDCG@10", "RR@10", "R@100"]).means
     return means | {
@@ -82,18 +82,18 @@ def measure(vectors: Vectors, held_out: HeldOut) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a run came to; measures are empty where nothing was held out."""
+    """The result of a training run; measures are empty if no queries were held out."""
 
     model: Path
     n_queries: int
-    n_documents: int  # that were searched
-    n_collection: int  # that there are
+    n_documents: int  # documents that were searched
+    n_collection: int  # documents of the collection
     before: dict[str, float]
     after: dict[str, float]
     curve: list[Point]
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return everything as JSON."""
         return {
             "model": str(self.model),
             "held_out_queries": self.n_queries,
@@ -108,7 +108,7 @@ class Learned:
         }
 
     def table(self) -> Table:
-        """Before and after, for a terminal."""
+        """Return measures before and after training as a table for a terminal."""
         title = f"{self.n_queries} held-out queries, {self.n_documents:,} documents"
         if self.n_documents < self.n_collection:
             title += f" of {self.n_collection:,}"
@@ -118,7 +118,7 @@ class Learned:
         return shown
 
     def curve_table(self) -> Table:
-        """Quality against terms kept, for a terminal."""
+        """Return quality against terms kept as a table for a terminal."""
         return table(self.curve)
 
 
@@ -132,7 +132,7 @@ def learn(
         FileNotFoundError, ValueError: data, base or settings cannot be used.
     """
     out.mkdir(parents=True, exist_ok=True)
-    # Of processes that train together one prepares; the others read.
+    # One of the processes that train together prepares; the others read.
     with FileLock(out / "lock"):
         open_run(recipe, out)
         prepared = prepare(recipe, out, progress)

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-# Of the bootstrap, and of the randomisation test where n queries have more than that many (2^n)
-# assignments of signs; with fewer it enumerates them all and is exact.
+# Resamples of the bootstrap, and random signs of the randomisation test. If n queries have fewer
+# assignments of signs (2^n) than this, the test enumerates all of them and is exact.
 RESAMPLES = 9_999
-# Values drawn at once bound the memory.
+# Values drawn together; this bounds the memory.
 BLOCK = 2_000_000
 
 
 class Paired(NamedTuple):
-    """A system beside a baseline: means over the queries, and tests of their difference."""
+    """A system and a baseline: their means over the queries, and tests of the difference."""
 
     n_queries: int
     baseline: float
@@ -84,7 +84,7 @@ def compare(baseline: Mapping[str, float], system: Mapping[str, float], *, seed:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for there being several, in the order given.
+    """Return p values corrected for their number, in the order given.
 
     The i-th smallest of m becomes max over j ≤ i of min(1, (m - j + 1) · p_(j)): those at most α
     are then the hypotheses that Holm's procedure rejects at level α, with the chance of any false
@@ -106,7 +106,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _shared(baseline: Mapping[str, float], system: Mapping[str, float]) -> list[str]:
-    """The ids of the queries, sorted: resamples do not depend on the order of a mapping."""
+    """Return the sorted ids of the queries: resamples must not depend on a mapping's order."""
     for name, missing in (
         ("system", baseline.keys() - system.keys()),
         ("baseline", system.keys() - baseline.keys()),
@@ -125,13 +125,13 @@ def _shared(baseline: Mapping[str, float], system: Mapping[str, float]) -> list[
 
 def _ttest(second: np.ndarray, first: np.ndarray) -> float:
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
-        # Of differences that are all (almost) the same, whose p value is 0 to rounding.
+        # SciPy warns if all differences are almost the same; the p value is then 0 up to rounding.
         warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
         return float(stats.ttest_rel(second, first).pvalue)
 
 
 def _randomisation(differences: np.ndarray, seed: int) -> float:
-    # Of one sample SciPy's "samples" flips the signs.
+    # With one sample, SciPy's "samples" flips the signs.
     found = stats.permutation_test(
         (differences,),
         _rounded_mean,
@@ -145,7 +145,7 @@ def _randomisation(differences: np.ndarray, seed: int) -> float:
 
 
 def _rounded_mean(values: np.ndarray, axis: int) -> np.ndarray:
-    # Means that are equal but for the order of their additions must count as equal.
+    # Means that differ only by the order of their additions must count as equal.
     means: np.ndarray = values.mean(axis=axis).round(12)
     return means
 

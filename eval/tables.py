@@ -1,4 +1,4 @@
-"""Tables of a report, made once and written as Markdown and LaTeX (and HTML by the page)."""
+"""The tables of a report, made once and written as Markdown, LaTeX and (by the page) HTML."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Table(NamedTuple):
 
 
 def quality(grid: Grid) -> list[Table]:
-    """Means of each system: a table for each measure, or one table if there is one dataset."""
+    """Return the means of each system: a table a measure, or one table if there is one dataset."""
     measures, places = range(len(grid.measures)), range(len(grid.datasets))
     if len(places) == 1:
         count = len(grid.datasets[0].queries)
@@ -48,7 +48,7 @@ def quality(grid: Grid) -> list[Table]:
 
 
 def differences(grid: Grid, measure: int) -> Table | None:
-    """Each other system beside the baseline; None where there is none."""
+    """Return each system's difference to the baseline; None if there is only the baseline."""
     rows = []
     for place, label in enumerate(grid.labels):
         for system, name in enumerate(grid.systems):
@@ -62,7 +62,7 @@ def differences(grid: Grid, measure: int) -> Table | None:
 
 
 def costs(grid: Grid) -> Table | None:
-    """Quality by the first measure beside cost; None where no result has a cost."""
+    """Return quality by the first measure beside cost; None if no result has a cost."""
     if all(result.cost is None for row in grid.rows for result in row):
         return None
     measure = grid.measures[0]
@@ -79,7 +79,7 @@ def costs(grid: Grid) -> Table | None:
 
 
 def legend(grid: Grid) -> list[str]:
-    """What bold and marks mean, in sentences."""
+    """Return sentences that say what bold type and marks mean."""
     if len(grid.systems) == 1:
         return []
     others = len(grid.systems) - 1
@@ -102,7 +102,7 @@ def legend(grid: Grid) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    """A table of GitHub's Markdown below its caption."""
+    """Return a table in GitHub's Markdown below its caption."""
     lines = [
         f"**{markdown_text(table.caption)}**",
         "",
@@ -119,7 +119,7 @@ def markdown(table: Table) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """`text` on one line, with nothing in it that Markdown or HTML would take as a mark."""
+    """Return `text` on one line, with everything escaped that Markdown or HTML would interpret."""
     text = " ".join(text.split())
     # Table cells end at any bar, also an escaped one in some readers.
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -128,7 +128,7 @@ def markdown_text(text: str) -> str:
 
 
 def latex(table: Table, label: str, notes: Sequence[str]) -> str:
-    """A table environment for the booktabs package, notes below it."""
+    """Return a LaTeX table for the booktabs package, with notes below it."""
     head = [latex_text(heading) for heading in table.headings]
     columns = "l" * table.names + "r" * (len(table.headings) - table.names)
     note = latex_text(" ".join(notes))
@@ -153,7 +153,7 @@ def latex(table: Table, label: str, notes: Sequence[str]) -> str:
 
 
 def latex_text(text: str) -> str:
-    """`text` on one line with every character that means something to LaTeX escaped."""
+    """Return `text` on one line, with every character escaped that LaTeX would interpret."""
     # A bracket or star after the end of a row would be an argument of it, two dashes one longer.
     return re.sub(r"[\\&%$#_{}~^<>\[\]*`'|-]", _latex_escape, " ".join(text.split()))
 
@@ -198,7 +198,7 @@ def _column(grid: Grid, measure: int, place: int) -> list[Cell]:
 
 
 def _best(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells with the best marked: all that are shown as the highest number."""
+    """Mark the best cells: all that are shown as the highest number."""
     highest = f"{max(cell.value or 0.0 for cell in cells):.4f}"
     return [cell._replace(best=len(cells) > 1 and cell.text == highest) for cell in cells]
 
@@ -211,7 +211,7 @@ def _table(
 
 
 def _without_dataset(table: Table, grid: Grid) -> Table:
-    """The table without its first column, where that says the same in every row."""
+    """Return the table without its first column if that is the same in every row."""
     if len(grid.datasets) > 1:
         return table
     caption = f"{table.caption}, {grid.labels[0]}"

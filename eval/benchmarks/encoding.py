@@ -27,14 +27,14 @@ from lsr.corpus.pydoc import read_pydoc
 
 T = TypeVar("T")
 SIDES = ("lsr", "sentence-transformers")
-# What a trained SPLADE model leaves of a vocabulary of 30,522 in a passage.
+# Terms of a passage, out of 30,522, that a trained SPLADE model keeps.
 TERMS_PER_DOCUMENT = 200
-# Weights are logarithms of order 1; float32 sums of a few hundred products differ by less.
+# Weights are logarithms of order 1. Two float32 sums of a few hundred products differ by less.
 TOLERANCE = 1e-3
 
 
 class Measurement(NamedTuple):
-    """One side, once. Memory is the process's resident set: interpreter and libraries included."""
+    """One run of one side. Memory is the process's resident set, with all libraries."""
 
     seconds: float
     loaded_bytes: int
@@ -72,13 +72,13 @@ class Report(NamedTuple):
 
 
 def peak_bytes() -> int:
-    """The largest resident set that this process ever had."""
+    """Return the largest resident set that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def stride_sample(texts: Sequence[str], n: int) -> list[str]:
-    """`n` texts at equal distances, so that a sorted collection is sampled all along.
+    """Return `n` texts at equal distances, so that a sorted collection is sampled evenly.
 
     Raises:
         ValueError: `n` is not in [1, len(texts)].
@@ -89,7 +89,7 @@ def stride_sample(texts: Sequence[str], n: int) -> list[str]:
 
 
 def summarise(measurements: Sequence[Measurement], n_docs: int) -> Summary:
-    """Medians over the rounds of one side."""
+    """Return the medians of one side over the rounds."""
     rates = [n_docs / m.seconds for m in measurements]
     return Summary(
         statistics.median(rates),
@@ -133,9 +133,9 @@ def write_checkpoint(directory: str, texts: Sequence[str], max_length: int) -> N
 
 
 def measure(side: str, checkpoint: str, texts: list[str]) -> tuple[Measurement, csr_array]:
-    """Encode `texts` and return the cost and the vectors, special tokens left out.
+    """Encode `texts`; return the cost and the vectors, without special tokens.
 
-    To be called in a fresh process: the peak is of the process's whole life.
+    Call this in a fresh process: the peak is that of the process's whole life.
     """
     _quiet()
     if side == "lsr":
@@ -143,7 +143,7 @@ def measure(side: str, checkpoint: str, texts: list[str]) -> tuple[Measurement, 
 
         from lsr.encoders.load import load_encoder
 
-        # What the other side computes in, on CPUs with bfloat16 too.
+        # The other side computes in float32, also on CPUs with bfloat16.
         encode = load_encoder(checkpoint, torch.float32).encode_documents
     else:
         from sentence_transformers import SparseEncoder
@@ -168,7 +168,7 @@ def _quiet() -> None:
 
 
 def from_torch(tensor: Any, special: Sequence[int]) -> csr_array:
-    """A sparse COO tensor of torch as sparse vectors without the `special` terms."""
+    """Return a sparse COO tensor of torch as sparse vectors, without the `special` terms."""
     tensor = tensor.coalesce()
     rows, terms = tensor.indices().numpy()
     kept = ~np.isin(terms, special)
@@ -177,9 +177,9 @@ def from_torch(tensor: Any, special: Sequence[int]) -> csr_array:
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
-    """What `function` returns in a process that has done nothing else."""
-    # Linux counts the resident set that the parent had at the start into the child's peak: this
-    # process must stay smaller than a loaded child, so that it never imports torch.
+    """Run `function` in a process that has done nothing else, and return its result."""
+    # Linux counts the parent's resident set at the start into the child's peak. This process must
+    # therefore stay smaller than a loaded child, and never imports torch.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -206,7 +206,7 @@ def compare(checkpoint: str, texts: list[str], rounds: int) -> Report:
 
 
 def table(report: Report) -> str:
-    """The report for people."""
+    """Return the report as a table for people."""
     lines = [
         f"{report.n_docs} documents, {report.terms_per_document:.0f} terms each, medians of "
         f"{report.rounds} rounds; largest difference of a weight {report.largest_difference:.1e}",

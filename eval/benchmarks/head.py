@@ -3,9 +3,9 @@
     python -m lsr.eval.benchmarks.head [--shape NAME... | all] [--texts N] [--dtype NAME]
                                     [--active SHARE...] [--rounds N] [--plot FILE]
 
-All sides compute the same weights from the same states, in turns, in a process of their own each,
-forward alone and with the backward pass; on a CUDA device if there is one, else on the CPU (of
-Linux, whose /proc tells the memory).
+All sides compute the same weights from the same states. They take turns, each in a process of its
+own, once forward alone and once with the backward pass. They run on a CUDA device if there is one,
+else on the CPU (under Linux, because /proc gives the memory).
 
 eager           the definition as users write it, on padded states
 max first       the maximum before the activation, as sentence-transformers does it
@@ -16,9 +16,9 @@ lsr             `lsr.kernels.head.splade_head`
 matrix product  the bare library product of states and weights: the floor, over real tokens and,
                 padded, over all; it is the floor of the backward pass too, which needs no product
 
-Printed are a table and, in the last line, a JSON object with the same numbers:
+The output is a table and, in the last line, a JSON object with the same numbers:
 
-ms          median of the rounds, each a median of its own
+ms          median over the rounds of each round's median
 backward    the difference to the forward pass
 faster      eager's time over this
 extra MiB   peak memory above that of the inputs; with the backward pass, gradients are part of it
@@ -27,7 +27,7 @@ of floor    the time of the bare product of real tokens over this
 of padded   the time of the bare product of all tokens over this
 GFLOP/s     of the products of real tokens
 
-A side for which the memory does not suffice is "out of memory", and null in the JSON object.
+A side that needs too much memory is "out of memory", and null in the JSON object.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from lsr.eval.benchmarks.head_measurement import (
 
 
 class Row(NamedTuple):
-    """Of one side, medians over the rounds; None where what it is compared with did not run."""
+    """The medians of one side over the rounds; None where the side to compare with did not run."""
 
     ms: float
     rounds_ms: list[float]
@@ -71,14 +71,14 @@ class Row(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """Forward alone, where `active` is None, or with the backward pass at a share of weights."""
+    """The forward pass alone if `active` is None, else both passes at this share of weights."""
 
     active: float | None
     sides: dict[str, Row | None]  # None: out of memory
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The title for people."""
         return (
             "forward"
             if self.active is None
@@ -89,7 +89,7 @@ class Pass(NamedTuple):
 def compare(
     shape: Shape, shares: Sequence[float], dtype_name: str, device: str, rounds: int
 ) -> list[Pass]:
-    """The forward pass, then both passes for each share of active weights."""
+    """Measure the forward pass, then both passes for each share of active weights."""
     passes: list[Pass] = []
     for active in (None, *shares):
         backward = active is not None
@@ -140,7 +140,7 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 
 
 def table(passes: Sequence[Pass]) -> str:
-    """The report for people."""
+    """Return the report as a table for people."""
     columns = {  # title → field, digits after the point
         "ms": ("ms", 2),
         "backward": ("backward_ms", 2),
@@ -165,7 +165,7 @@ def table(passes: Sequence[Pass]) -> str:
 
 
 def panel(name: str, shape: Shape, forward: Pass, dtype_name: str, device: str) -> roofline.Panel:
-    """What the plot shows of a shape."""
+    """Return the panel of a shape for the plot."""
     size = getattr(torch, dtype_name).itemsize
     speeds = {side: row.gflops for side, row in forward.sides.items() if row and row.gflops}
     points = {
@@ -177,7 +177,7 @@ def panel(name: str, shape: Shape, forward: Pass, dtype_name: str, device: str) 
 
 
 def describe(name: str, shape: Shape) -> str:
-    """A shape for people."""
+    """Describe a shape for people."""
     return (
         f"shape {name}: {shape.texts} texts of {shape.shortest} to {shape.longest} tokens, "
         f"{shape.tokens} in all, D {shape.size}, V {shape.terms}"

@@ -1,4 +1,4 @@
-"""What the benchmark compares the head with: batches, other ways to compute it, their least cost.
+"""The baselines of the head's benchmark: batches, other ways to compute it, and their least cost.
 
 Every side takes a `Case`; all but the bare products return the same weights, shape (B, V).
 """
@@ -20,33 +20,33 @@ CHUNK = 4096
 
 
 class Shape(NamedTuple):
-    """A batch of padded texts; their lengths, which `lengths` gives, ascend."""
+    """A batch of padded texts with ascending lengths (see `lengths`)."""
 
     texts: int  # B
     longest: int  # T
     shortest: int
     size: int  # D
     terms: int  # V
-    skew: float = 1.0  # at 1 lengths ascend evenly, above it most texts are short
+    skew: float = 1.0  # at 1 the lengths ascend evenly; above 1 most texts are short
 
     def lengths(self) -> Tensor:
-        """Real tokens of each text, int64, shape (B,)."""
+        """Return the real tokens of each text, int64, shape (B,)."""
         share = torch.linspace(0, 1, self.texts, dtype=torch.float64) ** self.skew
         return (self.shortest + share * (self.longest - self.shortest)).long()
 
     @property
     def tokens(self) -> int:
-        """Real tokens of the batch."""
+        """The real tokens of the batch."""
         return int(self.lengths().sum())
 
     @property
     def rows(self) -> int:
-        """Tokens and padding of the batch."""
+        """The tokens and the padding of the batch."""
         return self.texts * self.longest
 
     @property
     def flop(self) -> int:
-        """Of the products of real tokens and weights, without which no side can do."""
+        """The FLOP of the products of real tokens and weights, which every side must do."""
         return 2 * self.tokens * self.size * self.terms
 
 
@@ -63,17 +63,17 @@ SHAPES = {
 
 
 class Case(NamedTuple):
-    """Padded states, mask, weight, and bias of a batch."""
+    """The padded states, mask, weight and bias of a batch."""
 
     hidden: Tensor  # (B, T, D)
     mask: Tensor  # (B, T)
     weight: Tensor  # (V, D)
     bias: Tensor  # (V,)
-    logits: Tensor | None = None  # where a bare product goes
+    logits: Tensor | None = None  # where a bare product writes its result
 
 
 def make_case(shape: Shape, active: float, dtype: torch.dtype, device: str) -> Case:
-    """Random states and weights, and a bias that leaves a share `active` of the weights."""
+    """Make random states and weights, and a bias that leaves a share `active` of the weights."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*sizes: int) -> Tensor:
@@ -141,9 +141,9 @@ def matrix_product(case: Case) -> Tensor:
 
 
 def bare(case: Case, packed: bool) -> Case:
-    """The case for `matrix_product`: one text of the n real tokens, or of those and the padding.
+    """Return the case for `matrix_product`: one text of the n real tokens, with or without padding.
 
-    Its logits lie ready, so that the product is not charged for memory touched the first time.
+    Its logits are allocated before, so that the product does not pay for new memory.
     """
     rows = case.hidden[case.mask] if packed else case.hidden.flatten(0, 1)
     logits = rows.new_empty(len(rows), len(case.weight))
@@ -151,7 +151,7 @@ def bare(case: Case, packed: bool) -> Case:
 
 
 class Side(NamedTuple):
-    """A way to compute the weights, and what is known of its cost."""
+    """A way to compute the weights, with its known costs."""
 
     compute: Callable[[Case], Tensor]
     passes: int  # over all logits in main memory, writing or reading, in the forward pass
@@ -178,15 +178,15 @@ SIDES = {
     "matrix product": Side(matrix_product, passes=1, held=1, held_for_backward=1, packed=True),
     "matrix product, padded": Side(matrix_product, passes=1, held=1, held_for_backward=1),
 }
-# These compute no weights and have no backward pass.
+# Bare products compute no weights and have no backward pass.
 FLOORS = ("matrix product", "matrix product, padded")
 
 
 def traffic(name: str, shape: Shape, element_size: int, device: str) -> int:
-    """Bytes that a side's forward pass moves to and from main memory, at least.
+    """Return the bytes that a side's forward pass moves at least, to and from memory.
 
-    e · (c · n · D + V · D + V + p · n · V) + o · B · V, as if each operation read its inputs and
-    wrote its outputs once and caches kept nothing from one operation to the next, with
+    They are e · (c · n · D + V · D + V + p · n · V) + o · B · V. This assumes that each operation
+    reads its inputs and writes its outputs once, and that caches keep nothing between operations:
 
     e   the size of an element
     n   tokens: the real ones where the side packs them, else B · T
@@ -209,7 +209,7 @@ def traffic(name: str, shape: Shape, element_size: int, device: str) -> int:
 
 
 def least_memory(name: str, shape: Shape, element_size: int, backward: bool) -> int:
-    """Bytes without which a side cannot run: inputs, their gradients, copies of all logits."""
+    """Return the bytes that a side needs at least: inputs, gradients, copies of all logits."""
     side = SIDES[name]
     rows = shape.tokens if side.packed else shape.rows
     held = side.held_for_backward if backward else side.held

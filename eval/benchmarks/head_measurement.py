@@ -1,4 +1,4 @@
-"""One measurement of the benchmark: a side's time and memory, in a process of its own."""
+"""One measurement of the head's benchmark: a side's time and memory, in a process of its own."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from lsr.eval.benchmarks.head_baselines import (
     make_case,
 )
 
-# A measurement goes on until it has both.
+# A measurement goes on until it has this many runs and this many seconds.
 REPEATS = 5
 SECONDS = 0.5
 # Larger than any cache.
 COPIED_BYTES = 2**29
-# Of a process that has loaded the libraries and nothing else.
+# The memory of a process that has only loaded the libraries.
 IDLE_BYTES = 2**29
 
 P = ParamSpec("P")
@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 
 class Measurement(NamedTuple):
-    """Of one side: median milliseconds, and peak memory above that of its inputs."""
+    """The median milliseconds of one side, and its peak memory above that of its inputs."""
 
     milliseconds: float
     extra_mib: float
@@ -50,7 +50,7 @@ class Measurement(NamedTuple):
 def measure(
     side: str, shape: Shape, active: float, dtype_name: str, device: str, backward: bool
 ) -> Measurement | None:
-    """Time and peak memory of one side, None if that is too much; to be called in a fresh process.
+    """Measure time and peak memory of one side in a fresh process; None if memory does not suffice.
 
     The gradients of the inputs, which every side must return, count as extra memory, and so do the
     logits of a bare product.
@@ -58,7 +58,7 @@ def measure(
     try:
         return _measure(side, shape, active, getattr(torch, dtype_name), device, backward)
     except RuntimeError as error:
-        # The CPU has no class for it.
+        # PyTorch has no class for a CPU that is out of memory.
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return None
         raise
@@ -72,7 +72,7 @@ def _measure(
     if backward:
         for tensor in (case.hidden, case.weight, case.bias):
             tensor.requires_grad_()
-    # Code and caches of the library, on a batch too small to count.
+    # A tiny batch loads the library's code and fills its caches.
     _run(
         compute,
         Case(case.hidden[:1, :1], case.mask[:1, :1], case.weight[:64], case.bias[:64]),
@@ -108,7 +108,7 @@ def _median_ms(run: Callable[[], object], device: str) -> float:
 
 
 def _cuda_ms(run: Callable[[], object]) -> float:
-    """By the device's own clock, from an idle device on."""
+    """Return milliseconds by the device's own clock, starting from an idle device."""
     event: Callable[..., Any] = torch.cuda.Event
     start, end = event(enable_timing=True), event(enable_timing=True)
     torch.cuda.synchronize()
@@ -120,14 +120,14 @@ def _cuda_ms(run: Callable[[], object]) -> float:
 
 
 def bandwidth(device: str) -> float:
-    """Gigabytes a second that a copy reads and writes in main memory."""
+    """Return the gigabytes a second that a copy reads and writes in main memory."""
     source = torch.ones(COPIED_BYTES // 4, device=device)
     copy = torch.empty_like(source)
     return 2e-6 * COPIED_BYTES / _median_ms(lambda: copy.copy_(source), device)
 
 
 def _reset_peak(device: str) -> float:
-    """Begin a new peak of memory at what is in use now, which is returned, in MiB."""
+    """Begin a new peak of memory, and return the memory in use now, in MiB."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -143,7 +143,7 @@ def _peak_mib(device: str) -> float:
 
 
 def _proc_mib(file: str, field: str) -> float:
-    """A line of a file in /proc: VmRSS, resident now, VmHWM, its peak, or MemAvailable."""
+    """Return MiB from a file in /proc: VmRSS (resident now), VmHWM (peak) or MemAvailable."""
     for line in Path("/proc", file).read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
@@ -151,12 +151,12 @@ def _proc_mib(file: str, field: str) -> float:
 
 
 def unavailable(device: str) -> dict[str, str]:
-    """Sides that cannot run here, with the reason."""
+    """Return the sides that cannot run here, with the reason."""
     if device == "cuda":
         if importlib.util.find_spec("triton"):
             return {}
         return dict.fromkeys(("compiled", "sparton"), "needs Triton: `pip install triton`")
-    # The one that PyTorch would call.
+    # The compiler that PyTorch would call.
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler):
         return {}
@@ -164,7 +164,7 @@ def unavailable(device: str) -> dict[str, str]:
 
 
 def in_fresh_process(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What a function of a module returns in a new process, which has computed nothing before."""
+    """Run a module's function in a new process, and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args, **kwargs).result()
 
@@ -172,7 +172,7 @@ def in_fresh_process(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 def attempt(
     side: str, shape: Shape, active: float, dtype_name: str, device: str, backward: bool
 ) -> Measurement | None:
-    """`measure` in a fresh process, unless the CPU has too little memory for it; tells of that."""
+    """Run `measure` in a fresh process, or say on stderr that the memory does not suffice."""
     if device == "cpu":
         size = getattr(torch, dtype_name).itemsize
         needed = (least_memory(side, shape, size, backward) + IDLE_BYTES) / 2**20
@@ -196,7 +196,7 @@ def tell(line: str) -> None:
 
 
 def device_name(device: str) -> str:
-    """Of the GPU, or of the processor with the number of threads that PyTorch uses."""
+    """Return the name of the GPU, or of the processor with the number of PyTorch's threads."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,11 +1,11 @@
-"""The roofline plot of the benchmark: how near each side comes to what the machine can do."""
+"""The roofline plot of the head's benchmark: how near each side comes to the machine's limits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# By side, so that panels and pictures agree; ours is last and stands out.
+# A colour for each side, so that all panels agree. Ours is last and stands out.
 STYLES = {
     "eager": ("o", "tab:blue"),
     "max first": ("s", "tab:orange"),
@@ -27,11 +27,11 @@ class Panel(NamedTuple):
 def plot(panels: Sequence[Panel], gb_per_second: float, heading: str, path: str) -> None:
     """Write a picture, PNG or SVG by its name, with a panel for each shape, one below the other.
 
-    Across is a side's arithmetic intensity: the products of real tokens, in FLOP, over the bytes
-    that it moves by `head_baselines.traffic`. Upwards is its speed over real tokens, so that a side
-    pays for padding. The roofs were measured: memory bandwidth times intensity, and the bare
-    library product of real tokens. A side may stand above the slanted roof where a cache holds what
-    was counted as moved, and above the level one because the bare product writes all its logits.
+    The x axis is a side's arithmetic intensity: the products of real tokens, in FLOP, over the
+    bytes that it moves by `head_baselines.traffic`. The y axis is its speed over real tokens, so
+    that a side pays for padding. The roofs were measured: memory bandwidth times intensity, and the
+    bare library product of real tokens. A side may stand above the slanted roof where a cache holds
+    what was counted as moved, and above the level one because the bare product writes all logits.
     """
     import matplotlib
 

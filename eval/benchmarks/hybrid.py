@@ -2,9 +2,9 @@
 
     python -m lsr.eval.benchmarks.hybrid [--documents N] [--queries N] [--kind KIND] [--json]
 
-Documents are Zipfian words, the sparse side is BM25, the dense side averages random word vectors:
-what a query is encoded with costs next to nothing, so that the times are those of the passes.
-Queries go one at a time, all modes in turns.
+Documents are Zipfian words, the sparse side is BM25, the dense side averages random word vectors.
+Encoding a query costs next to nothing, so the times are those of the passes. Queries run one at a
+time, with all modes in turns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIMENSION = 384
 WORDS_PER_DOCUMENT = 60
 WORDS_PER_QUERY = 6
 K = 10
-# Queries that warm the VM up first.
+# Queries that are run first, to warm up the VM.
 WARM = 50
 FULL: dict[str, Any] = {"mode": "hybrid", "feedback": {"interpolate": "both"}}
 # Name → settings of a request, and k.
@@ -53,7 +53,7 @@ MODES: dict[str, tuple[dict[str, Any], int]] = {
 
 
 def synthetic_texts(n: int, n_words: int, seed: int) -> Iterator[str]:
-    """Texts of Zipfian words of the vocabulary.
+    """Return texts of Zipfian words of the vocabulary.
 
     Args:
         n: texts.
@@ -72,7 +72,7 @@ def synthetic_texts(n: int, n_words: int, seed: int) -> Iterator[str]:
 
 
 def build(folder: Path, n_documents: int, kind: Kind) -> Path:
-    """An index of the synthetic corpus under `folder`, unless it is there."""
+    """Build an index of the synthetic corpus under `folder`, unless it is there."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -96,7 +96,7 @@ def build(folder: Path, n_documents: int, kind: Kind) -> Path:
 
 
 def measure(index: Path, n_queries: int) -> dict[str, float]:
-    """Mode → median milliseconds of a query."""
+    """Return the median milliseconds of a query for each mode."""
     queries = list(synthetic_texts(n_queries, WORDS_PER_QUERY, 2))
     times: dict[str, list[float]] = {name: [] for name in MODES}
     with Searcher(index) as searcher:

@@ -37,7 +37,7 @@ DEPTHS = (10, 1000)
 
 
 def synthetic_impacts(n: int, n_terms: float, seed: int) -> csr_array:
-    """SPLADE-like impacts, int32 in [1, 255], shape (n, V): Zipfian terms, log-normal weights.
+    """Return SPLADE-like impacts, int32 in [1, 255], (n, V): Zipfian terms, log-normal weights.
 
     Args:
         n: rows.
@@ -46,7 +46,7 @@ def synthetic_impacts(n: int, n_terms: float, seed: int) -> csr_array:
     """
     rng = np.random.default_rng(seed)
     shares = 1 / (np.arange(len(VOCABULARY)) + 100.0)
-    # The share of a term in the ids says nothing of its place in the dictionary.
+    # How frequent a term is must not depend on its place in the dictionary.
     order = np.random.default_rng(0).permutation(len(VOCABULARY))
     counts = np.maximum(rng.poisson(n_terms, n), 1)
     terms = order[rng.choice(len(shares), counts.sum(), p=shares / shares.sum())]
@@ -59,13 +59,13 @@ def synthetic_impacts(n: int, n_terms: float, seed: int) -> csr_array:
 
 
 def rows_of(impacts: csr_array) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Term ids and impacts of each row."""
+    """Yield the term ids and impacts of each row."""
     bounds = zip(impacts.indptr[:-1], impacts.indptr[1:], strict=True)
     return [(impacts.indices[start:end], impacts.data[start:end]) for start, end in bounds]
 
 
 def write_pyserini_corpus(impacts: csr_array, folder: Path) -> None:
-    """The impacts as JsonVectorCollection reads them."""
+    """Write the impacts in the format of JsonVectorCollection."""
     folder.mkdir()
     with (folder / "vectors.jsonl").open("w") as file:
         for number, (terms, weights) in enumerate(rows_of(impacts)):
@@ -99,12 +99,12 @@ def query_pyserini(vectors: str, index: str) -> None:
     """Answer each query alone through LuceneImpactSearcher."""
     os.environ.setdefault("OPENAI_API_KEY", "unused")
     if not find_runtime().has_vector:
-        # Pyserini would ask for the module and fail; it uses a VM that runs already.
+        # Pyserini would request the module and fail, but it uses a VM that already runs.
         jvm.call(jvm.engine_class)
     from pyserini.search.lucene import LuceneImpactSearcher
 
     class Given:
-        """A query encoder that is handed what it should return."""
+        """A query encoder that returns the vectors it was given."""
 
         def encode(self, query: dict[str, int], **options: Any) -> dict[str, int]:
             return query
@@ -119,14 +119,14 @@ def query_pyserini(vectors: str, index: str) -> None:
     searcher = LuceneImpactSearcher(index, Given())
 
     def search(query: dict[str, int], k: int) -> list[tuple[str, int]]:
-        # Anserini takes a little off each score of a tie.
+        # Anserini lowers each score of a tie a little.
         return [(hit.docid, round(hit.score)) for hit in searcher.search(query, k)]
 
     print(json.dumps(_timed(queries, search)))
 
 
 def _timed(queries: Sequence[Any], search: Any) -> dict[str, Any]:
-    """Milliseconds per query at each depth, and the answers; a first pass warms the VM up."""
+    """Return milliseconds a query at each depth, and the answers. A first pass warms up the VM."""
     found: dict[str, Any] = {}
     for k in DEPTHS:
         for query in queries:
@@ -143,14 +143,14 @@ def _timed(queries: Sequence[Any], search: Any) -> dict[str, Any]:
 
 
 def in_process(role: str, *arguments: str) -> Any:
-    """What a function of this file prints as JSON in a process of its own."""
+    """Run a function of this file in a process of its own, and return the JSON that it prints."""
     command = [sys.executable, "-m", "lsr.eval.benchmarks.index", "--role", role, *arguments]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=_java())
     return json.loads(answer.stdout.splitlines()[-1])
 
 
 def build_pyserini(corpus: Path, index: Path, *options: str) -> float:
-    """Seconds that pyserini's indexer takes, start of its VM included, which is within 1 %.
+    """Return the seconds of pyserini's indexer; the start of its VM is included, less than 1 %.
 
     Raises:
         JavaError: the runtime lacks jdk.incubator.vector, without which pyserini does not start it.
@@ -179,7 +179,7 @@ def _java() -> dict[str, str]:
 
 
 def folder_bytes(folder: Path, *, forward: bool = True) -> int:
-    """Size of an index, with or without its doc values, where the forward vectors are."""
+    """Return the size of an index, with or without its doc values (the forward vectors)."""
     kept = [path for path in folder.iterdir() if forward or path.suffix not in (".dvd", ".dvm")]
     return sum(path.stat().st_size for path in kept)
 
@@ -198,7 +198,7 @@ def compare(n_documents: int, n_queries: int, rounds: int) -> dict[str, Any]:
             seconds["lsr"].append(built["seconds"])
             seconds["pyserini"].append(build_pyserini(folder / "corpus", theirs))
             print(f"round {number + 1}: {seconds}", file=sys.stderr)
-        # Its own way to keep each document's vector, for feedback.
+        # Pyserini's way to keep each document's vector for feedback.
         with_vectors = folder / "theirs-with-vectors"
         build_pyserini(folder / "corpus", with_vectors, "--storeDocvectors")
         rates = {side: n_documents / statistics.median(of) for side, of in seconds.items()}
@@ -237,7 +237,7 @@ def _compare_latency(
                 row[f"{side} p{percentile}"] = statistics.median(values)
             row[f"ratio p{percentile}"] = row[f"lsr p{percentile}"] / row[f"pyserini p{percentile}"]
         report["latency"][f"{kind}, k = {k}"] = row
-        # Ties are broken by id here and by internal number there.
+        # We break ties by id, pyserini breaks them by internal number.
         mine, other = (
             [[score for _, score in answer] for answer in found[side][0][k]["answers"]]
             for side in ("lsr", "pyserini")
@@ -246,7 +246,7 @@ def _compare_latency(
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """Return the report as a table for people."""
     lines = [f"{report['documents']:,} documents, {report['postings']:,} postings"]
     for name in ("docs_per_second", "bytes_per_posting"):
         parts = (f"{side} {value:,.2f}" for side, value in report[name].items())

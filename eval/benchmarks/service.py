@@ -3,11 +3,11 @@
     python -m lsr.eval.benchmarks.service [--documents N] [--queries N] [--clients N] [--swaps N]
                                          [--seconds S] [--part PART] [--folder F] [--json]
 
-The corpus is the documentation of the standard library, its own first lines are the queries, every
-second one in mode hybrid. The server is a process of its own. Three parts: `cost` puts the same
-queries to the engine and to the API in turns; `swaps` compares answers with a replay of their state
-while documents are written and generations change; `overload` offers three times what the server
-can do.
+The corpus is the documentation of the standard library, and its own first lines are the queries.
+Every second query has mode hybrid. The server is a process of its own. There are three parts:
+`cost` sends the same queries to the engine and to the API in turns; `swaps` compares answers with a
+replay of their state while documents are written and generations change; `overload` offers three
+times what the server can do.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from lsr.service.settings import Settings
 WARM = 40
 ROUNDS = 10
 OVERLOAD = 3
-# Documents of one write, and seconds between two attempts at what another holds the lock for.
+# Documents of one write, and seconds between two attempts while another holds the lock.
 GROUP = 4
 PARTS = ("cost", "swaps", "overload")
 CORPUS = "corpus.jsonl"
@@ -72,7 +72,7 @@ RETRY_SECONDS = 0.02
 def measure_cost(
     searcher: Searcher, server: Server, requests: Sequence[Request], clients: int
 ) -> dict[str, Any]:
-    """The engine and the API by turns, from one client and from many."""
+    """Measure the engine and the API in turns, with one client and with many."""
 
     def direct(item: tuple[int, Request]) -> tuple[int, Timed]:
         begun = time.perf_counter()
@@ -115,7 +115,7 @@ def measure_cost(
             | {f"p50 {mode}": _median(of, requests, mode) for mode in ("sparse", "hybrid")}
             for arm, of in found.items()
         },
-        # Of each query, the API's time less the engine's.
+        # The API's time less the engine's, for each query.
         "API, 1 client − engine": percentiles(paired),
         "answers": sum(map(len, others.values())),
         "differing": sum(
@@ -125,7 +125,7 @@ def measure_cost(
 
 
 class Timed(NamedTuple):
-    """What a query found, and in how many milliseconds."""
+    """The hits of a query, and its milliseconds."""
 
     ms: float
     ranking: Ranking
@@ -139,7 +139,7 @@ def _median(found: Mapping[int, Timed], requests: Sequence[Request], mode: str) 
 
 
 def publish(prepared: Path, directory: Path) -> int:
-    """Make a copy of a prepared index the live generation, as a build does; its number."""
+    """Make a copy of a prepared index the live generation, as a build does; return its number."""
     with locked(directory):
         older = read_manifest(directory)
         manifest = replace(read_manifest(prepared), generation=older.generation + 1)
@@ -167,7 +167,7 @@ class Ingest:
             while not self.stopped:
                 texts = choice.sample(self._documents, GROUP)
                 written = [
-                    # Half of them replace documents that were there from the start.
+                    # Half of the writes replace documents of the original corpus.
                     replace(
                         document,
                         id=texts[place].id if place % 2 else f"new-{choice.randrange(500)}-{place}",
@@ -195,7 +195,7 @@ async def measure_swaps(
     clients: int,
     swaps: int,
 ) -> dict[str, Any]:
-    """Searches while documents are written and generations change, held against a replay."""
+    """Search while documents are written and generations change, and compare with a replay."""
     ingest = Ingest(server, list(open_corpus(prepared[0].parent / CORPUS)))
     bases = {read_manifest(directory).generation: prepared[0]}
     replies: list[tuple[int, Reply]] = []
@@ -219,7 +219,7 @@ async def measure_swaps(
             await more_replies(share)
             base = prepared[number % len(prepared)]
             bases[await asyncio.to_thread(publish, base, directory)] = base
-            if number % 2 or number == swaps:  # the others the service finds by itself
+            if number % 2 or number == swaps:  # the service finds the others by itself
                 async with connected(server.port, 1) as (connection,):
                     await connection.ask("POST", "/admin/reload")
         await more_replies(share)
@@ -255,7 +255,7 @@ async def measure_swaps(
 async def measure_overload(
     server: Server, requests: Sequence[Request], clients: int, seconds: float
 ) -> dict[str, Any]:
-    """Three times what the server can do, offered at a steady rate whatever comes back."""
+    """Offer three times the server's capacity at a steady rate, whatever it answers."""
     numbered = list(enumerate(requests))
     memory = {"before": server.memory()}
     calm = await closed_loop(server, numbered[: 3 * WARM], 1)
@@ -281,20 +281,20 @@ async def measure_overload(
             tasks.append(asyncio.create_task(offer(next(bodies))))
         woken = time.perf_counter()
         await asyncio.sleep(0.002)
-        late = max(late, time.perf_counter() - woken)  # no time of the server's
+        late = max(late, time.perf_counter() - woken)  # the clients' delay, not the server's
     memory["at the end"] = server.memory()
     await asyncio.gather(*tasks)
     answered = sum(reply.status == 200 for reply in replies)
     until_the_last = time.perf_counter() - begun
     after = await closed_loop(server, numbered[: 3 * WARM], 1)
     memory["after"] = server.memory()
-    # Again, since a shared machine changes its pace.
+    # Measured again, because the speed of a shared machine changes.
     capacity = (before + await _rate(server, numbered, clients)) / 2
     for connection in used:
         connection.close()
     refused = [reply.ms for reply in replies if reply.status == 429]
     return {
-        # Before and after, together.
+        # The capacity before and after, taken together.
         "capacity_per_second": capacity,
         "offered_per_second": len(tasks) / seconds,
         "answered_per_second": answered / until_the_last,
@@ -320,7 +320,7 @@ async def _rate(server: Server, requests: Sequence[tuple[int, Request]], clients
 
 
 def prepare(folder: Path, n: int) -> list[Path]:
-    """An index of `n` documents under `folder`, and one of half of these, unless they are there."""
+    """Build an index of `n` documents and one of half of them, unless `folder` holds them."""
     whole, half = folder / "whole", folder / "half"
     if not (whole / NAME).exists():
         documents = list(open_corpus("pydoc"))
@@ -348,7 +348,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--folder", type=Path, help="where the indexes are kept")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    # As the server: a model's last bits may depend on it, and the engine is not to be slower.
+    # The server's number of threads: a model's last bits may depend on it, and so does its speed.
     torch.set_num_threads(Settings().model_threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -384,7 +384,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def lines_of(found: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """What was found, for people."""
+    """Return the findings as lines for people."""
     for name, value in found.items():
         if isinstance(value, Mapping):
             yield f"{indent}{name}"

@@ -1,4 +1,4 @@
-"""A server of its own process, and clients light enough to load it from the same machine."""
+"""A server in a process of its own, and clients that are light enough to share its machine."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ K = 10
 
 
 class Reply(NamedTuple):
-    """What came back, and after how long."""
+    """One answer of the server, and its time."""
 
     status: int
     content: bytes
     ms: float
 
     def answered(self, number: int) -> Answered:
-        """An answer to the request of this number, as the replay checks it.
+        """Return the answer to the request of this number in the form that the replay checks.
 
         Raises:
-            RuntimeError: it is an error instead.
+            RuntimeError: the server answered with an error.
         """
         if self.status != 200:
             raise RuntimeError(f"status {self.status}: {self.content.decode()}")
@@ -44,7 +44,7 @@ class Reply(NamedTuple):
 
 
 class Connection:
-    """One client on one kept connection; far lighter than an HTTP library."""
+    """One client on one connection that is kept open; far lighter than an HTTP library."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -60,7 +60,7 @@ class Connection:
             f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/{kind}\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
-        if self._reader.at_eof():  # it was idle for longer than the server keeps it
+        if self._reader.at_eof():  # the server closed it because it was idle for too long
             self.close()
             await self.open()
         begun = time.perf_counter()
@@ -78,7 +78,7 @@ class Connection:
 
 @asynccontextmanager
 async def connected(port: int, n: int) -> AsyncIterator[list[Connection]]:
-    """`n` connections."""
+    """Open `n` connections."""
     connections = [await Connection(port).open() for _ in range(n)]
     try:
         yield connections
@@ -91,7 +91,7 @@ class Server:
     """`lsr serve` in a process of its own."""
 
     def __init__(self, directory: Path, log: Path) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         self.path = f"/indexes/{directory.resolve().name}"
         code = "from lsr.cli import app; app()"
         command = [sys.executable, "-c", code, "serve", str(directory), "--port", "0"]
@@ -111,13 +111,13 @@ class Server:
         self._process.wait()
 
     def memory(self) -> float:
-        """Resident megabytes."""
+        """Return the server's resident megabytes."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def first_lines(documents: Sequence[Document], n: int) -> list[str]:
-    """`n` distinct queries of 4 to 10 words: lines of the documents, their first ones first."""
+    """Return `n` distinct queries of 4 to 10 words: lines of the documents, first lines first."""
     found: dict[str, None] = {}
     lines = [document.text.splitlines() for document in documents]
     for of_all in itertools.zip_longest(*lines, fillvalue=""):
@@ -131,7 +131,7 @@ def first_lines(documents: Sequence[Document], n: int) -> list[str]:
 
 
 def requests_of(queries: Sequence[str]) -> list[Request]:
-    """Requests in mode sparse and hybrid by turns."""
+    """Return requests that alternate between mode sparse and mode hybrid."""
     return [
         ask(query, k=K, mode="hybrid" if number % 2 else "sparse")
         for number, query in enumerate(queries)
@@ -139,25 +139,25 @@ def requests_of(queries: Sequence[str]) -> list[Request]:
 
 
 def body_of(request: Request) -> bytes:
-    """A request as the API takes it."""
+    """Return a request in the form that the API takes."""
     return request.model_dump_json(exclude_unset=True).encode()
 
 
 def percentiles(times: Sequence[float]) -> dict[str, float]:
-    """The 50th, 95th and 99th of milliseconds."""
+    """Return the 50th, 95th and 99th percentile of milliseconds."""
     p50, p95, p99 = np.percentile(times, (50, 95, 99)).tolist()
     return {"p50": p50, "p95": p95, "p99": p99}
 
 
 def summary(times: Sequence[float], seconds: float) -> dict[str, float]:
-    """Percentiles of milliseconds, and queries per second."""
+    """Return percentiles of milliseconds, and queries per second."""
     return percentiles(times) | {"queries_per_second": len(times) / seconds}
 
 
 async def closed_loop(
     server: Server, requests: Sequence[tuple[int, Request]], clients: int
 ) -> dict[int, Reply]:
-    """Replies by number; each client sends its next request once it has its answer."""
+    """Return replies by number. Each client sends its next request once it has its answer."""
     waiting = iter([(number, body_of(request)) for number, request in requests])
     replies = {}
 

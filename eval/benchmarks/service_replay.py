@@ -1,4 +1,4 @@
-"""What a service answered, against the serial answers of the same states in a second directory."""
+"""Compare a service's answers with serial answers of the same states in a second directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lsr.search import Searcher
 
 
 class Write(NamedTuple):
-    """Documents that were written, and the state that their acknowledgement named."""
+    """Documents of one write, and the state that its acknowledgement named."""
 
     generation: int
     commit: int
@@ -27,7 +27,7 @@ class Write(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The answer to the request of a number, and the state that it named."""
+    """The answer to one request, and the state that it named."""
 
     generation: int
     commit: int
@@ -42,7 +42,7 @@ def differing(
     requests: Sequence[Request],
     folder: Path,
 ) -> list[tuple[Answered, Ranking]]:
-    """The answers that are not the serial ones of their state, and these.
+    """Return the answers that differ from the serial ones of their state, with the serial ones.
 
     Args:
         answers: of one index, in any order.
@@ -81,7 +81,7 @@ def _apply(writer: Writer, commit: int, writes: Sequence[Write]) -> None:
     documents = [document for write in writes for document in write.documents]
     writer.delete([doc_id for write in writes for doc_id in write.deleted])
     if documents:
-        # All of a commit together, as the service does: a model's numbers depend on the batch.
+        # One commit's documents together, as in the service: a model's numbers depend on the batch.
         writer.add(writer.encode(documents))
     if (made := writer.commit()) != commit:
         raise ValueError(f"a write was acknowledged as commit {commit}; its replay is {made}")

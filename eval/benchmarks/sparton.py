@@ -49,7 +49,7 @@ def splade_pool(
 
 
 def tile_terms(rows: int) -> int:
-    """Terms of a tile for padded states of B · T rows."""
+    """Return the terms of a tile for padded states of B · T rows."""
     return max(LEAST_TERMS, TILE_BYTES // (2 * rows) // 256 * 256)
 
 
@@ -71,7 +71,7 @@ class _Sparton(torch.autograd.Function):
         for first in range(0, len(weight), width):
             columns = slice(first, first + width)
             tile_bias = None if bias is None else bias[columns]
-            # Without a name for the logits: one tile of them is gone before the next is made.
+            # The logits get no name, so that one tile is freed before the next is made.
             reduce(
                 product(hidden, weight[columns], tile_bias),
                 mask,
@@ -131,7 +131,7 @@ def _backward(
 ) -> None:
     """Add to the float32 sums of the gradients, which have the shapes of states, weight, bias."""
     hidden_sum, weight_sum, bias_sum = sums
-    # A text at a time, so that the rows gathered for it alone are in memory.
+    # One text at a time, so that only its gathered rows are in memory.
     for text, weights in enumerate(pooled):
         terms = weights.nonzero()[:, 0]
         tokens = winners[text, terms]

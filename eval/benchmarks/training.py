@@ -1,4 +1,4 @@
-"""Training by stock sentence-transformers, and by the same with `lsr.fuse`.
+"""Speed and memory of training with sentence-transformers, stock and with `lsr.fuse`.
 
     python -m lsr.eval.benchmarks.training [--pairs N] [--batch-size N] [--rounds N] [--json]
 
@@ -10,7 +10,7 @@ with SparseEncoderTrainer and in-batch negatives, each in a process of its own, 
     lsr            lsr.fuse and SpladeLoss
     lsr, cached    lsr.fuse and CachedSpladeLoss
 
-Their losses are compared: curves that part make the measurement void, and the exit code 1.
+Their losses are compared: if the curves differ, the measurement is void and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lsr.eval.benchmarks.encoding import (
 )
 
 MAX_LENGTH = 128
-# Texts that GradCache passes at once.
+# Texts that GradCache passes together.
 MINI_BATCH = 8
 # Losses of a few units, float32, a hundred steps apart.
 TOLERANCE = 0.01
@@ -50,7 +50,7 @@ SIDES = {
 
 
 class Epoch(NamedTuple):
-    """One side. Memory is the process's resident set: interpreter and libraries included."""
+    """One epoch of one side. Memory is the process's resident set, with all libraries."""
 
     losses: list[float]  # of each step
     seconds: float
@@ -58,7 +58,7 @@ class Epoch(NamedTuple):
 
 
 def train(side: str, checkpoint: str, pairs: list[tuple[str, str]], batch_size: int) -> Epoch:
-    """Train one epoch; to be called in a fresh process."""
+    """Train one epoch. Call this in a fresh process."""
     from datasets import Dataset
     from sentence_transformers import (
         SparseEncoder,
@@ -77,7 +77,7 @@ def train(side: str, checkpoint: str, pairs: list[tuple[str, str]], batch_size: 
     logging.disable_progress_bar()
     model = SparseEncoder(checkpoint, device="cpu")
     model.max_seq_length = MAX_LENGTH
-    # Dropout would draw the same numbers on both sides only by accident.
+    # With dropout the two sides would draw different random numbers.
     for module in model.modules():
         if type(module).__name__ == "Dropout":
             module.p = 0.0
@@ -113,7 +113,7 @@ def train(side: str, checkpoint: str, pairs: list[tuple[str, str]], batch_size: 
             train_dataset=Dataset.from_dict({"query": list(queries), "document": list(documents)}),
             loss=loss,
         )
-        # It would print each step to stdout.
+        # This callback would print each step to stdout.
         trainer.remove_callback(PrinterCallback)
         start = time.perf_counter()
         trainer.train()
@@ -125,7 +125,7 @@ def train(side: str, checkpoint: str, pairs: list[tuple[str, str]], batch_size: 
 def compare(
     checkpoint: str, pairs: list[tuple[str, str]], batch_size: int, rounds: int
 ) -> dict[str, Any]:
-    """All sides: medians over rounds, and what they are of the first."""
+    """Return the medians of all sides over the rounds, also relative to the first side."""
     epochs: dict[str, list[Epoch]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side, of_side in epochs.items():
