@@ -1,5 +1,6 @@
-"""What tests of several folders share: a browser, a server, a dense model, exact bfloat16."""
+"""What tests of several folders share: a browser, child processes, a server, a dense model."""
 
+import multiprocessing
 import os
 import shutil
 import socket
@@ -27,6 +28,17 @@ def browser():
         opened = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Starts child processes that need not import the libraries, which takes seconds each time.
+
+    Java does not survive a fork, so that a child starts its own.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "sentence_transformers"])
+    return context
 
 
 @pytest.fixture(scope="session")

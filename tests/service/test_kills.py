@@ -1,10 +1,9 @@
 """What the service's writer acknowledged survives SIGKILL at any moment, and nothing is there half.
 
-LSR_KILLS sets how often a child is killed (default 2, for a quick suite).
+A child is killed once, and in the slow test LSR_KILLS times (default 2).
 """
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -16,7 +15,7 @@ import pytest
 from lsr.building.live import open_live
 from lsr.vectors import quantise
 
-KILLS = int(os.environ.get("LSR_KILLS", "2"))
+KILLS = [1, pytest.param(int(os.environ.get("LSR_KILLS", "2")), marks=pytest.mark.slow)]
 SUBMITTERS = 4
 
 # Submits for ever, from several threads, each with ids of its own. The journal has a line before
@@ -124,17 +123,14 @@ def of_submitter(texts, name):
     return {doc_id: text for doc_id, text in texts.items() if doc_id.startswith(name)}
 
 
-@pytest.mark.slow
-def test_every_acknowledged_write_survives_kills(index):
+@pytest.mark.parametrize("kills", KILLS)
+def test_every_acknowledged_write_survives_kills(index, processes, kills):
     folder, rng = index.parent, random.Random(11)
     journal = folder / "journal"
     before = documents(index)
     of_others = of_submitter(before, "d")
     acknowledged = pending = cut_off = applied = 0
-    # Imports take longer than all else. Java, which does not survive a fork, is started after it.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "sentence_transformers"])
-    for number in range(KILLS):
+    for number in range(kills):
         journal.write_text("")
         settings = {"folder": folder, "n_submitters": SUBMITTERS, "seed": number}
         child = processes.Process(target=exec, args=(CHILD, settings))
@@ -163,7 +159,7 @@ def test_every_acknowledged_write_survives_kills(index):
             cut_off += bool(n_pending and state == possible[0])
         before = found
     print(
-        f"{KILLS} kills: {acknowledged} operations acknowledged, {pending} pending; of the "
+        f"{kills} kills: {acknowledged} operations acknowledged, {pending} pending; of the "
         f"submitters with pending ones {applied} had some of them applied, {cut_off} none"
     )
     assert acknowledged

@@ -1,6 +1,6 @@
 """Malformed requests to the whole service over HTTP: written by hand, and by schemathesis.
 
-LSR_MALFORMED says how many schemathesis makes (300 by default).
+Schemathesis makes 30, and in the slow tests LSR_MALFORMED (300 by default).
 """
 
 import http.client
@@ -26,7 +26,7 @@ from lsr.service.app import create_app
 from lsr.service.protocol import protocol
 from lsr.service.settings import Settings
 
-COUNT = int(os.environ.get("LSR_MALFORMED", "300"))
+COUNTS = [30, pytest.param(int(os.environ.get("LSR_MALFORMED", "300")), marks=pytest.mark.slow)]
 # What gives away how the service is made.
 LEAKS = re.compile(
     r"Traceback|File \\?\"|\.py\\?\"|site-packages|Error\(|org\.apache|<class|0x[\da-f]{9}"
@@ -523,20 +523,21 @@ WITH_MODEL = [one for one in OPERATIONS if re.match("PUT|POST .*/(search|explain
 CHECKS = [content_type_conformance, response_schema_conformance]
 
 
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_generated(service, label, mode):
+def test_generated(service, label, mode, count):
     """No server errors, documented statuses, bodies as the schema says, errors of our model."""
     operation = OPERATIONS[label]
     documented = operation.definition.raw["responses"]
     host, port = service[0]
     statuses = set()
 
-    def run(count, **fixed):
+    def run(n, **fixed):
         cases = operation.as_strategy(generation_mode=GenerationMode(mode), **fixed)
 
         @seed(0)
-        @examples(count)
+        @examples(n)
         @given(case=cases)
         def send(case):
             answer = case.call(base_url=f"http://{host}:{port}")
@@ -549,7 +550,7 @@ def test_generated(service, label, mode):
 
         send()
 
-    share = COUNT / 24
+    share = count / 24
     if "{name}" not in label:
         if mode == "positive":  # nothing can be wrong
             run(share / 10)
@@ -558,7 +559,7 @@ def test_generated(service, label, mode):
     run(share / 4)  # of any index
     if mode == "positive" or label in WITH_MODEL:
         run(share, path_parameters={"name": "wings"})
-    assert mode == "negative" or COUNT < 1000 or {200, 404} & statuses
+    assert mode == "negative" or count < 1000 or {200, 404} & statuses
 
 
 VALUES = st.recursive(
@@ -571,17 +572,22 @@ RECORDS = st.dictionaries(NAMES, st.text(max_size=8) | VALUES, max_size=6)
 LIKELY = st.fixed_dictionaries({"id": st.text("abc/%é\0", min_size=1), "text": st.text()})
 
 
-@seed(0)
-@examples(COUNT / 10)
-@given(records=st.lists(LIKELY | RECORDS, max_size=4), cut=st.booleans())
-def test_generated_streams(service, records, cut):
+@pytest.mark.parametrize("count", COUNTS)
+def test_generated_streams(service, count):
     """Lines with fields of any type are taken, or refused by their numbers."""
-    body = "\n".join(json.dumps(record) for record in records)[: -1 if cut else None]
-    connection = http.client.HTTPConnection(*service[0], timeout=60)
-    connection.request("POST", "/indexes/wings/documents", body, LINES)
-    answer = connection.getresponse()
-    reply = Reply(answer.status, dict(answer.headers), answer.read())
-    connection.close()
-    error = check(reply)
-    assert reply.status in (200, 400)
-    assert error is None or re.search(r"line \d|no documents", error), error
+
+    @seed(0)
+    @examples(count / 10)
+    @given(records=st.lists(LIKELY | RECORDS, max_size=4), cut=st.booleans())
+    def send(records, cut):
+        body = "\n".join(json.dumps(record) for record in records)[: -1 if cut else None]
+        connection = http.client.HTTPConnection(*service[0], timeout=60)
+        connection.request("POST", "/indexes/wings/documents", body, LINES)
+        answer = connection.getresponse()
+        reply = Reply(answer.status, dict(answer.headers), answer.read())
+        connection.close()
+        error = check(reply)
+        assert reply.status in (200, 400)
+        assert error is None or re.search(r"line \d|no documents", error), error
+
+    send()

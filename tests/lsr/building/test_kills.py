@@ -1,14 +1,12 @@
 """What an index acknowledged survives SIGKILL at any moment of build, add, delete and merge.
 
-LSR_KILLS sets how often a child is killed (default 4, for a quick suite).
+A child is killed once, and in the slow tests LSR_KILLS times (default 4).
 """
 
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,21 +17,19 @@ from lsr.building.live import open_live
 from lsr.encoders.load import default_tokenizer
 from lsr.search import Searcher
 
-KILLS = int(os.environ.get("LSR_KILLS", "4"))
+KILLS = [1, pytest.param(int(os.environ.get("LSR_KILLS", "4")), marks=pytest.mark.slow)]
 WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
 
 # Writes to the index for ever: one line in the journal before each operation, one after it.
+# Takes: folder, words, number, dense.
 CHILD = """
-import json, os, random, sys
-from pathlib import Path
+import json, os, random
 from lsr.building import build as indexing
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.dense import DenseEncoder
 
-folder, dense = Path(sys.argv[1]), sys.argv[4] or None
 if dense:
-    DenseEncoder(dense).encode_queries(["heat"])  # imports take longer than the test
-words = sys.argv[2].split()
+    DenseEncoder(dense).encode_queries(["heat"])  # its first use takes longer than the others
 indexing.SHARD, indexing.COMMIT_SECONDS = 16, 0.02
 journal = (folder / "journal").open("a")
 rng = random.Random(os.getpid())
@@ -55,7 +51,6 @@ def do(kind, ids, operation):
     write(end=kind)
 
 alive = json.loads((folder / "alive").read_text())
-number = int(sys.argv[3])
 first = True
 while True:
     number += 1
@@ -143,32 +138,26 @@ def acknowledged(folder, alive):
     return alive, pending
 
 
-@pytest.mark.slow
-def test_every_acknowledged_document_survives_kills(tmp_path, dense_model):
+@pytest.mark.parametrize("kills", KILLS)
+def test_every_acknowledged_document_survives_kills(tmp_path, dense_model, processes, kills):
     rng = random.Random(7)
     alive = None
     cut_off = dict.fromkeys(("build", "add", "delete", "merge", None), 0)
-    for number in range(KILLS):
+    for number in range(kills):
         (tmp_path / "journal").write_text("")
         (tmp_path / "alive").write_text(json.dumps(None if alive is None else sorted(alive)))
-        child = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                CHILD,
-                tmp_path,
-                " ".join(WORDS),
-                str(1000 * number),
-                dense_model,
-            ]
-        )
+        settings = {"folder": tmp_path, "words": WORDS, "number": 1000 * number}
+        settings["dense"] = dense_model or None
+        child = processes.Process(target=exec, args=(CHILD, settings))
+        child.start()
         while not (tmp_path / "journal").stat().st_size:
-            assert child.poll() is None
+            assert child.is_alive(), "the child failed"
             time.sleep(0.01)
         time.sleep(rng.uniform(0.0, 4.0))
-        assert child.poll() is None, "the child failed"
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        assert child.is_alive(), "the child failed"
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
         alive, pending = acknowledged(tmp_path, alive)
         cut_off[pending[0] if pending else None] += 1
         if alive is None:
@@ -181,5 +170,5 @@ def test_every_acknowledged_document_survives_kills(tmp_path, dense_model):
             assert pending is not None
             alive = after(alive, *pending)
             assert holds_exactly(tmp_path, alive), (number, pending)
-    print(f"{KILLS} kills, by the operation cut off: {cut_off}")
+    print(f"{kills} kills, by the operation cut off: {cut_off}")
     assert Path(tmp_path / "index").exists()

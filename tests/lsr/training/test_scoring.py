@@ -1,6 +1,4 @@
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from threading import Thread
 
@@ -139,16 +137,16 @@ def test_flipped_bit_and_foreign_shape_are_scored_again(tmp_path):
     np.testing.assert_allclose([row.scores for row in scored.rows], expected(examples))
 
 
+# Takes: file (this one), folder, when and at which call of it to be killed.
 CHILD = """
-import importlib.util, os, signal, sys
+import importlib.util, os, signal
 from pathlib import Path
 import numpy as np
 from lsr.training import scoring
-spec = importlib.util.spec_from_file_location("test_scoring", sys.argv[1])
+spec = importlib.util.spec_from_file_location("test_scoring", file)
 tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
 scoring.SHARD = 5
-when, at = sys.argv[3], int(sys.argv[4])
 calls = 0
 
 def killing(function, moment, half):
@@ -170,14 +168,17 @@ nothing = lambda *_: None
 tests.Lengths.score = killing(tests.Lengths.score, "score", nothing)
 np.savez = killing(np.savez, "write", half_written)
 Path.replace = killing(Path.replace, "rename", nothing)
-scoring.score_examples(tests.make_examples(), [tests.Lengths()], Path(sys.argv[2]))
+scoring.score_examples(tests.make_examples(), [tests.Lengths()], folder)
 """
 
 
 @pytest.mark.parametrize(("when", "at"), [("score", 3), ("write", 1), ("write", 5), ("rename", 2)])
-def test_goes_on_after_a_kill(tmp_path, when, at):
-    child = subprocess.run([sys.executable, "-c", CHILD, __file__, tmp_path, when, str(at)])
-    assert child.returncode == -signal.SIGKILL
+def test_goes_on_after_a_kill(tmp_path, processes, when, at):
+    settings = {"file": __file__, "folder": tmp_path, "when": when, "at": at}
+    child = processes.Process(target=exec, args=(CHILD, settings))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert len(shards(tmp_path)) == at - 1
     examples, teacher = make_examples(), Lengths()
     scored = score_examples(examples, [teacher], tmp_path)
