@@ -24,6 +24,7 @@ from scipy.sparse import csr_array
 
 from lsr.encoders.load import default_tokenizer, trunk_path
 from lsr.encoders.tokens import look_up, own_terms, vocabulary
+from lsr.encoders.truncation import Length, Limit
 
 if TYPE_CHECKING:
     import torch
@@ -67,13 +68,30 @@ class DefaultEncoder:
         """The terms that a text itself holds, as numbers in `vocabulary`."""
         return own_terms(self.tokenizer, text)
 
-    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+    @property
+    def document_limit(self) -> Limit:
+        """Of documents 256 tokens are read."""
+        return Limit(self.tokenizer, MAX_LENGTH, self.tokenizer.num_special_tokens_to_add())
+
+    @property
+    def query_limit(self) -> Limit:
+        """Of queries 512 tokens are read, without special ones."""
+        return Limit(self.tokenizer, QUERY_LENGTH)
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        top_k: int | None = None,
+        lengths: list[Length] | None = None,
+    ) -> csr_array:
         """Term weights of the first 256 tokens, float32, shape (n, V); `top_k` keeps the heaviest.
+
+        The length of each text is added to `lengths`.
 
         Raises:
             ValueError: the trunk's weights are not those that were trained from.
         """
-        return self._documents.encode_documents(texts, top_k)
+        return self._documents.encode_documents(texts, top_k, lengths)
 
     def encode_queries(self, texts: Sequence[str]) -> csr_array:
         """The weight of each of the first 512 tokens, however often, float32, shape (n, V)."""

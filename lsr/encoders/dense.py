@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lsr.encoders.load import resolve, trunk_path
+from lsr.encoders.truncation import Length, Limit, limit_of
 
 # Names the packaged model.
 DEFAULT = "default"
@@ -109,8 +110,32 @@ class DenseEncoder:
         """D, numbers in a vector."""
         return int(self.model.get_embedding_dimension())
 
-    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors, float32, shape (n, D)."""
+    @property
+    def document_limit(self) -> Limit:
+        """How much of a document the model reads."""
+        return self._limit("document", "passage", "corpus")
+
+    @property
+    def query_limit(self) -> Limit:
+        """How much of a query the model reads."""
+        return self._limit("query")
+
+    def _limit(self, task: str, *others: str) -> Limit:
+        model = self.model
+        # As encode_document and encode_query choose a prompt.
+        names = [name for name in (task, *others) if name in model.prompts]
+        name = names[0] if names else model.default_prompt_name
+        first = model[0]
+        module = first.sub_modules[task][0] if hasattr(first, "sub_modules") else first
+        return limit_of(module, task, (model.prompts[name] if name else None) or "")
+
+    def encode_documents(
+        self, texts: Sequence[str], lengths: list[Length] | None = None
+    ) -> np.ndarray:
+        """Vectors, float32, shape (n, D); the length of each text is added to `lengths`."""
+        if lengths is not None:
+            with self._lock:
+                lengths += self.document_limit.lengths(texts)
         return self._encode(self.model.encode_document, texts)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:

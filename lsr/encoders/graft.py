@@ -21,7 +21,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.encoders.lexical import LexicalEncoder
+from lsr.encoders.load import TRUNK_LENGTH
 from lsr.encoders.tokens import own_terms
+from lsr.encoders.truncation import Length, Limit
 from lsr.vectors import prune
 
 if TYPE_CHECKING:
@@ -156,14 +158,31 @@ class GraftedEncoder:
         """The terms that a text itself holds, as numbers in `vocabulary`."""
         return own_terms(self.tokenizer, text)
 
-    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+    @property
+    def document_limit(self) -> Limit:
+        """Of the head; own terms are those of the whole document."""
+        special = self.tokenizer.num_special_tokens_to_add()
+        return Limit(self.tokenizer, TRUNK_LENGTH, special)
+
+    @property
+    def query_limit(self) -> Limit:
+        """There is none: whole queries are read."""
+        return Limit(self.tokenizer)
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        top_k: int | None = None,
+        lengths: list[Length] | None = None,
+    ) -> csr_array:
         """Own terms and expansion, float32, shape (n, V).
 
         Args:
             texts: n documents.
             top_k: terms of the head that are kept, the heaviest; own terms are always kept.
+            lengths: the length of each text, and how much of it the head read, is added here.
         """
-        head = self._head.encode_documents(texts)
+        head = self._head.encode_documents(texts, lengths=lengths)
         if top_k is not None:
             head = prune(head, top_k)
         vectors = self.lexical.encode_documents(texts) + head * np.float32(self.expansion)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.encoders.tokens import count_terms, own_terms, vocabulary
+from lsr.encoders.truncation import Length, Limit
 
 
 def inverse_document_frequency(document_frequency: np.ndarray, n_documents: int) -> np.ndarray:
@@ -122,14 +123,32 @@ class LexicalEncoder:
         """The terms that a text itself holds, as numbers in `vocabulary`."""
         return own_terms(self.tokenizer, text)
 
-    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+    @property
+    def document_limit(self) -> Limit:
+        """There is none: whole documents are read."""
+        return Limit(self.tokenizer)
+
+    @property
+    def query_limit(self) -> Limit:
+        """There is none: whole queries are read."""
+        return Limit(self.tokenizer)
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        top_k: int | None = None,
+        lengths: list[Length] | None = None,
+    ) -> csr_array:
         """tf·(k1 + 1) / (tf + k1·(1 − b + b·length / average_length)), float32, shape (n, V).
 
         A document's own terms are always kept: `top_k`, which bounds expansion, changes nothing.
+        The length of each text is added to `lengths`.
         """
         counts = count_terms(self.tokenizer, texts)
-        lengths = np.asarray(counts.sum(axis=1)).ravel()
-        norm = self.k1 * (1 - self.b + self.b * lengths / self.average_length)
+        sizes = np.asarray(counts.sum(axis=1)).ravel()
+        if lengths is not None:
+            lengths += [Length(int(size), int(size)) for size in sizes]
+        norm = self.k1 * (1 - self.b + self.b * sizes / self.average_length)
         per_posting = np.repeat(norm, np.diff(counts.indptr)).astype(np.float32)
         counts.data = counts.data * np.float32(self.k1 + 1) / (counts.data + per_posting)
         return counts

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 TRUNK = "sentence-transformers/all-MiniLM-L6-v2"
+# It was trained on texts that were cut after so many tokens.
+TRUNK_LENGTH = 256
 
 
 def trunk_path() -> Path:

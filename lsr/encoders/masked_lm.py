@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from tokenizers import Encoding
 
 from lsr.encoders.fuse import take_decoder_out
 from lsr.encoders.lm_head import keep_offset_exact
 from lsr.encoders.tokens import look_up, own_terms, special_ids, vocabulary
+from lsr.encoders.truncation import Length, Limit
 from lsr.kernels.csr import to_csr
 from lsr.kernels.head import splade_head
 from lsr.kernels.reference import Activation, Pooling
@@ -114,6 +116,7 @@ class MaskedLMEncoder:
         self.max_batch_tokens = max_batch_tokens
         self.dtype = dtype
         self._special = special_ids(tokenizer)
+        self._n_special = tokenizer.num_special_tokens_to_add()
         self._looked_up: np.ndarray | None = None
         if query_weights is not None:
             self._looked_up = np.array(query_weights, np.float32)
@@ -157,20 +160,46 @@ class MaskedLMEncoder:
         """The terms that a text itself holds, as numbers in `vocabulary`."""
         return own_terms(self.tokenizer, text)
 
-    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+    @property
+    def document_limit(self) -> Limit:
+        """`max_length`."""
+        return Limit(self.tokenizer, self.max_length, self._n_special)
+
+    @property
+    def query_limit(self) -> Limit:
+        """`query_max_length`, or what stands in for it."""
+        if self.query_encoder is not None:
+            return self.query_encoder.document_limit
+        if self._looked_up is not None:
+            return Limit(self.tokenizer, self.query_max_length)
+        return Limit(self.tokenizer, self.query_max_length or self.max_length, self._n_special)
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        top_k: int | None = None,
+        lengths: list[Length] | None = None,
+    ) -> csr_array:
         """Pooled term weights, float32, shape (n, V); special tokens are never terms.
 
         Args:
             texts: n documents.
             top_k: terms kept per document, the heaviest; None keeps all.
+            lengths: the length of each text is added here.
         """
         if top_k is not None and top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}")
-        return self._encode(texts, top_k, self.max_length)
+        return self._encode(texts, top_k, self.max_length, lengths)
 
-    def _encode(self, texts: Sequence[str], top_k: int | None, max_length: int) -> csr_array:
+    def _encode(
+        self,
+        texts: Sequence[str],
+        top_k: int | None,
+        max_length: int,
+        lengths: list[Length] | None = None,
+    ) -> csr_array:
         blocks = [
-            self._encode_block(texts[start : start + BLOCK], top_k, max_length)
+            self._encode_block(texts[start : start + BLOCK], top_k, max_length, lengths)
             for start in range(0, len(texts), BLOCK)
         ]
         if not blocks:
@@ -189,11 +218,17 @@ class MaskedLMEncoder:
             return self._encode(texts, None, self.query_max_length or self.max_length)
         return look_up(self.tokenizer, texts, self._looked_up, self.query_max_length)
 
-    def _encode_block(self, texts: Sequence[str], top_k: int | None, max_length: int) -> csr_array:
-        ids = self._token_ids(texts, max_length)
-        lengths = np.array([len(row) for row in ids])
-        order = np.argsort(-lengths, kind="stable")
-        batches = self._batches(lengths[order].tolist())
+    def _encode_block(
+        self,
+        texts: Sequence[str],
+        top_k: int | None,
+        max_length: int,
+        lengths: list[Length] | None,
+    ) -> csr_array:
+        ids = self._token_ids(texts, max_length, lengths)
+        sizes = np.array([len(row) for row in ids])
+        order = np.argsort(-sizes, kind="stable")
+        batches = self._batches(sizes[order].tolist())
         encoded = concatenate(
             [self._encode_batch([ids[row] for row in order[batch]], top_k) for batch in batches]
         )
@@ -201,7 +236,9 @@ class MaskedLMEncoder:
         place[order] = np.arange(len(order))
         return encoded[place]
 
-    def _token_ids(self, texts: Sequence[str], max_length: int) -> list[torch.Tensor]:
+    def _token_ids(
+        self, texts: Sequence[str], max_length: int, lengths: list[Length] | None
+    ) -> list[torch.Tensor]:
         ids: list[torch.Tensor] = []
         for start in range(0, len(texts), TOKENIZED):
             tokens = self.tokenizer(
@@ -212,7 +249,15 @@ class MaskedLMEncoder:
                 return_token_type_ids=False,
             )
             ids += [torch.tensor(row, dtype=torch.int32) for row in tokens["input_ids"]]
+            if lengths is not None:
+                lengths += map(self._length, tokens.encodings)
         return ids
+
+    def _length(self, encoding: Encoding) -> Length:
+        read = len(encoding) - self._n_special
+        # What was cut off, in parts that have special tokens each.
+        unread = sum(len(part) - self._n_special for part in encoding.overflowing)
+        return Length(read + unread, read)
 
     def _batches(self, lengths: list[int]) -> list[slice]:
         """Batches of consecutive texts, at most max_batch_tokens when padded.

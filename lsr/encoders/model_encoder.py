@@ -20,6 +20,7 @@ from lsr.encoders.decoder_modules import Decoder, DecoderPooling
 from lsr.encoders.folding import Fold
 from lsr.encoders.fuse import fuse
 from lsr.encoders.tokens import count_terms, vocabulary
+from lsr.encoders.truncation import Length, Limit, limit_of
 from lsr.kernels.csr import to_csr
 from lsr.vectors import concatenate
 
@@ -109,13 +110,31 @@ class ModelEncoder:
             digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def encode_documents(self, texts: Sequence[str], top_k: int | None = None) -> csr_array:
+    @property
+    def document_limit(self) -> Limit:
+        """Of the module that reads documents."""
+        return self._limit("document")
+
+    @property
+    def query_limit(self) -> Limit:
+        """Of the module that reads queries."""
+        return self._limit("query")
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        top_k: int | None = None,
+        lengths: list[Length] | None = None,
+    ) -> csr_array:
         """Term weights, float32, shape (n, V).
 
         Args:
             texts: n documents.
             top_k: terms kept per document, the heaviest; None keeps all.
+            lengths: the length of each text is added here.
         """
+        if lengths is not None:
+            lengths += self.document_limit.lengths(texts)
         return self._encode(texts, "document", top_k)
 
     def encode_queries(self, texts: Sequence[str]) -> csr_array:
@@ -127,6 +146,11 @@ class ModelEncoder:
         tokens = count_terms(self.tokenizer, [text]).indices
         terms = tokens if self._places is None else self._places[tokens]
         return set(terms[terms >= 0].tolist())
+
+    def _limit(self, task: str) -> Limit:
+        first = self.model[0]
+        module = first.sub_modules[task][0] if isinstance(first, Router) else first
+        return limit_of(module, task, self.model.prompts.get(task) or "")
 
     def _encode(self, texts: Sequence[str], task: str, top_k: int | None) -> csr_array:
         if top_k is not None and top_k < 1:

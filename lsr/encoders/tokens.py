@@ -41,12 +41,12 @@ def special_ids(tokenizer: Any) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def whole_text(tokenizer: Any) -> Tokenizer:
-    """The backend of a fast tokenizer as it splits whole texts: nothing cut off, nothing padded.
+    """A fast tokenizer's backend (or a backend) that splits whole texts: uncut and unpadded.
 
     A copy: a saved tokenizer may cut texts off (all-MiniLM-L6-v2's at 128 tokens), and the
     tokenizer's own backend changes with every call that asks for truncation, in any thread.
     """
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(getattr(tokenizer, "backend_tokenizer", tokenizer).to_str())
     backend.no_truncation()
     backend.no_padding()
     return backend

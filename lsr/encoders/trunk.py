@@ -12,11 +12,8 @@ from transformers import AutoModel
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import logging
 
-from lsr.encoders.load import trunk_path
+from lsr.encoders.load import TRUNK_LENGTH, trunk_path
 from lsr.encoders.masked_lm import MaskedLMEncoder
-
-# The trunk was trained on texts cut here.
-MAX_LENGTH = 256
 
 
 class TrunkWithHead(torch.nn.Module):
@@ -60,7 +57,7 @@ def head(scale: np.ndarray, shift: np.ndarray) -> torch.nn.Linear:
 
 def head_encoder(tokenizer: Any, decoder: torch.nn.Linear) -> MaskedLMEncoder:
     """SPLADE over the trunk with `decoder` as its head."""
-    return MaskedLMEncoder(TrunkWithHead(load_trunk(), decoder), tokenizer, max_length=MAX_LENGTH)
+    return MaskedLMEncoder(TrunkWithHead(load_trunk(), decoder), tokenizer, max_length=TRUNK_LENGTH)
 
 
 @torch.inference_mode()
@@ -72,7 +69,7 @@ def token_states(tokenizer: Any, texts: Sequence[str]) -> tuple[torch.Tensor, to
         tokens = tokenizer(
             list(texts[start : start + 16]),
             truncation=True,
-            max_length=MAX_LENGTH,
+            max_length=TRUNK_LENGTH,
             padding=True,
             return_tensors="pt",
         )
