@@ -6,13 +6,16 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from lsr.encoders.load import resolve, trunk_path
-from lsr.encoders.tokens import special_ids
+from lsr.encoders.masked_lm import positions
+from lsr.encoders.stock import check_weights, loading
+from lsr.encoders.tokens import check_tokenizer, special_ids
 from lsr.kernels.reference import Activation, Pooling
 
 # Names the default model as the one to start from.
@@ -82,7 +85,12 @@ class ModelConfig:
                 raise ValueError(f"`{field}` must be at least 1 or None, got {value}")
 
 
-def build_model(config: ModelConfig, texts: Sequence[str], idf: np.ndarray | None = None) -> Any:
+def build_model(
+    config: ModelConfig,
+    texts: Sequence[str],
+    idf: np.ndarray | None = None,
+    device: str | None = None,
+) -> Any:
     """A SparseEncoder ready for SparseEncoderTrainer, its head fused.
 
     With queries other than "same" it is a Router: give the training arguments a `router_mapping` of
@@ -97,6 +105,7 @@ def build_model(config: ModelConfig, texts: Sequence[str], idf: np.ndarray | Non
         config: what is built.
         texts: of the collection, for the calibration (a sample of 256) and for the IDF.
         idf: query weights for "idf" and "learned-idf", shape (V,); None computes them from `texts`.
+        device: as torch names it; by default the machine's accelerator, where it has one.
 
     Raises:
         FileNotFoundError: there is no such base.
@@ -104,6 +113,7 @@ def build_model(config: ModelConfig, texts: Sequence[str], idf: np.ndarray | Non
     """
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router
+    from sentence_transformers.util import get_device_name
 
     from lsr.encoders.fuse import fuse
     from lsr.encoders.query_weights import corpus_idf, static_queries
@@ -111,7 +121,8 @@ def build_model(config: ModelConfig, texts: Sequence[str], idf: np.ndarray | Non
     weighted = config.queries in ("idf", "learned-idf")
     if idf is not None and not weighted:
         raise ValueError(f"`idf` is of no use to `queries` {config.queries!r}: leave it out")
-    transformer = _masked_lm(config, texts)
+    device = device or get_device_name()
+    transformer = _masked_lm(config, texts, device)
     tokenizer = transformer.tokenizer
     modules = [transformer, *_pooling(config, tokenizer)]
     if config.queries == "same":
@@ -127,7 +138,7 @@ def build_model(config: ModelConfig, texts: Sequence[str], idf: np.ndarray | Non
             learned = config.queries == "learned-idf"
             query = [static_queries(tokenizer, weights, config.query_max_length, learned=learned)]
         modules = [Router.for_query_document(query_modules=query, document_modules=modules)]
-    return fuse(SparseEncoder(modules=modules, similarity_fn_name="dot"))
+    return fuse(SparseEncoder(modules=modules, similarity_fn_name="dot", device=device))
 
 
 def _pooling(config: ModelConfig, tokenizer: Any) -> list[Any]:
@@ -153,10 +164,9 @@ def _pooling(config: ModelConfig, tokenizer: Any) -> list[Any]:
     return modules
 
 
-def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
+def _masked_lm(config: ModelConfig, texts: Sequence[str], device: str) -> Any:
     """The module of the masked LM, its head grafted, fitted to the tokenizer and calibrated."""
     from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.util import get_device_name
 
     from lsr.encoders.calibrate import calibrate
     from lsr.encoders.lm_head import (
@@ -182,8 +192,10 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
             # Flattened inputs (flash attention) have no mask, which these modules need.
             unpad_inputs=None if config.expansion and not config.top_k_per_token else False,
         )
-    model, tokenizer = transformer.model, transformer.tokenizer
-    limit = _positions(model)
+    # Of a base in 16 bits, too, the weights that training changes are in float32.
+    model, tokenizer = transformer.model.float(), transformer.tokenizer
+    check_tokenizer(tokenizer)
+    limit = positions(model)
     if max(config.max_length, config.query_max_length) > limit:
         raise ValueError(
             f"`max_length` and `query_max_length` must be at most the {limit} positions of "
@@ -197,7 +209,7 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
         from lsr.encoders.default import default_model
 
         model.load_state_dict(default_model()[0].sub_modules["document"][0].model.state_dict())
-    transformer.to(get_device_name())
+    transformer.to(device)
     if config.calibrate_terms is not None and config.base != TRAINED:
         calibrate(
             model,
@@ -219,11 +231,11 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str]) -> Any:
     return transformer
 
 
-def _has_head(directory: Any) -> bool:
+def _has_head(directory: Path) -> bool:
     """Whether a checkpoint holds an LM head along with its trunk.
 
     Raises:
-        ValueError: the architecture has no masked LM, or weights of the trunk are missing.
+        ValueError: the architecture has no masked LM, or the checkpoint is damaged.
     """
     from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -232,23 +244,17 @@ def _has_head(directory: Any) -> bool:
         raise ValueError(
             f"{directory}: the architecture {kind.model_type!r} has no masked LM in transformers"
         )
-    model, report = AutoModelForMaskedLM.from_pretrained(directory, output_loading_info=True)
+    with loading(directory):
+        model, report = AutoModelForMaskedLM.from_pretrained(directory, output_loading_info=True)
     missing = sorted(report["missing_keys"])
     trunk = [name for name in missing if name.startswith(model.base_model_prefix + ".")]
     if trunk:
         raise ValueError(
             f"{directory}: {len(trunk)} weights of the trunk are missing, such as {trunk[0]!r}"
         )
+    if not missing:
+        check_weights(directory, model)
     return not missing
-
-
-def _positions(model: Any) -> int:
-    """How many tokens a text of the model may have."""
-    for name, part in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
-            # RoBERTa counts positions from behind the padding's.
-            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
-    return int(getattr(model.config, "max_position_embeddings", 1 << 30))
 
 
 @contextmanager

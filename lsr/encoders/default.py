@@ -108,7 +108,7 @@ class DefaultEncoder:
 
 
 def default_model(folder: Path = FOLDER) -> Any:
-    """The model as a stock SparseEncoder: trunk and what changed put together, float32.
+    """The model as a stock SparseEncoder on the CPU: trunk and what changed together, in float32.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -217,7 +217,7 @@ def _untrained(query_weights: np.ndarray) -> Any:
         query_max_length=QUERY_LENGTH,
         calibrate_terms=None,
     )
-    return build_model(config, [], query_weights)
+    return build_model(config, [], query_weights, device="cpu")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lsr.encoders.load import resolve, trunk_path
+from lsr.encoders.stock import prompt_of, route
 from lsr.encoders.truncation import Length, Limit, limit_of
 
 # Names the packaged model.
@@ -113,21 +114,15 @@ class DenseEncoder:
     @property
     def document_limit(self) -> Limit:
         """How much of a document the model reads."""
-        return self._limit("document", "passage", "corpus")
+        return self._limit("document")
 
     @property
     def query_limit(self) -> Limit:
         """How much of a query the model reads."""
         return self._limit("query")
 
-    def _limit(self, task: str, *others: str) -> Limit:
-        model = self.model
-        # As encode_document and encode_query choose a prompt.
-        names = [name for name in (task, *others) if name in model.prompts]
-        name = names[0] if names else model.default_prompt_name
-        first = model[0]
-        module = first.sub_modules[task][0] if hasattr(first, "sub_modules") else first
-        return limit_of(module, task, (model.prompts[name] if name else None) or "")
+    def _limit(self, task: str) -> Limit:
+        return limit_of(route(self.model, task)[0], task, prompt_of(self.model, task))
 
     def encode_documents(
         self, texts: Sequence[str], lengths: list[Length] | None = None

@@ -29,16 +29,19 @@ def fuse(model: Any) -> Any:
         ValueError: with the reason, when it cannot be fused; the model is unchanged.
     """
     pairs = _splade_pairs(model)
-    decoders = []
+    # Two poolings may follow the same masked LM.
+    transformers = {id(transformer): transformer for transformer, _ in pairs}
+    decoders: dict[int, torch.nn.Linear] = {}
     try:
-        for transformer, _ in pairs:
-            decoders.append(take_decoder_out(transformer.model))
+        for number, transformer in transformers.items():
+            decoders[number] = take_decoder_out(transformer.model)
     except ValueError:
-        for decoder in decoders:
+        for decoder in decoders.values():
             put_decoder_back(decoder)
         raise
-    for (transformer, pooling), decoder in zip(pairs, decoders, strict=True):
-        pooling.forward = partial(_pool, pooling, decoder)
+    for transformer, pooling in pairs:
+        pooling.forward = partial(_pool, pooling, decoders[id(transformer)])
+    for transformer in transformers.values():
         pack(transformer)
     return model
 

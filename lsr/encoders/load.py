@@ -5,11 +5,15 @@ torch is imported where a checkpoint is loaded: queries of most encoders need on
 
 from __future__ import annotations
 
+import copy
 import json
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lsr.encoders.stock import check_weights, loading, open_sparse_encoder, prompt_of, route
 
 if TYPE_CHECKING:
     import torch
@@ -44,18 +48,25 @@ def load_encoder(name: str, dtype: torch.dtype | None = None) -> MaskedLMEncoder
     whose query side is another such encoder or SparseStaticEmbedding), a plain masked-LM checkpoint
     (SPLADE, relu and max), and one with an `idf.json` beside it (OpenSearch's document encoders).
 
+    The vectors are those of sentence-transformers' `encode_query` and `encode_document`, without
+    special tokens: prompts, `max_active_dims` and lengths are applied as they are there.
+
     Args:
         name: of the directory, or on the hub.
         dtype: see MaskedLMEncoder.
 
     Raises:
         FileNotFoundError: no such directory, and not to be had from the hub.
-        ValueError: the checkpoint holds something else, named.
+        ValueError: the checkpoint holds something else or is damaged, with the reason.
     """
     directory = resolve(name)
-    if (directory / "modules.json").exists():
-        return _from_sentence_transformers(directory, dtype)
-    return _from_masked_lm(directory, dtype)
+    saved = (directory / "modules.json").exists()
+    try:
+        return (_from_sentence_transformers if saved else _from_masked_lm)(directory, dtype)
+    except ValueError as error:
+        if str(error).startswith(str(directory)):
+            raise
+        raise ValueError(f"{directory}: {error}") from error
 
 
 def resolve(name: str) -> Path:
@@ -82,31 +93,62 @@ def resolve(name: str) -> Path:
 def _from_masked_lm(directory: Path, dtype: torch.dtype | None) -> MaskedLMEncoder:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from lsr.encoders.masked_lm import MaskedLMEncoder
+    from lsr.encoders.masked_lm import MaskedLMEncoder, positions
 
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForMaskedLM.from_pretrained(directory)
+    with loading(directory):
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model, report = AutoModelForMaskedLM.from_pretrained(directory, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{directory}: the checkpoint lacks {len(missing)} weights of {type(model).__name__}, "
+            f"such as {missing[0]!r}"
+        )
+    check_weights(directory, model)
     idf = directory / "idf.json"
     return MaskedLMEncoder(
         model,
         tokenizer,
-        max_length=_max_length(tokenizer),
-        query_weights=read_idf(idf, tokenizer) if idf.exists() else None,
+        max_length=min(tokenizer.model_max_length, positions(model)),
+        query_weights=opensearch_weights(idf, tokenizer) if idf.exists() else None,
         dtype=dtype,
     )
 
 
-def read_idf(path: Path, tokenizer: Any) -> np.ndarray:
-    """Weights of an `idf.json` (term → weight), float32, (V,); terms it lacks get its largest.
+def read_idf(path: Path) -> dict[str, float]:
+    """The weights of an `idf.json` by term.
 
     Raises:
-        ValueError: not JSON, or terms that are not in the tokenizer's vocabulary.
+        ValueError: not a JSON object of terms with weights that are finite and not negative.
     """
     try:
         idf = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
-    weights = np.full(len(tokenizer), max(idf.values()), dtype=np.float32)
+    if not isinstance(idf, dict) or not idf:
+        raise ValueError(
+            f"{path}: expected a JSON object of terms and weights, got "
+            f"{'an empty object' if idf == {} else f'a {type(idf).__name__}'}"
+        )
+    for term, weight in idf.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not (number and 0 <= weight < float("inf")):
+            raise ValueError(
+                f"{path}: the weight of {term!r} must be a finite number of at least 0, got "
+                f"{json.dumps(weight)}"
+            )
+    return idf
+
+
+def opensearch_weights(path: Path, tokenizer: Any) -> np.ndarray:
+    """The query weight of every term of a tokenizer, from an `idf.json`; float32, (V,).
+
+    As OpenSearch, a term that the file lacks has the weight 1.0 (`SparseTokenizerModel.predict` of
+    ml-commons). sentence-transformers, which names such a file in its own layout, has 0 there.
+
+    Raises:
+        ValueError: see `read_idf`; or the file has terms that the tokenizer does not know.
+    """
+    idf = read_idf(path)
     ids = tokenizer.get_vocab()
     unknown = [term for term in idf if term not in ids]
     if unknown:
@@ -114,87 +156,98 @@ def read_idf(path: Path, tokenizer: Any) -> np.ndarray:
             f"{path}: {len(unknown)} of {len(idf)} terms are not in the tokenizer's vocabulary of "
             f"{len(ids)}, such as {unknown[0]!r}"
         )
+    weights = np.ones(len(tokenizer), dtype=np.float32)
     for term, weight in idf.items():
         weights[ids[term]] = weight
     return weights
 
 
-def _max_length(tokenizer: Any) -> int:
-    # Tokenizers without a limit say 1e30.
-    return min(int(tokenizer.model_max_length), 512)
-
-
 def _from_sentence_transformers(
     directory: Path, dtype: torch.dtype | None
 ) -> MaskedLMEncoder | ModelEncoder:
-    from sentence_transformers import SparseEncoder
-    from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
     from lsr.encoders.model_encoder import OURS, ModelEncoder, handles
     from lsr.encoders.top_k import TopKPooling
 
+    for path in sorted(directory.rglob("idf.json")):
+        read_idf(path)  # sentence-transformers, which reads it too, would not name what is wrong
     # Our classes are named rather than sentence-transformers told to trust what a checkpoint names.
     ours = {f"{TopKPooling.__module__}.{TopKPooling.__name__}": TopKPooling, **OURS}
-    model = SparseEncoder._load_with_module_classes(str(directory), ours, device="cpu")
+    model = open_sparse_encoder(directory, ours, device="cpu")
     if handles(model):
         return ModelEncoder(model, dtype=dtype)
-    modules = list(model)
-    if len(modules) != 1 or not isinstance(modules[0], Router):
-        return _from_modules(directory, modules, dtype)
-    routes = modules[0].sub_modules
-    query, document = list(routes["query"]), list(routes["document"])
-    if len(query) == 1 and isinstance(query[0], SparseStaticEmbedding):
-        return _from_modules(
-            directory,
-            document,
-            dtype,
-            query_weights=query[0].weight.detach().float().numpy(),
-            query_max_length=query[0].tokenizer.model_max_length,
-        )
-    queries = _from_modules(directory, query, dtype, "query")
-    return _from_modules(directory, document, dtype, query_encoder=queries)
+    query, document = route(model, "query"), route(model, "document")
+    looked_up = len(query) == 1 and isinstance(query[0], SparseStaticEmbedding)
+    for modules in (document,) if looked_up else (document, query):
+        _check_modules(modules)
+    given: dict[str, Any] = {"dtype": dtype, "max_active_dims": model.max_active_dims}
+    prompt = prompt_of(model, "query")
+    if len(query) == len(document) and all(map(operator.is_, query, document)):
+        queries = {"query_prompt": prompt, "query_max_length": _max_length(query, "query")}
+    elif looked_up:
+        queries = {
+            "query_prompt": prompt,
+            "query_tokenizer": query[0].tokenizer,
+            "query_weights": query[0].weight.detach().float().numpy(),
+            "query_max_length": query[0].tokenizer.model_max_length,
+        }
+    else:
+        # One masked LM can stand before two poolings; each of the two encoders takes its apart.
+        query = [copy.deepcopy(part) if part is document[0] else part for part in query]
+        queries = {"query_encoder": _from_modules(query, "query", prompt=prompt, **given)}
+    prompt = prompt_of(model, "document")
+    return _from_modules(document, "document", prompt=prompt, **given, **queries)
 
 
-def _from_modules(
-    directory: Path,
-    modules: list[Any],
-    dtype: torch.dtype | None,
-    task: str = "document",
-    *,
-    query_weights: np.ndarray | None = None,
-    query_encoder: MaskedLMEncoder | None = None,
-    query_max_length: int | None = None,
-) -> MaskedLMEncoder:
-    """The encoder of a masked LM and the modules after it; `task` says whose texts it reads."""
-    from lsr.encoders.masked_lm import MaskedLMEncoder
+def _check_modules(modules: list[Any]) -> None:
+    """Refuse modules that are no SPLADE model, and settings that are not applied here."""
+    from sentence_transformers.base.modules import Transformer
 
     names = [type(module).__name__ for module in modules]
-    if names[1:] not in (
-        [pooling, *own]
-        for pooling in ("SpladePooling", "TopKPooling")
-        for own in ([], ["SparseStaticEmbedding"])
-    ):
+    poolings = ("SpladePooling", "TopKPooling")
+    follow = [[pooling, *own] for pooling in poolings for own in ([], ["SparseStaticEmbedding"])]
+    if not isinstance(modules[0], Transformer) or names[1:] not in follow:
         raise ValueError(
-            f"{directory}: expected a masked LM and SpladePooling (or, on the query side, one "
+            "expected a masked LM and SpladePooling (or, on the query side, one "
             f"SparseStaticEmbedding), got {names}"
         )
+    for setting in ("query_expansion", "processing_kwargs"):
+        if value := getattr(modules[0], setting, None):
+            raise ValueError(f"`{setting}` of its Transformer is not supported, got {value}")
+
+
+def _from_modules(modules: list[Any], task: str, **given: Any) -> MaskedLMEncoder:
+    """The encoder of a masked LM and the modules after it.
+
+    Args:
+        modules: that the texts pass.
+        task: "query" or "document": whose texts they are.
+        **given: arguments of MaskedLMEncoder that the modules do not say.
+    """
+    from lsr.encoders.masked_lm import MaskedLMEncoder
+
     transformer, pooling = modules[:2]
-    lengths = {"query": transformer.query_length, "document": transformer.document_length}
-    longest = transformer.max_seq_length or _max_length(transformer.tokenizer)
     return MaskedLMEncoder(
         transformer.auto_model,
         transformer.tokenizer,
         activation=pooling.activation_function,
         pooling=pooling.pooling_strategy,
-        max_length=lengths[task] or longest,
-        query_weights=query_weights,
-        query_encoder=query_encoder,
-        query_max_length=query_max_length or lengths["query"] or longest,
+        max_length=_max_length(modules, task),
         own_term_weights=modules[2].weight.detach().float().numpy() if modules[2:] else None,
         top_k_per_token=getattr(pooling, "top_k_per_token", None),
-        dtype=dtype,
+        **given,
     )
+
+
+def _max_length(modules: list[Any], task: str) -> int:
+    """How many tokens sentence-transformers reads of a text of a task."""
+    from lsr.encoders.masked_lm import positions
+
+    transformer = modules[0]
+    of_task = transformer.query_length if task == "query" else transformer.document_length
+    limit = positions(transformer.auto_model)
+    return min(of_task or transformer.max_seq_length or limit, limit)
 
 
 def default_tokenizer() -> Any:

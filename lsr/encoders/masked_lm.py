@@ -7,6 +7,7 @@ of its logits more than a chunk of the vocabulary.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -23,7 +24,7 @@ from lsr.encoders.truncation import Length, Limit
 from lsr.kernels.csr import to_csr
 from lsr.kernels.head import splade_head
 from lsr.kernels.reference import Activation, Pooling
-from lsr.vectors import concatenate
+from lsr.vectors import concatenate, prune
 
 # Texts that are sorted by length together: enough that batches are nearly free of padding.
 BLOCK = 4096
@@ -37,6 +38,16 @@ def bfloat16_is_fast() -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def positions(model: Any) -> int:
+    """How many tokens a text of a masked LM may have; 2^30 where it has no limit."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
+            # RoBERTa counts positions from behind the padding's.
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    limit = int(getattr(model.config, "max_position_embeddings", -1))
+    return limit if limit > 0 else 1 << 30
 
 
 class MaskedLMEncoder:
@@ -53,6 +64,10 @@ class MaskedLMEncoder:
         query_weights: np.ndarray | None = None,
         query_encoder: MaskedLMEncoder | None = None,
         query_max_length: int | None = None,
+        query_tokenizer: Any = None,
+        prompt: str = "",
+        query_prompt: str = "",
+        max_active_dims: int | None = None,
         own_term_weights: np.ndarray | None = None,
         top_k_per_token: int | None = None,
         max_batch_tokens: int = 1024,
@@ -71,6 +86,12 @@ class MaskedLMEncoder:
             query_encoder: another encoder for queries, of the same terms.
             query_max_length: tokens of a query that are read, where `query_encoder` does not say
                 so; None: without query weights `max_length`, with them all.
+            query_tokenizer: the fast tokenizer of queries that are looked up, where it is another
+                object than that of documents; of the same V terms.
+            prompt: put before every document, and counted in `max_length`.
+            query_prompt: put before every query, unless `query_encoder` has a prompt of its own.
+            max_active_dims: of a vector, a document's or a query's, the heaviest so many terms are
+                kept. Special tokens count, though they are no terms, as in sentence-transformers.
             own_term_weights: float32, shape (V,): of a text only the terms that it holds are kept,
                 times these; None keeps all as they are.
             top_k_per_token: see `lsr.encoders.top_k`; None: all logits count.
@@ -80,8 +101,9 @@ class MaskedLMEncoder:
 
         Raises:
             ValueError: `dtype` is another, the head is smaller than the tokenizer's vocabulary,
-                `query_weights`, `own_term_weights` or `query_encoder` do not fit it, or the decoder
-                is not the model's last operation.
+                `query_weights`, `own_term_weights`, `query_tokenizer` or `query_encoder` do not fit
+                it, a weight is negative or not finite, or the decoder is not the model's last
+                operation.
         """
         if dtype is None:
             dtype = torch.bfloat16 if bfloat16_is_fast() else torch.float32
@@ -104,15 +126,27 @@ class MaskedLMEncoder:
         for name, of_terms in sizes:
             if of_terms is not None and len(of_terms) != n_terms:
                 raise ValueError(f"`{name}` has {len(of_terms)} terms but the tokenizer {n_terms}")
-        self.model = model.eval()
         self.tokenizer = tokenizer
         self.vocabulary: list[str] = vocabulary(tokenizer)
+        if query_encoder is not None and query_encoder.vocabulary != self.vocabulary:
+            raise ValueError("the tokenizers of queries and documents have different terms")
+        self._query_tokenizer = tokenizer
+        if query_tokenizer is not None:
+            if vocabulary(query_tokenizer) != self.vocabulary:
+                raise ValueError("the tokenizers of queries and documents have different terms")
+            self._query_tokenizer = query_tokenizer
+        # A checkpoint in 16 bits is multiplied in `dtype`, too: float16 can neither be mixed with
+        # bfloat16, nor does it hold what float32 promises.
+        self._stored = {name: part.dtype for name, part in model.state_dict().items()}
+        self.model = model.float().eval()
         self.activation: Activation = activation
         self.pooling: Pooling = pooling
         self.max_length = max_length
         self.query_weights = query_weights
         self.query_encoder = query_encoder
         self.query_max_length = query_max_length
+        self.prompt, self.query_prompt = prompt, query_prompt
+        self.max_active_dims = max_active_dims
         self.max_batch_tokens = max_batch_tokens
         self.dtype = dtype
         self._special = special_ids(tokenizer)
@@ -121,6 +155,7 @@ class MaskedLMEncoder:
         if query_weights is not None:
             self._looked_up = np.array(query_weights, np.float32)
             self._looked_up[self._special] = 0.0
+            _check_term_weights("query_weights", self._looked_up, self.vocabulary)
         # A head may be padded beyond its tokenizer (to a multiple of 64): those rows are no terms.
         weight = decoder.weight.detach()[:n_terms]
         bias = None if decoder.bias is None else decoder.bias.detach()[:n_terms].float()
@@ -132,7 +167,12 @@ class MaskedLMEncoder:
             self._terms = possible.nonzero()[:, 0].numpy().astype(np.int32)
             weight, bias = weight[possible], bias[possible]
         self._weight, self._bias = weight.to(dtype), bias
-        self._own = None if own_term_weights is None else torch.tensor(own_term_weights)
+        self._own: torch.Tensor | None = None
+        if own_term_weights is not None:
+            self._own = torch.tensor(own_term_weights)
+            weights = np.array(own_term_weights)
+            weights[self._special] = 0.0
+            _check_term_weights("own_term_weights", weights, self.vocabulary)
         self._head: Any = splade_head
         if top_k_per_token is not None:
             from lsr.encoders.top_k import top_k_head
@@ -144,16 +184,20 @@ class MaskedLMEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all weights, the same whatever `dtype` they are multiplied in."""
+        """SHA-256 over all weights as they are stored, and over prompts and `max_active_dims`."""
         digest = hashlib.sha256()
-        for part in self.model.state_dict().values():
-            digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
+        for name, part in self.model.state_dict().items():
+            stored = part.to(self._stored[name])
+            digest.update(stored.reshape(-1).view(torch.uint8).numpy().data)
         if self.query_weights is not None:
             digest.update(self.query_weights.tobytes())
         if self._own is not None:
             digest.update(self._own.numpy().tobytes())
         if self.query_encoder is not None:
             digest.update(self.query_encoder.fingerprint.encode())
+        applied = (self.prompt, self.query_prompt, self.max_active_dims)
+        if any(applied):
+            digest.update(json.dumps(applied).encode())
         return digest.hexdigest()
 
     def own_terms(self, text: str) -> set[int]:
@@ -163,7 +207,7 @@ class MaskedLMEncoder:
     @property
     def document_limit(self) -> Limit:
         """`max_length`."""
-        return Limit(self.tokenizer, self.max_length, self._n_special)
+        return Limit(self.tokenizer, self.max_length, self._n_special, self.prompt)
 
     @property
     def query_limit(self) -> Limit:
@@ -171,8 +215,10 @@ class MaskedLMEncoder:
         if self.query_encoder is not None:
             return self.query_encoder.document_limit
         if self._looked_up is not None:
-            return Limit(self.tokenizer, self.query_max_length)
-        return Limit(self.tokenizer, self.query_max_length or self.max_length, self._n_special)
+            limit = self.query_max_length
+            return Limit(self._query_tokenizer, limit, prompt=self.query_prompt)
+        limit = self.query_max_length or self.max_length
+        return Limit(self.tokenizer, limit, self._n_special, self.query_prompt)
 
     def encode_documents(
         self,
@@ -189,7 +235,7 @@ class MaskedLMEncoder:
         """
         if top_k is not None and top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}")
-        return self._encode(texts, top_k, self.max_length, lengths)
+        return self._encode(_prompted(self.prompt, texts), top_k, self.max_length, lengths)
 
     def _encode(
         self,
@@ -214,9 +260,11 @@ class MaskedLMEncoder:
         """
         if self.query_encoder is not None:
             return self.query_encoder.encode_documents(texts)
+        texts = _prompted(self.query_prompt, texts)
         if self._looked_up is None:
             return self._encode(texts, None, self.query_max_length or self.max_length)
-        return look_up(self.tokenizer, texts, self._looked_up, self.query_max_length)
+        vectors = look_up(self._query_tokenizer, texts, self._looked_up, self.query_max_length)
+        return vectors if self.max_active_dims is None else prune(vectors, self.max_active_dims)
 
     def _encode_block(
         self,
@@ -297,6 +345,10 @@ class MaskedLMEncoder:
             present = torch.zeros(len(ids), len(self._own)).scatter_(1, padded.long(), mask.float())
             present *= self._own
             pooled *= present if self._terms is None else present[:, self._terms]
+        if self.max_active_dims is not None:
+            from sentence_transformers.util import select_max_active_dims
+
+            pooled = select_max_active_dims(pooled, self.max_active_dims)
         if self._terms is None:
             pooled[:, self._special] = 0.0
             return to_csr(pooled, top_k=top_k)
@@ -304,4 +356,18 @@ class MaskedLMEncoder:
         return csr_array(
             (vectors.data, self._terms[vectors.indices], vectors.indptr),
             shape=(len(ids), len(self.vocabulary)),
+        )
+
+
+def _prompted(prompt: str, texts: Sequence[str]) -> Sequence[str]:
+    return [prompt + text for text in texts] if prompt else texts
+
+
+def _check_term_weights(name: str, weights: np.ndarray, terms: list[str]) -> None:
+    """Refuse weights of terms that no index can hold."""
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise ValueError(
+            f"`{name}` must be finite and not negative, got {weights[wrong[0]]} for "
+            f"{terms[wrong[0]]!r}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from sentence_transformers import SparseEncoder
-from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder, SpladePooling
 from sentence_transformers.util import batch_to_device
 
 from lsr.encoders.decoder_modules import Decoder, DecoderPooling
 from lsr.encoders.folding import Fold
 from lsr.encoders.fuse import fuse
-from lsr.encoders.tokens import count_terms, vocabulary
+from lsr.encoders.stock import open_sparse_encoder, prompt_of, route
+from lsr.encoders.tokens import check_tokenizer, count_terms, vocabulary
 from lsr.encoders.truncation import Length, Limit, limit_of
 from lsr.kernels.csr import to_csr
 from lsr.vectors import concatenate
 
-# Modules of our own that a checkpoint may name, for SparseEncoder._load_with_module_classes: being
-# installed, they need no trust in code of the checkpoint's.
+# Modules of our own that a checkpoint may name: being installed, they need no trust in code of the
+# checkpoint's.
 OURS = {
     f"{module.__module__}.{module.__name__}": module for module in (Decoder, DecoderPooling, Fold)
 }
@@ -47,8 +48,7 @@ def open_model(
     Raises:
         ValueError: it holds other modules, named.
     """
-    model = SparseEncoder._load_with_module_classes(str(directory), OURS, device=device)
-    return ModelEncoder(model, dtype=dtype)
+    return ModelEncoder(open_sparse_encoder(directory, OURS, device), dtype=dtype)
 
 
 def handles(model: Any) -> bool:
@@ -76,15 +76,14 @@ class ModelEncoder:
         """
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise ValueError(f"`dtype` must be torch.float32 or torch.bfloat16, got {dtype}")
-        modules = list(model)
-        if isinstance(modules[0], Router):
-            modules = list(modules[0].sub_modules["document"])
+        modules = route(model, "document")
         if any(type(part) is SpladePooling and "forward" not in vars(part) for part in modules):
             fuse(model)
         if dtype is not None:
             modules[0].to(dtype)
         self.model = model.eval()
         self.tokenizer = modules[0].tokenizer
+        check_tokenizer(self.tokenizer)
         self._places: np.ndarray | None = None
         last = modules[-1]
         if isinstance(last, SparseAutoEncoder):
@@ -103,11 +102,17 @@ class ModelEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names and values of all weights."""
+        """SHA-256 over names and values of all weights, and over prompts and `max_active_dims`."""
         digest = hashlib.sha256()
         for name, part in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        limit = self.model.max_active_dims
+        if limit == getattr(route(self.model, "document")[-1], "k", None):
+            limit = None  # the autoencoder's own, which its vectors keep without being limited
+        applied = (prompt_of(self.model, "document"), prompt_of(self.model, "query"), limit)
+        if any(applied):
+            digest.update(json.dumps(applied).encode())
         return digest.hexdigest()
 
     @property
@@ -148,9 +153,7 @@ class ModelEncoder:
         return set(terms[terms >= 0].tolist())
 
     def _limit(self, task: str) -> Limit:
-        first = self.model[0]
-        module = first.sub_modules[task][0] if isinstance(first, Router) else first
-        return limit_of(module, task, self.model.prompts.get(task) or "")
+        return limit_of(route(self.model, task)[0], task, prompt_of(self.model, task))
 
     def _encode(self, texts: Sequence[str], task: str, top_k: int | None) -> csr_array:
         if top_k is not None and top_k < 1:
@@ -175,8 +178,7 @@ class ModelEncoder:
 
     @torch.inference_mode()
     def _encode_batch(self, texts: list[str], task: str, top_k: int | None) -> csr_array:
-        prompt = self.model.prompts.get(task)
-        features = self.model.preprocess(texts, prompt=prompt, task=task)
+        features = self.model.preprocess(texts, prompt=prompt_of(self.model, task), task=task)
         features = batch_to_device(features, self.model.device)
         limits = (
             {}

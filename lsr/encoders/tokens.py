@@ -17,12 +17,31 @@ from lsr.encoders.wordpiece import Words, words_of
 _NONE = np.empty(0, np.int32)
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot make terms.
+
+    Raises:
+        ValueError: it is not a fast one, or has no terms but special tokens.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"the tokenizer must be a fast one (with a tokenizer.json), but "
+            f"{type(tokenizer).__name__} is written in Python alone"
+        )
+    if len(tokenizer) <= len(special_ids(tokenizer)):
+        raise ValueError(
+            f"the tokenizer has no terms but its {len(tokenizer)} special tokens: its files, such "
+            "as tokenizer.json, are missing"
+        )
+
+
 def vocabulary(tokenizer: Any) -> list[str]:
     """The term string of every token id of a Hugging Face tokenizer, in id order.
 
     Raises:
-        ValueError: the ids have gaps.
+        ValueError: the tokenizer is refused by `check_tokenizer`, or its ids have gaps.
     """
+    check_tokenizer(tokenizer)
     ids = tokenizer.get_vocab()
     terms = [""] * len(ids)
     for term, index in ids.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import (
     SparseEncoder,
     SparseEncoderTrainer,
@@ -16,6 +17,7 @@ from sentence_transformers.sparse_encoder.losses import (
     SparseMultipleNegativesRankingLoss,
     SpladeLoss,
 )
+from transformers import AutoModelForMaskedLM
 
 from lsr.encoders.build import ModelConfig, build_model
 from lsr.encoders.default import DefaultEncoder
@@ -357,3 +359,28 @@ def test_other_architectures_and_broken_trunks_are_refused(save_model, texts, wo
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=f"1 weights of the trunk are missing, such as '{name}'"):
         build_model(config(str(broken)), texts)
+
+
+def test_a_damaged_base_is_refused_with_the_reason(save_model, texts):
+    for file in Path(base := save_model(seed=1)).glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="the tokenizer has no terms but its 5 special tokens"):
+        build_model(config(base), texts)
+    weights = Path(base := save_model(seed=2), "model.safetensors")
+    whole = load_file(weights)
+    whole["bert.encoder.layer.0.output.dense.bias"][3] = float("nan")
+    save_file(whole, weights, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=f"{base}: the checkpoint is damaged.*hold nan"
+    ):
+        build_model(config(base), texts)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{base}: the checkpoint cannot be read: SafetensorError"):
+        build_model(config(base), texts)
+
+
+def test_a_base_in_float16_is_trained_in_float32(save_model, texts):
+    base = save_model()
+    AutoModelForMaskedLM.from_pretrained(base).half().save_pretrained(base)
+    model = build_model(config(base), texts)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import sentence_transformers
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SparseEncoder
@@ -136,3 +137,9 @@ def test_without_the_package_the_trunk_comes_from_the_hub(monkeypatch, tmp_path)
     monkeypatch.setattr(load, "resolve", lambda name: asked.append(name) or tmp_path)
     assert load.trunk_path() == tmp_path
     assert asked == ["sentence-transformers/all-MiniLM-L6-v2"]
+
+
+def test_it_runs_on_the_cpu_of_a_machine_with_an_accelerator(monkeypatch):
+    for module in (sentence_transformers.util, sentence_transformers.base.model):
+        monkeypatch.setattr(module, "get_device_name", lambda: "cuda")
+    assert DefaultEncoder().encode_documents(TEXTS[:1]).nnz > 0

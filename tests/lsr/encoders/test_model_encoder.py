@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
 from lsr.encoders import model_encoder
@@ -107,3 +108,51 @@ def test_what_it_is_not_for(build, save_model, texts):
         ModelEncoder(build("causal"), dtype=torch.float16)
     with pytest.raises(ValueError, match="`top_k` must be at least 1, got 0"):
         ModelEncoder(build("causal")).encode_documents(["wing"], top_k=0)
+
+
+@pytest.mark.parametrize("kind", ["causal", "stock"])
+def test_prompts_and_limits_are_those_of_sentence_transformers(kind, build, sentences, tmp_path):
+    model = build(kind)
+    model.save(str(tmp_path / "without"))
+    model.prompts = {"query": "wing ", "document": "heat transfer "}
+    model.max_active_dims = 5
+    model.save(str(tmp_path / "with"))
+    plain = open_model(tmp_path / "without", device="cpu")
+    encoder = open_model(tmp_path / "with", device="cpu")
+    for found, expected in (
+        (encoder.encode_documents(sentences), model.encode_document(sentences)),
+        (encoder.encode_queries(sentences), model.encode_query(sentences)),
+    ):
+        np.testing.assert_allclose(
+            found.toarray(), expected.to_dense().numpy(), rtol=1e-4, atol=1e-4
+        )
+    assert encoder.fingerprint != plain.fingerprint
+    encoder.model.prompts, encoder.model.max_active_dims = {"query": "", "document": ""}, None
+    del encoder.fingerprint
+    assert encoder.fingerprint == plain.fingerprint
+
+
+def test_the_fingerprint_of_an_autoencoder_is_that_of_its_weights():
+    """Its own k is the limit of every vector, and no setting."""
+    autoencoder = build_autoencoder(AutoencoderConfig(hidden_dim=64, k=4, k_aux=8))
+    encoder = ModelEncoder(autoencoder)
+    before = encoder.fingerprint
+    assert autoencoder.max_active_dims == 4
+    autoencoder.max_active_dims = None
+    assert ModelEncoder(autoencoder).fingerprint == before
+
+
+def test_routes_by_other_names(build, sentences, tmp_path):
+    model = build("inference-free")
+    router = model[0]
+    sides = [list(router.sub_modules[name]) for name in ("query", "document")]
+    renamed = Router(
+        dict(zip("ab", sides, strict=True)),
+        route_mappings={("query", None): "a", ("document", None): "b"},
+    )
+    SparseEncoder(modules=[renamed], device="cpu").save(str(tmp_path / "renamed"))
+    encoder = open_model(tmp_path / "renamed", device="cpu")
+    expected = model.encode_document(sentences).to_dense().numpy()
+    np.testing.assert_allclose(
+        encoder.encode_documents(sentences).toarray(), expected, rtol=1e-4, atol=1e-4
+    )

@@ -54,6 +54,17 @@ def test_a_masked_lm_reads_what_its_limits_say(encoder, n_words):
     assert lengths == [Length(n_words, min(n_words, 8))]
 
 
+def test_prompts_are_counted(encoder):
+    tested = encoder(prompt="w50 w51 ", query_prompt="w52 ")
+    text = " ".join(f"w{number}" for number in range(20))
+    counted = []
+    tested.encode_documents([text], lengths=counted)
+    assert counted == tested.document_limit.lengths([text]) == [Length(22, 8)]
+    assert tested.query_limit.lengths([text]) == [Length(21, 4)]
+    short = " ".join(text.split()[:6])
+    assert same(tested.encode_documents([text]), tested.encode_documents([short]))
+
+
 def test_queries_that_are_looked_up_and_those_of_another_encoder(encoder):
     looked_up = encoder(query_weights=np.linspace(1, 2, 300, dtype=np.float32))
     assert looked_up.query_limit == Limit(looked_up.tokenizer, 6)

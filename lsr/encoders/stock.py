@@ -1,0 +1,121 @@
+"""A saved sentence-transformers model: how it is opened, and what it applies to a text.
+
+Everything here follows sentence-transformers' own `encode_query` and `encode_document`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# The prompts that each task looks for, in this order.
+PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+@contextmanager
+def loading(directory: Path) -> Iterator[None]:
+    """Turn what libraries raise while they read a damaged checkpoint into a ValueError.
+
+    OSError and ImportError pass as they are: they name a missing file or package themselves.
+
+    Raises:
+        ValueError: the checkpoint in `directory` cannot be read, with the library's reason.
+    """
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{directory}: the checkpoint cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def open_sparse_encoder(
+    directory: Path, modules: Mapping[str, type], device: str | None = None
+) -> Any:
+    """The SparseEncoder that was saved in a directory.
+
+    Args:
+        directory: with modules.json.
+        modules: classes of our own that the checkpoint may name, by their full names. Code of the
+            checkpoint's own is never run.
+        device: as torch names it; by default sentence-transformers chooses.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or it scores by something else than dot products.
+    """
+    from sentence_transformers import SparseEncoder
+
+    with loading(directory):
+        model = SparseEncoder._load_with_module_classes(str(directory), modules, device=device)
+    check_weights(directory, model)
+    if model.similarity_fn_name != "dot":
+        raise ValueError(
+            f"{directory}: `similarity_fn_name` in config_sentence_transformers.json must be "
+            f"'dot', since an index scores by dot products, got {model.similarity_fn_name!r}"
+        )
+    return model
+
+
+def check_weights(directory: Path, model: Any) -> None:
+    """Refuse weights that no training leaves behind.
+
+    −∞ is allowed: it is a bias that keeps a term out of every vector.
+
+    Raises:
+        ValueError: a weight is NaN or +∞.
+    """
+    for name, weights in model.state_dict().items():
+        if weights.is_floating_point() and weights.numel():
+            largest = float(weights.max())  # NaN where any weight is
+            if not largest < float("inf"):
+                raise ValueError(
+                    f"{directory}: the checkpoint is damaged: its weights {name!r} hold {largest}"
+                )
+
+
+def route(model: Any, task: str) -> list[Any]:
+    """The modules that texts of a task pass, in their order.
+
+    Args:
+        model: a SparseEncoder, with a Router as its first module or without one.
+        task: "query" or "document".
+
+    Raises:
+        ValueError: the Router has no route for the task.
+    """
+    from sentence_transformers.base.modules import Router
+
+    first, *others = model
+    if not isinstance(first, Router):
+        return [first, *others]
+    routes = first.sub_modules
+    name = next(
+        (
+            first.route_mappings[key]
+            for key in ((task, "text"), (task, None), (None, "text"), (None, None))
+            if key in first.route_mappings
+        ),
+        task if task in routes else "text",
+    )
+    if name not in routes:
+        raise ValueError(
+            f"the checkpoint's Router has no route for the task {task!r}: its routes are "
+            f"{', '.join(map(repr, routes))}, and its `route_mappings` lead from "
+            f"{', '.join(map(repr, first.route_mappings)) or 'no task'}"
+        )
+    return [*routes[name], *others]
+
+
+def prompt_of(model: Any, task: str) -> str:
+    """What is put before every text of a task, "" for nothing.
+
+    Args:
+        model: a SparseEncoder.
+        task: "query" or "document".
+    """
+    name = next((name for name in PROMPTS[task] if name in model.prompts), None)
+    return model.prompts.get(name or model.default_prompt_name) or ""
