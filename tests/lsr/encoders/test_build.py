@@ -370,9 +370,7 @@ def test_a_damaged_base_is_refused_with_the_reason(save_model, texts):
     whole = load_file(weights)
     whole["bert.encoder.layer.0.output.dense.bias"][3] = float("nan")
     save_file(whole, weights, metadata={"format": "pt"})
-    with pytest.raises(
-        ValueError, match=f"{base}: the checkpoint is damaged.*hold nan"
-    ):
+    with pytest.raises(ValueError, match=f"{base}: the checkpoint is damaged.*hold nan"):
         build_model(config(base), texts)
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{base}: the checkpoint cannot be read: SafetensorError"):
