@@ -13,8 +13,7 @@ from rich.text import Text
 
 from lsr.building.build import Progress
 from lsr.eval.datasets import Dataset
-from lsr.eval.measures import parse_measures
-from lsr.eval.measuring import evaluate_run, rank_queries
+from lsr.eval.measuring import evaluate_run, names_of_measures, rank_queries
 from lsr.eval.results import Result
 from lsr.eval.significance import Paired, compare, holm
 from lsr.eval.systems import read_run
@@ -110,8 +109,8 @@ def compare_systems(
     """
     if len(systems) < 2:
         raise ValueError(f"a comparison needs at least 2 systems, got {len(systems)}")
-    # What is wrong with the arguments is told before the work, not after it.
-    parse_measures(measures)
+    # What is wrong with the arguments is refused before the work, not after it.
+    names_of_measures(measures, dataset)
     if missing := [system for system in systems if not Path(system).exists()]:
         raise FileNotFoundError(f"no run file or index directory: {', '.join(missing)}")
     runs = [read_system(system, dataset, progress=progress) for system in systems]

@@ -12,7 +12,7 @@ from lsr.corpus.corpus import beir_file
 from lsr.corpus.downloads import downloaded
 from lsr.corpus.records import read_queries
 from lsr.documents import Query
-from lsr.run import Qrels, read_qrels
+from lsr.run import Qrels, checked_grade, read_qrels
 
 _SPLITS = ("train", "dev", "test")
 _BEIR = (
@@ -179,7 +179,13 @@ def _load_ir_datasets(name: str, split: str) -> Dataset:
     ]
     qrels: Qrels = {}
     for judgement in downloaded(ir_id, collection.qrels_iter):
-        qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = judgement.relevance
+        try:
+            grade = checked_grade(judgement.relevance)
+        except ValueError as error:
+            raise ValueError(
+                f"{ir_id}: query {judgement.query_id!r}, document {judgement.doc_id!r}: {error}"
+            ) from error
+        qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = grade
     # An id that has judgements of its own says which they are, whatever split was asked for.
     known = [part for part in ir_id.split("/") if part in _SPLITS]
     return _dataset(

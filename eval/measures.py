@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lsr.run import Run
+from lsr.run import LARGEST_GRADE, Run, checked_grade
 
 # By default, of a whole evaluation.
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@100", "R@1000", "Judged@10")
+LARGEST_CUTOFF = 1_000_000
+# The highest grade for which gdeval, which computes ERR and exponential nDCG, is defined.
+LARGEST_GDEVAL_GRADE = 4
 
 
 class Evaluation(NamedTuple):
@@ -32,26 +36,38 @@ def evaluate(
         run: the ranked documents.
         qrels: query id to doc id to grade; above 0 is relevant.
         measures: names in the notation of ir-measures (https://ir-measur.es), such as "P(rel=2)@5".
+            ERR and nDCG(dcg='exp-log2') have five decimals and allow grades up to 4, as in gdeval.
 
     Raises:
-        ValueError: a measure is unknown, or there are no measures or no judgements.
+        ValueError: see `parse_measures`; or there are no judgements, or a grade is out of range.
     """
-    import ir_measures
-
+    parsed = parse_measures(measures)
     if not qrels or not all(qrels.values()):
         raise ValueError("`qrels` must hold at least one judgement for each query")
-    parsed = parse_measures(measures)
-    # ir-measures breaks ties of scores its own way, so it is given the ranks.
+    by_gdeval = [measure for measure in parsed.values() if _is_gdeval(measure)]
+    for query_id, grades in qrels.items():
+        for doc_id, grade in grades.items():
+            try:
+                checked_grade(grade)
+                if by_gdeval and grade > LARGEST_GDEVAL_GRADE:
+                    raise ValueError(
+                        f"{by_gdeval[0]} is defined for grades up to {LARGEST_GDEVAL_GRADE}, "
+                        f"got {grade}"
+                    )
+            except ValueError as error:
+                raise ValueError(f"query {query_id!r}, document {doc_id!r}: {error}") from error
+    # ir-measures breaks ties of scores its own way, so it gets the ranks as scores.
     scores = {
         query_id: {doc_id: float(-rank) for rank, (doc_id, _) in enumerate(run[query_id])}
         for query_id in qrels
         if run.get(query_id)
     }
-    found: dict[tuple[Any, str], float] = {}
-    if scores:
-        judged = {query_id: dict(qrels[query_id]) for query_id in scores}
-        for metric in ir_measures.iter_calc(list(set(parsed.values())), judged, scores):
-            found[metric.measure, metric.query_id] = float(metric.value)
+    judged = {query_id: dict(qrels[query_id]) for query_id in scores}
+    others = [measure for measure in parsed.values() if not _is_gdeval(measure)]
+    found = {
+        **_calculated(others, judged, scores),
+        **_calculated_by_number(by_gdeval, judged, scores),
+    }
     per_query = {
         name: {query_id: found.get((measure, query_id), 0.0) for query_id in qrels}
         for name, measure in parsed.items()
@@ -60,15 +76,84 @@ def evaluate(
     return Evaluation(per_query, means)
 
 
+def _calculated(
+    measures: Sequence[Any],
+    judged: dict[str, dict[str, int]],
+    scores: dict[str, dict[str, float]],
+) -> dict[tuple[Any, str], float]:
+    import ir_measures
+
+    if not (measures and scores):
+        return {}
+    try:
+        return {
+            (metric.measure, metric.query_id): float(metric.value)
+            for metric in ir_measures.iter_calc(measures, judged, scores)
+        }
+    except ZeroDivisionError as error:
+        # Accuracy, of a query for which all retrieved documents are relevant.
+        names = ", ".join(str(measure) for measure in measures)
+        raise ValueError(f"{names}: not defined for a query of this run") from error
+
+
+def _calculated_by_number(
+    measures: Sequence[Any],
+    judged: dict[str, dict[str, int]],
+    scores: dict[str, dict[str, float]],
+) -> dict[tuple[Any, str], float]:
+    """`_calculated` with ids as numbers: gdeval takes only such query ids, and ASCII files."""
+    queries = {query_id: str(number) for number, query_id in enumerate(scores)}
+    doc_ids = {doc_id for of in judged.values() for doc_id in of}
+    doc_ids |= {doc_id for of in scores.values() for doc_id in of}
+    documents = {doc_id: str(number) for number, doc_id in enumerate(doc_ids)}
+
+    def numbered(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            queries[query_id]: {documents[doc_id]: value for doc_id, value in of.items()}
+            for query_id, of in values.items()
+        }
+
+    found = _calculated(measures, numbered(judged), numbered(scores))
+    return {
+        (measure, query_id): found.get((measure, number), 0.0)
+        for measure in measures
+        for query_id, number in queries.items()
+    }
+
+
+def _is_gdeval(measure: Any) -> bool:
+    return bool(measure.NAME == "ERR" or measure.params.get("dcg") == "exp-log2")
+
+
+def split_measures(text: str) -> list[str]:
+    """The names in a text that separates them by white space, which may also be in brackets.
+
+    >>> split_measures("nDCG@10 P(rel = 2)@5")
+    ['nDCG@10', 'P(rel = 2)@5']
+    """
+    return re.findall(r"(?:\([^)]*\)|\S)+", text)
+
+
 def parse_measures(names: Sequence[str]) -> dict[str, Any]:
     """The measures of ir-measures by the names given.
 
     Raises:
-        ValueError: a measure is unknown, or there are none.
+        ValueError: there are no names, two of them name the same measure, or one names no measure,
+            several, one that nothing installed computes, or one with a parameter out of range.
     """
-    if not names:
-        raise ValueError("`measures` must name at least one measure, got none")
-    return {name: _parse(name) for name in names}
+    if isinstance(names, str) or not names:
+        given = repr(names) if names else "none"
+        raise ValueError(f"`measures` must be a list of at least one name, got {given}")
+    parsed: dict[str, Any] = {}
+    spelled: dict[Any, str] = {}
+    for name in names:
+        measure = _parse(name)
+        if measure in spelled:
+            same = "twice" if name == spelled[measure] else f"also as {spelled[measure]!r}"
+            raise ValueError(f"`measures` names {name!r} {same}: each must be given once")
+        spelled[measure] = name
+        parsed[name] = measure
+    return parsed
 
 
 def with_relevant_grade(names: Sequence[str], grade: int) -> list[str]:
@@ -78,28 +163,86 @@ def with_relevant_grade(names: Sequence[str], grade: int) -> list[str]:
     ['nDCG@10', 'RR(rel=2)@10', 'P(rel=3)@5']
 
     Raises:
-        ValueError: a measure is unknown, there are none, or `grade` is below 1.
+        ValueError: see `parse_measures`, also for the names with the grade; or `grade` is not in
+            [1, LARGEST_GRADE].
     """
-    if grade < 1:
-        raise ValueError(f"`relevant_grade` must be at least 1, got {grade}")
-    return [
+    if not 1 <= grade <= LARGEST_GRADE:
+        raise ValueError(f"`relevant_grade` must be in [1, {LARGEST_GRADE}], got {grade}")
+    graded = [
         str(measure(rel=grade))
         if grade > 1 and "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params
         else name
         for name, measure in parse_measures(names).items()
     ]
+    return list(parse_measures(graded))
 
 
 def _parse(name: str) -> Any:
     import ir_measures
 
+    several = split_measures(name)
+    if len(several) > 1 and all(_is_measure(part) for part in several):
+        raise ValueError(f"{name!r} names {len(several)} measures: give each as one name")
     try:
         measure = ir_measures.parse_measure(name)
+    except (NameError, ValueError, TypeError) as error:
+        hint = "; measures are separated by spaces" if "," in re.sub(r"\(.*?\)", "", name) else ""
+        raise ValueError(f"{name!r} is not a measure of ir-measures: {error}{hint}") from error
+    for key, parameter in measure.SUPPORTED_PARAMS.items():
+        if parameter.required and key not in measure.params:
+            raise ValueError(f"{name!r}: this measure needs the parameter {key!r}")
+    try:
         measure.validate_params()
-    except (NameError, ValueError, AssertionError) as error:
+    except AssertionError as error:
         raise ValueError(f"{name!r} is not a measure of ir-measures: {error}") from error
-    cutoff = measure.params.get("cutoff")
-    if cutoff is not None and cutoff < 1:
-        # trec_eval would abort the process.
-        raise ValueError(f"{name!r}: the cutoff must be at least 1, got {cutoff}")
+    _check_parameters(name, measure)
+    _check_provider(name, measure)
     return measure
+
+
+def _is_measure(name: str) -> bool:
+    import ir_measures
+
+    try:
+        ir_measures.parse_measure(name)
+    except (NameError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _check_parameters(name: str, measure: Any) -> None:
+    """Refuse values for which trec_eval ends the process or computes something else."""
+    ranges = {
+        "cutoff": (1, LARGEST_CUTOFF),
+        "rel": (1, LARGEST_GRADE),
+        "recall": (0, 1),
+        "p": (0, 1),
+    }
+    for key, (low, high) in ranges.items():
+        value = measure.params.get(key)
+        if value is not None and (isinstance(value, bool) or not low <= value <= high):
+            raise ValueError(f"{name!r}: the {key} must be in [{low}, {high}], got {value}")
+    recall = measure.params.get("recall")
+    if recall is not None and round(recall, 2) != recall:
+        # trec_eval would take the nearest.
+        raise ValueError(f"{name!r}: the recall must have at most two decimals, got {recall}")
+    gains: dict[Any, Any] = measure.params.get("gains") or {}
+    for grade in (*gains.keys(), *gains.values()):
+        try:
+            checked_grade(grade)
+        except ValueError as error:
+            raise ValueError(f"{name!r}: gains: {error}") from error
+
+
+def _check_provider(name: str, measure: Any) -> None:
+    import ir_measures
+
+    able = [
+        provider for provider in ir_measures.DefaultPipeline.providers if provider.supports(measure)
+    ]
+    if not any(provider.is_available() for provider in able):
+        hints = [f"{one.NAME}: {one.install_instructions()}" for one in able]
+        raise ValueError(
+            f"{name!r}: nothing that is installed computes it"
+            + (f" ({'; '.join(hints)})" if hints else " (perhaps it needs another cutoff)")
+        )

@@ -47,8 +47,8 @@ def measure_index(
     Raises:
         ValueError: an unknown measure or setting.
     """
-    # A misspelt measure is told before the work, not after it.
-    parse_measures(measures)
+    # A misspelt measure is refused before the work, not after it.
+    names_of_measures(measures, dataset)
     run = rank_queries(searcher, dataset, settings=settings, threads=threads, progress=progress)
     cost = measure_cost(searcher, dataset, settings=settings, progress=progress)
     evaluation = evaluate_run(run, dataset, measures)
@@ -71,9 +71,26 @@ def rank_queries(
     return Run(dict(zip(ids, ranked, strict=True))).without_self().truncate(DEPTH)
 
 
+def names_of_measures(measures: Sequence[str], dataset: Dataset) -> list[str]:
+    """The names of measures on a dataset, which say from which grade on is relevant.
+
+    Raises:
+        ValueError: see `parse_measures`; or a cutoff is deeper than rankings are measured.
+    """
+    names = with_relevant_grade(measures, dataset.relevant_grade)
+    for name, measure in parse_measures(names).items():
+        cutoff = measure.params.get("cutoff", 1)
+        if cutoff > DEPTH:
+            raise ValueError(
+                f"{name!r}: the cutoff must be in [1, {DEPTH}], the documents of a query that are "
+                f"measured, got {cutoff}"
+            )
+    return names
+
+
 def evaluate_run(run: Run, dataset: Dataset, measures: Sequence[str]) -> Evaluation:
-    """The measures of a run on a dataset, under names that say from which grade on is relevant."""
-    return evaluate(run, dataset.qrels, with_relevant_grade(measures, dataset.relevant_grade))
+    """The measures of a run on a dataset, see `names_of_measures`."""
+    return evaluate(run, dataset.qrels, names_of_measures(measures, dataset))
 
 
 def measure_cost(

@@ -10,10 +10,6 @@ directory, or an encoder, whose index is built in the cache. A KEY is a field of
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +23,14 @@ from lsr.building.live import DEFAULT, FITTED, Dtype
 from lsr.encoders.load import resolve
 from lsr.eval.cache import Cache, IndexSpec, digest, index_identity
 from lsr.eval.datasets import Dataset
-from lsr.eval.measures import MEASURES, parse_measures
-from lsr.eval.measuring import DEPTH, evaluate_run, measure_cost, rank_queries
+from lsr.eval.measures import MEASURES
+from lsr.eval.measuring import (
+    DEPTH,
+    evaluate_run,
+    measure_cost,
+    names_of_measures,
+    rank_queries,
+)
 from lsr.eval.results import Cost, Result
 from lsr.indexes.manifest import NAME
 from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
@@ -155,7 +157,8 @@ def check(datasets: Sequence[Dataset], systems: Sequence[System], measures: Sequ
         ValueError: an unknown measure; two systems or datasets of one name; or one run file for
             several datasets.
     """
-    parse_measures(measures)
+    for dataset in datasets:
+        names_of_measures(measures, dataset)
     for what, names in (
         ("systems", [system.name for system in systems]),
         ("datasets", [file_name(dataset) for dataset in datasets]),
@@ -231,24 +234,13 @@ def read_run(path: Path, dataset: Dataset) -> Run:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be used, or has no query of the dataset.
     """
-    run = _read_gzip(path) if path.suffix == ".gz" else Run.read_trec(path)
+    run = Run.read_trec(path)
     if run.keys().isdisjoint(dataset.qrels):
         raise ValueError(
             f"{path}: none of its {len(run)} queries is among the {len(dataset.qrels)} of "
             f"{dataset.name}, split {dataset.split!r}"
         )
     return run.without_self().truncate(DEPTH)
-
-
-def _read_gzip(path: Path) -> Run:
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / path.stem
-        try:
-            with gzip.open(path) as packed, plain.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}: truncated or damaged gzip ({error})") from error
-        return Run.read_trec(plain)
 
 
 def file_name(dataset: Dataset) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -41,43 +41,65 @@ def fail(error: CorpusError) -> NoReturn:
 
 
 def read_lines(
-    path: Path, parse: Callable[[str], Parsed], on_bad: OnBad = fail, *, header: str = ""
+    path: Path,
+    parse: Callable[[str], Parsed],
+    on_bad: OnBad = fail,
+    *,
+    is_header: Callable[[str], bool] = lambda line: False,
 ) -> Iterator[Parsed]:
     """Yield what `parse` (ValueError: a bad line) makes of each line that is not blank.
 
-    A first line that begins with `header`, where one is given, is passed over. Files may be .gz.
+    Lines are UTF-8 and end with LF, CRLF or CR. A byte order mark at the start of a line, as where
+    files were joined, is no part of it. The first line is passed over where `is_header` says so.
+    Files may be .gz.
     """
     number = 0
     try:
-        with _open(path) as file:
-            for number, raw in enumerate(file, 1):
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                    if header and raw.startswith(header.encode()):
-                        continue
-                if not raw.strip(b" \r\n"):
+        for number, raw in enumerate(_lines(path), 1):
+            if not raw.strip():
+                continue
+            try:
+                line = decode(raw)
+                if number == 1 and is_header(line):
                     continue
-                try:
-                    record = parse(decode(raw.rstrip(b"\r\n")))
-                except ValueError as error:
-                    on_bad(CorpusError(path, number, str(error), raw))
-                    continue
-                yield record
+                record = parse(line)
+            except ValueError as error:
+                on_bad(CorpusError(path, number, str(error), raw))
+                continue
+            yield record
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         on_bad(CorpusError(path, number + 1, f"truncated or damaged gzip ({error})"))
 
 
-def _open(path: Path) -> BufferedIOBase:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, without their ends and byte order marks."""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        for number, ended in enumerate(file):
+            if number == 0:
+                _refuse_other_encodings(path, ended)
+            # A CR alone ends a line too.
+            for raw in ended.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
+                yield raw.removeprefix(codecs.BOM_UTF8)
+
+
+def _refuse_other_encodings(path: Path, start: bytes) -> None:
+    if start.startswith(b"\x1f\x8b"):
+        raise CorpusError(path, 1, "this file is packed by gzip: its name must end with .gz")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start[:4]:
+        raise CorpusError(path, 1, "this file is in UTF-16 or UTF-32: write it in UTF-8")
 
 
 def decode(raw: bytes) -> str:
+    """The text of a line; ValueError where it is not UTF-8, or holds a NUL byte."""
     try:
-        return raw.decode("utf-8")
+        line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"invalid UTF-8 ({error.reason} at byte {error.start} of the line)"
         ) from error
+    if "\0" in line:
+        raise ValueError(f"a NUL byte (byte {raw.index(0)} of the line)")
+    return line
 
 
 def parse_object(line: str) -> dict[str, object]:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from lsr.documents import checked_id
 from lsr.lines import read_lines
 
 Ranking = list[tuple[str, float]]
 # Query id → document id → grade; a grade above 0 is relevant.
 Qrels = dict[str, dict[str, int]]
+LARGEST_GRADE = 32_767
 LARGEST = float(np.finfo(np.float32).max)
 
 
 class Run(Mapping[str, Ranking]):
     """Ranked (doc id, score) per query id: score descending, ties by doc id ascending (UTF-8).
+
+    A run that was read from a file has the order of trec_eval instead, see `read_trec`.
 
     Raises:
         ValueError: a score is not finite, or a query holds a document twice.
@@ -28,29 +33,40 @@ class Run(Mapping[str, Ranking]):
         self._rankings = {query_id: _ranked(query_id, hits) for query_id, hits in rankings.items()}
 
     @classmethod
+    def _in_order(cls, rankings: dict[str, Ranking]) -> Run:
+        """The run with rankings that are in order and without faults."""
+        run = cls({})
+        run._rankings = rankings
+        return run
+
+    @classmethod
     def read_trec(cls, path: str | os.PathLike[str]) -> Run:
-        """Return the run in a TREC run file, ordered by its scores (its ranks are not used).
+        """Return the run in a TREC run file (also .gz), in the order of trec_eval.
+
+        This is: scores as float32 descending, ties by document id descending (UTF-8). The ranks in
+        the file are not used.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: a line (named as path:line) does not have six columns and a finite score, or
-                repeats a document.
+            CorpusError: a line does not have six columns and a finite score, or repeats a document.
         """
         rankings: dict[str, dict[str, float]] = {}
-        with open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                if not raw.strip():
-                    continue
-                try:
-                    query_id, doc_id, score = _parse_trec(raw)
-                    ranking = rankings.setdefault(query_id, {})
-                    if doc_id in ranking:
-                        raise ValueError(f"document {doc_id!r} again for query {query_id!r}")
-                except ValueError as error:
-                    excerpt = raw[:80].decode("utf-8", "backslashreplace").rstrip()
-                    raise ValueError(f"{path}:{number}: {error}: {excerpt}") from error
-                ranking[doc_id] = score
-        return cls({query_id: ranking.items() for query_id, ranking in rankings.items()})
+
+        def parse(line: str) -> None:
+            query_id, doc_id, score = parse_trec(line)
+            ranking = rankings.setdefault(query_id, {})
+            if doc_id in ranking:
+                raise ValueError(f"document {doc_id!r} again for query {query_id!r}")
+            ranking[doc_id] = float(np.float32(min(max(score, -LARGEST), LARGEST)))
+
+        for _ in read_lines(Path(path), parse):
+            pass
+        return cls._in_order(
+            {
+                query_id: sorted(ranking.items(), key=_by_score_and_id, reverse=True)
+                for query_id, ranking in rankings.items()
+            }
+        )
 
     def __getitem__(self, query_id: str) -> Ranking:
         return self._rankings[query_id]
@@ -72,11 +88,11 @@ class Run(Mapping[str, Ranking]):
         """
         if k < 1:
             raise ValueError(f"`k` must be at least 1, got {k}")
-        return Run({query_id: ranking[:k] for query_id, ranking in self.items()})
+        return Run._in_order({query_id: ranking[:k] for query_id, ranking in self.items()})
 
     def without_self(self) -> Run:
         """Return the run without documents whose id is the query's id (queries from the corpus)."""
-        return Run(
+        return Run._in_order(
             {
                 query_id: [hit for hit in ranking if hit[0] != query_id]
                 for query_id, ranking in self.items()
@@ -87,8 +103,8 @@ class Run(Mapping[str, Ranking]):
         """Write ``query_id Q0 doc_id rank score tag`` lines, ranks from 1.
 
         Tools order a run file by score and break ties their own way, and trec_eval holds scores as
-        float32: they are written as such, and one that then does not lie below the one before it
-        as the next float32 below that. TREC files have no place for a query without documents.
+        float32. So scores are written as float32 that fall strictly, see `_falling`: every tool
+        sees the order of this run. TREC files have no place for a query without documents.
 
         Raises:
             ValueError: the tag or an id is empty or holds white space.
@@ -97,19 +113,39 @@ class Run(Mapping[str, Ranking]):
         _require_word("tag", tag)
         for query_id, ranking in self.items():
             _require_word("query id", query_id)
-            written = np.float32(math.inf)
-            for rank, (doc_id, score) in enumerate(ranking, 1):
+            scores = _falling([score for _, score in ranking])
+            for rank, ((doc_id, _), score) in enumerate(zip(ranking, scores, strict=True), 1):
                 _require_word("doc id", doc_id)
-                written = min(
-                    np.float32(np.clip(score, -LARGEST, LARGEST)),
-                    np.nextafter(written, np.float32(-math.inf)),
-                )
-                lines.append(f"{query_id} Q0 {doc_id} {rank} {float(written)!r} {tag}\n")
+                lines.append(f"{query_id} Q0 {doc_id} {rank} {score!r} {tag}\n")
         Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
+def _falling(scores: list[float]) -> list[float]:
+    """Scores in descending order as float32 values that fall strictly.
+
+    A score that is not below the one before it becomes the next float32 below that. Values nearer
+    to 0 than the smallest normal float32, which some tools take for 0, become 0.
+    """
+    # The bits of a positive float32, read as an integer, count the float32 from 0 on.
+    subnormal = np.finfo(np.float32).smallest_normal.view(np.int32).astype(np.int64) - 1
+    lowest = -(np.float32(LARGEST).view(np.int32).astype(np.int64) - subnormal)
+    values = np.clip(np.array(scores, np.float64), -LARGEST, LARGEST).astype(np.float32)
+    counted = np.maximum(np.abs(values).view(np.int32).astype(np.int64) - subnormal, 0)
+    places = np.arange(len(scores))
+    steps = np.minimum.accumulate(np.sign(values).astype(np.int64) * counted + places) - places
+    # Where ties begin near the lowest float32, those before them are raised.
+    steps = np.maximum(steps, lowest + places[::-1])
+    bits = np.where(steps == 0, 0, np.abs(steps) + subnormal).astype(np.int32)
+    found: list[float] = (np.sign(steps) * bits.view(np.float32).astype(np.float64)).tolist()
+    return found
+
+
 def read_qrels(path: str | os.PathLike[str]) -> Qrels:
-    """Return the judgements of a BEIR file: query-id, corpus-id, score, with or without header.
+    """Return the judgements of a file, also .gz.
+
+    A line is BEIR's query id, document id and grade, separated by tabs, where the first line may be
+    a header; or TREC's query id, iteration, document id and grade. White space around ids is no
+    part of them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -118,34 +154,72 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
     qrels: Qrels = {}
 
     def parse(line: str) -> None:
-        columns = line.split("\t")
-        if len(columns) != 3:
-            raise ValueError(f"expected 3 tab-separated columns, got {len(columns)}")
-        query_id, doc_id, grade = columns
-        try:
-            value = int(grade)
-        except ValueError as error:
-            raise ValueError(f"score must be an integer, got {grade!r}") from error
-        if qrels.setdefault(query_id, {}).setdefault(doc_id, value) != value:
+        query_id, doc_id, grade = qrels_columns(line)
+        if not re.fullmatch(r"[+-]?[0-9]{1,20}", grade):
+            raise ValueError(f"score must be an integer, got {grade!r}")
+        value = int(grade)
+        if qrels.setdefault(query_id, {}).setdefault(doc_id, checked_grade(value)) != value:
             raise ValueError(f"a second grade for document {doc_id!r}")
 
-    for _ in read_lines(Path(path), parse, header="query-id\t"):
+    for _ in read_lines(Path(path), parse, is_header=is_qrels_header):
         pass
     return qrels
 
 
-def _parse_trec(raw: bytes) -> tuple[str, str, float]:
-    columns = raw.decode("utf-8").split()
+def qrels_columns(line: str) -> tuple[str, str, str]:
+    """Query id, document id and number of a line of judgements; ValueError if it is not one."""
+    columns = line.split("\t")
+    if len(columns) != 3:
+        columns = line.split()
+    if len(columns) not in (3, 4):
+        raise ValueError(
+            f"expected 3 columns separated by tabs, or the columns of TREC, got {len(columns)}"
+        )
+    query_id, doc_id, number = (columns[0], *columns[-2:])
+    return checked_id(query_id.strip()), checked_id(doc_id.strip()), number.strip()
+
+
+def is_qrels_header(line: str) -> bool:
+    """Whether a first line names the columns of judgements in their order, however spelled."""
+    names = [re.sub("[^a-z]", "", name.lower()) for name in line.split()]
+    first, *_, last = names if names else ("", "")
+    queries = ("queryid", "qid", "query", "topic", "topicid")
+    grades = ("score", "relevance", "rel", "grade", "label", "relevancy", "judgment", "judgement")
+    return first in queries and last in grades
+
+
+def checked_grade(value: int) -> int:
+    """Return a grade that trec_eval can hold; ValueError if it is not one.
+
+    trec_eval counts the documents of each grade up to the highest: one of 3 billion takes all
+    memory.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"a grade must be an integer, got {value!r}")
+    if not -LARGEST_GRADE <= value <= LARGEST_GRADE:
+        raise ValueError(f"a grade must be in [{-LARGEST_GRADE}, {LARGEST_GRADE}], got {value}")
+    return value
+
+
+def parse_trec(line: str) -> tuple[str, str, float]:
+    """Query id, document id and score of a line of a run file; ValueError if it is not one."""
+    columns = line.split()
     if len(columns) != 6:
         raise ValueError(f"expected 6 columns, got {len(columns)}")
     query_id, _, doc_id, _, score, _ = columns
+    return query_id, doc_id, finite_number("score", score)
+
+
+def finite_number(name: str, text: str) -> float:
+    """The number that a column holds; ValueError if it is none, or not finite."""
     try:
-        value = float(score)
+        # Python alone knows underscores in numbers.
+        value = float(text.replace("_", "x"))
     except ValueError as error:
-        raise ValueError(f"score must be a number, got {score!r}") from error
+        raise ValueError(f"{name} must be a number, got {text!r}") from error
     if not math.isfinite(value):
-        raise ValueError(f"score must be finite, got {score}")
-    return query_id, doc_id, value
+        raise ValueError(f"{name} must be finite, got {text}")
+    return value
 
 
 def _ranked(query_id: str, hits: Iterable[tuple[str, float]]) -> Ranking:
@@ -159,6 +233,10 @@ def _ranked(query_id: str, hits: Iterable[tuple[str, float]]) -> Ranking:
             raise ValueError(f"query {query_id}: document {doc_id} is ranked twice")
         seen.add(doc_id)
     return ranking
+
+
+def _by_score_and_id(hit: tuple[str, float]) -> tuple[float, str]:
+    return hit[1], hit[0]
 
 
 def _by_score_then_id(hit: tuple[str, float]) -> tuple[float, str]:

@@ -71,6 +71,7 @@ def evaluate(
     if not named:
         raise typer.BadParameter("give at least one --system, or --index")
     from lsr.eval.datasets import load_datasets
+    from lsr.eval.measures import split_measures
 
     with user_errors():
         data = [dataset for name in datasets for dataset in load_datasets(name, split)]
@@ -82,7 +83,7 @@ def evaluate(
             )
         if directory is not None:
             _build_unless_there(directory, data, encoder)
-        results = _evaluate(named, data, measures.split(), cache, out, threads, as_json)
+        results = _evaluate(named, data, split_measures(measures), cache, out, threads, as_json)
         if run is not None:
             results[0].run.write_trec(run, "lsr")
 
@@ -222,11 +223,12 @@ def compare(
     from lsr.cli.display import progress_bar
     from lsr.eval.comparison import compare_systems
     from lsr.eval.datasets import load_dataset
+    from lsr.eval.measures import split_measures
 
     with user_errors():
         data = load_dataset(dataset, split)
         with progress_bar() as progress:
-            found = compare_systems(systems, data, measures.split(), progress=progress)
+            found = compare_systems(systems, data, split_measures(measures), progress=progress)
     if as_json:
         typer.echo(json.dumps(found.record()))
         return

@@ -90,7 +90,7 @@ def document_from_tsv(line: str) -> Document:
     if len(columns) not in (2, 3):
         raise ValueError(f"expected 2 or 3 tab-separated columns, got {len(columns)}")
     title = columns[1] if len(columns) == 3 else ""
-    return Document(checked_id(columns[0]), title, columns[-1])
+    return Document(checked_id(columns[0].strip()), title, columns[-1])
 
 
 def _query_from_json(line: str) -> Query:
@@ -105,7 +105,7 @@ def _query_from_tsv(line: str) -> Query:
     columns = line.split("\t")
     if len(columns) != 2:
         raise ValueError(f"expected 2 tab-separated columns, got {len(columns)}")
-    return Query(checked_id(columns[0]), columns[1])
+    return Query(checked_id(columns[0].strip()), columns[1])
 
 
 def _id_of(record: Mapping[str, object], keys: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ from lsr.corpus.downloads import downloaded
 from lsr.corpus.records import read_queries
 from lsr.documents import Query
 from lsr.lines import parse_object, read_lines
-from lsr.run import Run, read_qrels
+from lsr.run import Run, finite_number, is_qrels_header, parse_trec, qrels_columns, read_qrels
 from lsr.training.examples import Example, Examples
 from lsr.training.texts import Texts
 
@@ -90,23 +90,12 @@ def read_scores(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, float]
     """
 
     def parse(line: str) -> tuple[str, str, float]:
-        columns = line.split("\t")
-        if len(columns) != 3:
-            columns = line.split()
-        if len(columns) not in (3, 6):
-            raise ValueError(
-                f"expected 3 columns separated by tabs, or TREC's 6, got {len(columns)}"
-            )
-        query_id, doc_id, score = columns if len(columns) == 3 else (*columns[0:3:2], columns[4])
-        try:
-            value = float(score)
-        except ValueError as error:
-            raise ValueError(f"score must be a number, got {score!r}") from error
-        if not math.isfinite(value):
-            raise ValueError(f"score must be finite, got {score}")
-        return query_id, doc_id, value
+        if len(line.split("\t")) != 3 and len(line.split()) == 6:
+            return parse_trec(line)
+        query_id, doc_id, score = qrels_columns(line)
+        return query_id, doc_id, finite_number("score", score)
 
-    yield from read_lines(Path(path), parse, header="query-id\t")
+    yield from read_lines(Path(path), parse, is_header=is_qrels_header)
 
 
 def read_scored_lists(path: str | os.PathLike[str]) -> Run:

@@ -53,12 +53,17 @@ def test_missing_split_lists_those_available(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q2 a 1", "expected 3 tab-separated columns, got 1: q2 a 1"),
-        ("q2\t0\ta\t1", "expected 3 tab-separated columns, got 4"),
+        ("q2", "expected 3 columns separated by tabs, or the columns of TREC, got 1: q2"),
+        ("q2\t0\ta\t1\tx", "expected 3 columns .*, got 5"),
+        ("q2\ta\t1_0", "score must be an integer, got '1_0'"),
+        ("q2\ta\t3000000000", r"a grade must be in \[-32767, 32767\], got 3000000000: q2"),
+        (f"q2\ta\t{10**26}", "score must be an integer, got '1000"),
+        ("q2\ta b\t1", "white space in id 'a b'"),
+        ("q2\t \t1", "empty id"),
         ("q2\ta\t1.5", "score must be an integer, got '1.5': q2"),
         ("q1\ta\t2", "a second grade for document 'a': q1"),
         ("q2\t\udcff\t1", "invalid UTF-8 .invalid start byte at byte 3"),
-        ("q2\ta", "expected 3 tab-separated columns, got 2"),
+        ("q2\ta", "expected 3 columns separated by tabs, or the columns of TREC, got 2"),
     ],
 )
 def test_bad_qrels_line(folder: Path, line: str, message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import pytrec_eval
 
 from lsr.eval.datasets import load_dataset
-from lsr.eval.measures import evaluate, with_relevant_grade
+from lsr.eval.measures import evaluate, split_measures, with_relevant_grade
 from lsr.run import Run
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -73,9 +73,9 @@ def test_a_run_without_answers_scores_0(run: Run) -> None:
 
 
 def test_measures_keep_the_names_given() -> None:
-    result = evaluate(RUN, QRELS, ["P(rel=2)@5", "P(rel = 2)@5", "R@2"])
-    assert result.per_query["P(rel=2)@5"] == result.per_query["P(rel = 2)@5"]
-    assert result.per_query["P(rel=2)@5"] == pytest.approx({"q1": 0.2, "q2": 0.0, "q3": 0.0})
+    result = evaluate(RUN, QRELS, ["P(rel = 2)@5", "R@2"])
+    assert list(result.means) == ["P(rel = 2)@5", "R@2"]
+    assert result.per_query["P(rel = 2)@5"] == pytest.approx({"q1": 0.2, "q2": 0.0, "q3": 0.0})
     assert result.per_query["R@2"] == {"q1": 0.5, "q2": 0.0, "q3": 0.0}
 
 
@@ -86,7 +86,23 @@ def test_measures_keep_the_names_given() -> None:
         ("nDCG@", "'nDCG@' is not a measure of ir-measures: "),
         ("", "'' is not a measure of ir-measures: "),
         ("nDCG(foo=2)@3", "'foo'"),
-        ("R@0", "'R@0': the cutoff must be at least 1, got 0"),
+        ("R@0", r"'R@0': the cutoff must be in \[1, 1000000\], got 0"),
+        ("R@99999999999999999999", r"the cutoff must be in \[1, 1000000\], got 9999"),
+        ("AP@True", r"the cutoff must be in \[1, 1000000\], got True"),
+        ("RR(rel=0)", r"'RR\(rel=0\)': the rel must be in \[1, 32767\], got 0"),
+        ("RR(rel=99999999999)", r"the rel must be in \[1, 32767\], got 99999999999"),
+        ("P(rel=1.5)@5", "invalid param rel=1.5"),
+        ("IPrec@5.0", r"the recall must be in \[0, 1\], got 5.0"),
+        ("IPrec@0.123", "the recall must have at most two decimals, got 0.123"),
+        ("Compat(p=5.0)", r"the p must be in \[0, 1\], got 5.0"),
+        ("nDCG(gains={1:3000000000})", r"gains: a grade must be in \[-32767, 32767\], got 3000"),
+        ("nDCG(gains={1:0.5})", "gains: a grade must be an integer, got 0.5"),
+        ("P", "'P': this measure needs the parameter 'cutoff'"),
+        ("ERR", "'ERR': nothing that is installed computes it"),
+        ("RR@10 R@5", "'RR@10 R@5' names 2 measures: give each as one name"),
+        ("RR@10,R@5", "'RR@10,R@5' is not a measure .*; measures are separated by spaces"),
+        ("NDCG@10", "names 'NDCG@10' also as 'nDCG@10': each must be given once"),
+        ("nDCG@10", "names 'nDCG@10' twice: each must be given once"),
         ("R@-3", "R@-3"),
     ],
 )
@@ -96,8 +112,10 @@ def test_unknown_measures(name: str, message: str) -> None:
 
 
 def test_evaluate_rejects_nothing_to_measure() -> None:
-    with pytest.raises(ValueError, match="`measures` must name at least one measure"):
+    with pytest.raises(ValueError, match="`measures` must be a list of .*, got none"):
         evaluate(RUN, QRELS, [])
+    with pytest.raises(ValueError, match="`measures` must be a list of .*, got 'RR@10'"):
+        evaluate(RUN, QRELS, "RR@10")
     for qrels in ({}, {"q1": {"a": 1}, "q2": {}}):
         with pytest.raises(ValueError, match="`qrels` must hold at least one judgement"):
             evaluate(RUN, qrels)
@@ -173,5 +191,52 @@ def test_grades_that_count_are_named() -> None:
     found = evaluate(RUN, QRELS, with_relevant_grade(["RR@10", "Judged@2"], 2))
     assert found.per_query["RR(rel=2)@10"] == {"q1": pytest.approx(1 / 3), "q2": 0.0, "q3": 0.0}
     assert found.per_query["Judged@2"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
-    with pytest.raises(ValueError, match="`relevant_grade` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"`relevant_grade` must be in \[1, 32767\], got 0"):
         with_relevant_grade(names, 0)
+
+
+def test_the_same_measure_with_its_grade_said_is_refused() -> None:
+    names = ["RR@10", "RR(rel=2)@10"]
+    assert with_relevant_grade(names, 1) == names
+    with pytest.raises(ValueError, match=r"names 'RR\(rel=2\)@10' twice"):
+        with_relevant_grade(names, 2)
+
+
+@pytest.mark.parametrize("grade", [3_000_000_000, 10**26, -(10**26), 32_768, 1.0, True])
+def test_grades_out_of_range_are_refused(grade: object) -> None:
+    with pytest.raises(ValueError, match=r"query 'q', document 'd': a grade must be .*, got "):
+        evaluate(Run({"q": [("d", 1.0)]}), {"q": {"d": grade}}, ["nDCG@10"])
+
+
+def test_extreme_and_negative_grades_are_measured() -> None:
+    run = Run({"q": [("n", 3.0), ("d", 2.0), ("e", 1.0)]})
+    qrels = {"q": {"d": 32_767, "e": 1, "n": -32_767}, "none": {"d": -1, "e": 0}}
+    found = evaluate(run, qrels, ["RR", "P@2", "nDCG@10", "Rprec", "IPrec@0.10", "Bpref"]).per_query
+    assert found["RR"] == {"q": 0.5, "none": 0.0}
+    assert found["P@2"]["q"] == 0.5
+    ideal = 32_767 + 1 / log2(3)
+    assert found["nDCG@10"]["q"] == pytest.approx((32_767 / log2(3) + 1 / log2(4)) / ideal)
+
+
+@pytest.mark.parametrize("names", [["q-1", "p-1", "b"], ["1", "2", "3"], ["ü", "x y", "日"]])
+def test_err_of_queries_with_any_ids(names: list[str]) -> None:
+    """ERR = Σ_i R_i / i · Π_{j<i} (1 − R_j), R = (2^grade − 1) / 2^4 (Chapelle et al., 2009)."""
+    first, second, third = names
+    run = Run({first: [("ä", 3.0), ("b", 2.0), ("c", 1.0)], second: [("c", 1.0)]})
+    qrels = {first: {"ä": 1, "b": 4, "d": 0}, second: {"c": 0}, third: {"c": 2}}
+    found = evaluate(run, qrels, ["RR", "ERR@10", "nDCG(dcg='exp-log2')@10"]).per_query
+    err = 1 / 16 + (1 - 1 / 16) * (15 / 16) / 2
+    assert found["ERR@10"] == {first: pytest.approx(err, abs=5e-6), second: 0.0, third: 0.0}
+    gain = (1 + 15 / log2(3)) / (15 + 1 / log2(3))
+    assert found["nDCG(dcg='exp-log2')@10"][first] == pytest.approx(gain, abs=5e-6)
+    assert found["RR"] == {first: 1.0, second: 0.0, third: 0.0}
+    with pytest.raises(ValueError, match="ERR@5 is defined for grades up to 4, got 5"):
+        evaluate(run, {first: {"b": 5}}, ["ERR@5"])
+
+
+def test_measures_in_one_text() -> None:
+    assert split_measures(" nDCG@10\tP(rel = 2)@5 nDCG(gains={0: 1, 1: 2})@3") == [
+        "nDCG@10",
+        "P(rel = 2)@5",
+        "nDCG(gains={0: 1, 1: 2})@3",
+    ]

@@ -1,6 +1,7 @@
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lsr.lines import CorpusError
@@ -102,9 +103,10 @@ def test_write_trec_rejects(tmp_path: Path) -> None:
     [
         (b"q Q0 d 2 1.0", "expected 6 columns, got 5: q Q0 d 2 1.0"),
         (b"q Q0 d 2 x t", "score must be a number, got 'x': q Q0"),
+        (b"q Q0 d 2 1_0 t", "score must be a number, got '1_0'"),
         (b"q Q0 d 2 inf t", "score must be finite, got inf: q Q0"),
         (b"q Q0 c 2 1.0 t", "document 'c' again for query 'q': q Q0"),
-        (b"q Q0 \xff 2 1.0 t", r"'utf-8' codec can't decode .*: q Q0 \\xff"),
+        (b"q Q0 \xff 2 1.0 t", r"invalid UTF-8 .*: q Q0 \\xff"),
     ],
 )
 def test_read_trec_rejects(tmp_path: Path, line: bytes, message: str) -> None:
@@ -136,3 +138,115 @@ def test_header_of_qrels_is_the_first_line_alone(tmp_path: Path) -> None:
     path.write_text("q1\ta\t1\nquery-id\tcorpus-id\tscore\n")
     with pytest.raises(CorpusError, match=r"test\.tsv:2: score must be an integer, got 'score'"):
         read_qrels(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["query-id\tcorpus-id\tscore", "qid\tdocid\trelevance", "Query_ID\tDoc_ID\tGrade", None],
+)
+def test_spellings_of_qrels(tmp_path: Path, header: str | None) -> None:
+    """TREC's columns, spaces around ids, any line ends, byte order marks of joined files."""
+    expected = {"q1": {"a": 1, "b": 0}, "q2": {"a": -1}}
+    head = [header] if header else []
+    for number, lines in enumerate(
+        (["q1\ta\t1", "q1\tb\t0", "q2\ta\t-1"], ["q1 0 a 1", "q1\t0\tb\t0", "q2 Q0 a  -1"])
+    ):
+        for end in ("\n", "\r\n", "\r"):
+            path = tmp_path / f"{number}.tsv"
+            path.write_bytes(end.join([*head, *lines, ""]).encode())
+            assert read_qrels(path) == expected
+    path.write_text(" q1 \ta \t1 \n\t\t\n\ufeffq1\t b\t0\nq2\ta\t-1", encoding="utf-8-sig")
+    assert read_qrels(path) == expected
+
+
+def test_a_header_of_other_columns_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "test.tsv"
+    for header in ("corpus-id\tquery-id\tscore", "q1\ta\thigh"):
+        path.write_text(header + "\nq1\ta\t1\n")
+        with pytest.raises(CorpusError, match=r"test\.tsv:1: score must be an integer"):
+            read_qrels(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_byte_order_mark_is_no_part_of_a_query_id(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "run.trec"
+    lines = ["\ufeffq1 Q0 a 1 2.5 x", "  ", "q1\tQ0\tb 2 1 x ", "\ufeffq2 Q0 a 1 7 x"]
+    expected = {"q1": [("a", 2.5), ("b", 1.0)], "q2": [("a", 7.0)]}
+    content = end.join(lines).encode()
+    path.write_bytes(content)
+    assert dict(Run.read_trec(path)) == expected
+    packed = tmp_path / "run.trec.gz"
+    packed.write_bytes(gzip.compress(content))
+    assert dict(Run.read_trec(packed)) == expected
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        path.write_text("\n".join(lines), encoding=encoding)
+        with pytest.raises(CorpusError, match="run.trec:1: this file is in UTF-16 or UTF-32"):
+            Run.read_trec(path)
+    path.write_bytes(packed.read_bytes())
+    with pytest.raises(CorpusError, match=r"packed by gzip: its name must end with \.gz"):
+        Run.read_trec(path)
+    path.write_bytes(b"q1 Q0 a\0 1 2 x")
+    with pytest.raises(CorpusError, match=r"run\.trec:1: a NUL byte \(byte 7 of the line\)"):
+        Run.read_trec(path)
+
+
+def trec_eval_order(scores: dict[str, float]) -> list[str]:
+    """The order in which trec_eval's own code sees a ranking, found by asking for each rank."""
+    import pytrec_eval
+
+    def rank(doc_id: str) -> int:
+        evaluator = pytrec_eval.RelevanceEvaluator({"q": {doc_id: 1}}, {"recip_rank"})
+        return round(1 / evaluator.evaluate({"q": scores})["q"]["recip_rank"])
+
+    return sorted(scores, key=rank)
+
+
+def test_a_run_file_has_trec_evals_order(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    # 16777217 is no float32; 1e-50 and 0 are the same one; 1e39 is above the largest.
+    scores = {"a": 1.0, "b": 1.0, "é": 1.0, "Z": 1.0, "c": 16777217.0, "d": 16777216.0}
+    scores |= {"e": 1e-50, "f": 0.0, "g": -0.0, "h": -1e-50, "i": 1e39, "j": 1e300, "k": -5.0}
+    path.write_text("".join(f"q Q0 {doc_id} 1 {score!r} x\n" for doc_id, score in scores.items()))
+    run = Run.read_trec(path)
+    order = [doc_id for doc_id, _ in run["q"]]
+    assert order == trec_eval_order(scores)
+    assert order == ["j", "i", "d", "c", "é", "b", "a", "Z", "h", "g", "f", "e", "k"]
+    # Cut, without a query's own document, and written again, it has the same order.
+    assert [doc_id for doc_id, _ in run.truncate(6)["q"]] == order[:6]
+    assert run.without_self()["q"] == run["q"]
+    run.write_trec(path, "again")
+    assert [doc_id for doc_id, _ in Run.read_trec(path)["q"]] == order
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.0] * 50,
+        [-0.0, 0.0] * 20,
+        [12.3] * 1500,
+        [1e300] * 50,
+        [-1e300] * 50,
+        [-1e38, *[-3.4028234e38] * 30, *[-1e300] * 50],
+        [1e-45, 1e-44, 0.0, 1e-40, -1e-45, -1e-40, -1e-38, 1e-38, 1.1754944e-38] * 3,
+        [1e-50, 1e-60, -1e-60, -1e-50, 0.0],
+        [1.0, 1.0, 0.99999994, 0.9999999, 0.0, -1.0, -1.0],
+        [5.0],
+        [],
+    ],
+)
+def test_written_scores_fall_strictly_for_every_tool(tmp_path: Path, scores: list[float]) -> None:
+    run = Run({"q": [(f"d{number:04}", score) for number, score in enumerate(scores)]})
+    path = tmp_path / "run.trec"
+    run.write_trec(path, "t")
+    printed = [line.split()[4] for line in path.read_text().splitlines()]
+    held = np.array(printed, np.float32)
+    assert np.isfinite(held).all() and (held[:-1] > held[1:]).all()
+    # They are float32 as printed, and none that a processor may take for 0.
+    assert [float(text) for text in printed] == held.astype(float).tolist()
+    assert ((held == 0) | (np.abs(held) >= np.finfo(np.float32).smallest_normal)).all()
+    order = [doc_id for doc_id, _ in run["q"]]
+    if scores:
+        assert [doc_id for doc_id, _ in Run.read_trec(path)["q"]] == order
+    if 0 < len(scores) < 100:
+        found = dict(zip(order, [float(text) for text in printed], strict=True))
+        assert trec_eval_order(found) == order

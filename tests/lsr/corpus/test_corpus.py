@@ -274,3 +274,33 @@ def test_a_document_of_one_line():
 def test_metadata_is_finite(number: str) -> None:
     with pytest.raises(ValueError, match="year must be finite, got"):
         parse_document(b'{"id": "d", "text": "x", "year": %s}' % number.encode())
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_byte_order_marks_line_ends_and_spaces_around_ids(tmp_path: Path, end: bytes) -> None:
+    mark = b"\xef\xbb\xbf"
+    records = [mark + b'{"_id": "a", "text": "x"}', b" \t", mark + b'{"_id": "b", "text": " y "}']
+    for name, lines in (
+        ("c.jsonl", records),
+        ("c.tsv", [mark + b" a\tx", b"\t\t", mark + b"b \t y "]),
+    ):
+        path = write(tmp_path / name, end.join(lines))
+        assert [(d.id, d.text) for d in open_corpus(path)] == [("a", "x"), ("b", " y ")]
+        assert read_queries(path) == [Query("a", "x"), Query("b", " y ")]
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.tsv"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_other_encodings_are_refused(tmp_path: Path, name: str, encoding: str) -> None:
+    path = write(tmp_path / name, '{"id": "a", "text": "b"}\n'.encode(encoding))
+    for skip_bad in (False, True):
+        with pytest.raises(CorpusError, match=":1: this file is in UTF-16 or UTF-32"):
+            list(open_corpus(path, skip_bad=skip_bad))
+    with pytest.raises(CorpusError, match="write it in UTF-8"):
+        read_queries(path)
+
+
+def test_nul_bytes_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.tsv", b"a\tx\nb\ty\0z\n")
+    with pytest.raises(CorpusError, match=r"c\.tsv:2: a NUL byte \(byte 3 of the line\)"):
+        list(open_corpus(path))
