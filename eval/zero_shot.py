@@ -11,7 +11,8 @@ COLLECTIONS has the BEIR folders of FOLDERS. Each is ranked by
     default        the model that ships
     default+dense  their mean after min-max over the 1,000 best of each; who is absent has 0
 
-Indexes and runs go under DIR; those found there are reused, so that a run that was cut off goes on.
+All models compute in float32, on every CPU. Indexes and runs go under DIR; those found there are
+reused, so that a run that was cut off goes on.
 Those of the default model have its fingerprint in their names: other weights are measured anew.
 Then what a query costs: encoding, postings touched and latency, of `default` beside `lexical`.
 """
@@ -68,7 +69,7 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
     if system in INDEXED:
         index = out / kept_as(system)
         if not (index / NAME).exists():
-            build_index(open_corpus(folder), index, system)
+            build_index(open_corpus(folder), index, system, dtype="float32")
         with Searcher(index) as searcher:
             run = rank_queries(searcher, dataset)
     elif system == "default+dense":
@@ -85,10 +86,15 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
 
 
 def kept_as(system: str) -> str:
-    """What a system's index and run are called in a collection's folder."""
+    """What a system's index and run are called in a collection's folder.
+
+    Those whose documents a model of ours encodes say float32: earlier ones may be in bfloat16.
+    """
+    if system == "grafted":
+        return f"{system}-float32"
     if not system.startswith("default"):
         return system
-    return f"{system}-{DefaultEncoder().fingerprint[:12]}"
+    return f"{system}-float32-{DefaultEncoder().fingerprint[:12]}"
 
 
 def interpolate(sparse: Run, dense: Run, how: Interpolation) -> Run:

@@ -77,6 +77,9 @@ def _lines(path: Path) -> Iterator[bytes]:
         for number, ended in enumerate(file):
             if number == 0:
                 _refuse_other_encodings(path, ended)
+            if not ended.endswith(b"\n"):
+                # Raises where a damaged gzip ends within a line.
+                file.read(1)
             # A CR alone ends a line too.
             for raw in ended.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
                 yield raw.removeprefix(codecs.BOM_UTF8)

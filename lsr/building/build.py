@@ -272,10 +272,10 @@ def _make_encoder(
         if name == "grafted":
             progress("calibrating the head", 0, None)
 
-    encoder = FITTED[name].fit(default_tokenizer(), texts())
+    fitted = FITTED[name].fit(default_tokenizer(), texts())
     folder.mkdir(exist_ok=True)
-    encoder.save(folder)
-    return encoder
+    fitted.save(folder)
+    return open_encoder(name, folder, dtype)
 
 
 def _encoder_before(

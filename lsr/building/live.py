@@ -88,13 +88,15 @@ def open_encoder(name: str, folder: Path, dtype: Dtype | None = None) -> Encoder
 
     `dtype` is of a model's matrix products; None leaves it to MaskedLMEncoder.
     """
-    if name in FITTED:
-        return FITTED[name].load(default_tokenizer(), folder)
+    if name == "lexical":
+        return LexicalEncoder.load(default_tokenizer(), folder)
     in_dtype = None
     if dtype is not None:
         import torch
 
         in_dtype = getattr(torch, dtype)
+    if name == "grafted":
+        return GraftedEncoder.load(default_tokenizer(), folder, in_dtype)
     return DefaultEncoder(dtype=in_dtype) if name == DEFAULT else load_encoder(name, in_dtype)
 
 

@@ -55,6 +55,7 @@ class GraftedEncoder:
         deviation: np.ndarray,
         threshold: float,
         expansion: float = 0.7,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """An encoder with known calibration; `fit` computes it.
 
@@ -64,6 +65,7 @@ class GraftedEncoder:
             deviation: σ > 0, float32, shape (V,).
             threshold: θ, in deviations.
             expansion: weight of the head against BM25.
+            dtype: of the head's and the trunk's matrix products, see MaskedLMEncoder.
 
         Raises:
             ValueError: the calibration is of another vocabulary.
@@ -79,6 +81,7 @@ class GraftedEncoder:
         self.deviation = deviation
         self.threshold = threshold
         self.expansion = expansion
+        self.dtype = dtype
         self.tokenizer = lexical.tokenizer
         self.vocabulary = lexical.vocabulary
 
@@ -124,7 +127,7 @@ class GraftedEncoder:
         )
 
     @classmethod
-    def load(cls, tokenizer: Any, folder: Path) -> GraftedEncoder:
+    def load(cls, tokenizer: Any, folder: Path, dtype: torch.dtype | None = None) -> GraftedEncoder:
         """The encoder that `save` wrote; the trunk is read when the first document is encoded.
 
         Raises:
@@ -142,6 +145,7 @@ class GraftedEncoder:
                     saved["deviation"],
                     float(saved["threshold"]),
                     float(saved["expansion"]),
+                    dtype,
                 )
         except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not the calibration of an encoder: {error}") from error
@@ -207,7 +211,7 @@ class GraftedEncoder:
     def _head(self) -> MaskedLMEncoder:
         from lsr.encoders.trunk import head_encoder
 
-        return head_encoder(self.tokenizer, self._decoder)
+        return head_encoder(self.tokenizer, self._decoder, self.dtype)
 
 
 def _sampled(batches: Iterable[Sequence[str]], sample: list[str]) -> Iterator[Sequence[str]]:

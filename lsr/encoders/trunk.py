@@ -55,9 +55,12 @@ def head(scale: np.ndarray, shift: np.ndarray) -> torch.nn.Linear:
     return decoder
 
 
-def head_encoder(tokenizer: Any, decoder: torch.nn.Linear) -> MaskedLMEncoder:
-    """SPLADE over the trunk with `decoder` as its head."""
-    return MaskedLMEncoder(TrunkWithHead(load_trunk(), decoder), tokenizer, max_length=TRUNK_LENGTH)
+def head_encoder(
+    tokenizer: Any, decoder: torch.nn.Linear, dtype: torch.dtype | None = None
+) -> MaskedLMEncoder:
+    """SPLADE over the trunk with `decoder` as its head; for `dtype` see MaskedLMEncoder."""
+    model = TrunkWithHead(load_trunk(), decoder)
+    return MaskedLMEncoder(model, tokenizer, max_length=TRUNK_LENGTH, dtype=dtype)
 
 
 @torch.inference_mode()

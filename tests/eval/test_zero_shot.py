@@ -4,8 +4,10 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from lsr.encoders.default import DefaultEncoder
+from lsr.encoders.masked_lm import MaskedLMEncoder
 from lsr.eval import zero_shot
 from lsr.eval.datasets import load_dataset
 from lsr.eval.zero_shot import interpolate, kept_as, main, markdown, run_of, table
@@ -86,6 +88,24 @@ def test_what_other_weights_of_the_default_model_gave_is_not_reused(monkeypatch)
     names = [kept_as(system) for system in zero_shot.SYSTEMS]
     monkeypatch.setattr(DefaultEncoder, "fingerprint", "0123456789abcdef")
     others = [kept_as(system) for system in zero_shot.SYSTEMS]
-    assert others[4:] == ["default-0123456789ab", "default+dense-0123456789ab"]
-    assert others[:4] == names[:4] == list(zero_shot.SYSTEMS[:4])
+    assert others[4:] == ["default-float32-0123456789ab", "default+dense-float32-0123456789ab"]
+    assert others[:4] == names[:4] == ["lexical", "bm25s", "dense", "grafted-float32"]
     assert len({*names, *others}) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["grafted", "default"])
+def test_documents_are_encoded_in_float32_on_a_cpu_with_bfloat16(
+    beir_folder, tmp_path, monkeypatch, system
+):
+    dtypes = []
+    real = MaskedLMEncoder.encode_documents
+
+    def encode_documents(self, *arguments, **options):
+        dtypes.append(self.dtype)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(MaskedLMEncoder, "encode_documents", encode_documents)
+    monkeypatch.setattr("lsr.encoders.masked_lm.bfloat16_is_fast", lambda: True)
+    run_of(system, beir_folder, load_dataset(beir_folder), tmp_path / "out")
+    assert set(dtypes) == {torch.float32}

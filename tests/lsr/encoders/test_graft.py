@@ -140,3 +140,15 @@ def test_a_corpus_without_tokens_cannot_be_fitted(tokenizer):
     with pytest.raises(ValueError, match="none of 2 documents holds a token"):
         GraftedEncoder.fit(tokenizer, [["", " "]])
     assert isinstance(LexicalEncoder.fit(tokenizer, [["a", ""]]), LexicalEncoder)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_dtype_asked_for_reaches_the_model(fitted, tokenizer, tmp_path, monkeypatch, fast):
+    from lsr.building.live import open_encoder
+
+    monkeypatch.setattr("lsr.encoders.masked_lm.bfloat16_is_fast", lambda: fast)
+    fitted.save(tmp_path)
+    expected = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    expected[None] = torch.bfloat16 if fast else torch.float32
+    for dtype, found in expected.items():
+        assert open_encoder("grafted", tmp_path, dtype)._head.dtype == found
