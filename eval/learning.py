@@ -16,6 +16,7 @@ from lsr.eval.measures import evaluate
 from lsr.eval.pruning import Point, pruning_curve, rank_vectors, table
 from lsr.training.arguments import in_bfloat16
 from lsr.training.prepare import HeldOut, is_main_process, prepare
+from lsr.training.processes import check_devices
 from lsr.training.recipe import Recipe
 from lsr.training.run import build, open_run, train
 from lsr.training.run_files import write_whole
@@ -131,6 +132,7 @@ def learn(
         TrainingStopped: by the guard.
         FileNotFoundError, ValueError: data, base or settings cannot be used.
     """
+    check_devices()  # before hours of preparation
     out.mkdir(parents=True, exist_ok=True)
     # One of the processes that train together prepares; the others read.
     with FileLock(out / "lock"):

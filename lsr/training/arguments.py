@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lsr.encoders.masked_lm import bfloat16_is_fast
+from lsr.training.processes import check_devices
 from lsr.training.recipe import Recipe
 
 
@@ -16,13 +17,14 @@ def arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
     """SparseEncoderTrainingArguments for rows of `n_negatives` negatives; checkpoints go to `out`.
 
     Raises:
-        ValueError: checkpoints and logs do not fit together.
+        ValueError: checkpoints and logs do not fit together, or see `check_devices`.
     """
     from sentence_transformers import SparseEncoderTrainingArguments
     from sentence_transformers.base.modules import Router
 
     from lsr.encoders.query_weights import QUERY_WEIGHTS
 
+    check_devices()
     settings = recipe.training
     routed = any(isinstance(module, Router) for module in model.modules())
     columns = ["document", *(f"negative_{i + 1}" for i in range(n_negatives))]

@@ -226,18 +226,28 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
 
         Dropout is noise to the largest of many logits, and changes how many are positive by a
         quarter up or down. Measured on the last batch, queries and positives, which pass the model
-        once more. To be called in all processes.
+        once more, in parts of `mini_batch_size`. A model without dropout is not passed: 1. To be
+        called in all processes.
         """
+        if not has_dropout(self.model):
+            return dict.fromkeys(self.strengths, 1.0)
         ratios: dict[Side, float] = {}
         training = self.model.training
         self.model.eval()
         for side in self.strengths:
-            vectors = self.model(dict(self._inputs[side]))["sentence_embedding"]
-            counts = torch.stack([active_terms(vectors, dim=1).mean(), self._terms[side]])
+            counts = torch.stack([self._terms_in_use(self._inputs[side]), self._terms[side]])
             used, trained = sum_over_processes(counts.float()).tolist()
             ratios[side] = used / trained if trained else 1.0
         self.model.train(training)
         return ratios
+
+    def _terms_in_use(self, inputs: dict[str, Any]) -> Tensor:
+        """The mean terms of a vector, float32, by the model as it is set."""
+        if self.mini_batch_size is None:
+            vectors = self.model(dict(inputs))["sentence_embedding"]
+            return active_terms(vectors, dim=1).mean()
+        parts = self.embed_minibatch_iter(inputs, with_grad=False, copy_random_state=False)
+        return torch.cat([active_terms(vectors, dim=1) for vectors, _ in parts]).mean()
 
     def get_config_dict(self) -> dict[str, Any]:
         """What sentence-transformers writes into the model card."""
@@ -353,6 +363,22 @@ class _Tally:
             penalty=penalties / batches,
         )
         return statistics, rankings / batches
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether any part of the model drops activations in training.
+
+    Such a part is a Dropout module with a probability above 0, or any module with an attribute
+    above 0 whose name ends in "dropout", as transformers' attention layers have it.
+    """
+    return any(
+        (isinstance(module, nn.Dropout) and module.p > 0)
+        or any(
+            name.endswith("dropout") and isinstance(value, float) and value > 0
+            for name, value in vars(module).items()
+        )
+        for module in model.modules()
+    )
 
 
 def _check_settings(

@@ -38,6 +38,7 @@ from lsr.training.cocondenser import Cocondenser, drop_head
 from lsr.training.loss_trainer import Loss, LossTrainer, Metrics
 from lsr.training.masked_prediction import MaskedPrediction
 from lsr.training.masking import Chunks, Frame, Masker, SpanPairs, Stream, Tokens, tokenize
+from lsr.training.processes import check_devices
 from lsr.training.run_files import check_same, last_whole, write_folder, write_whole
 from lsr.training.scratch import random_bert, train_tokenizer
 
@@ -199,6 +200,7 @@ def pretrain(
 
 
 def _arguments(config: PretrainConfig, out: Path) -> TrainingArguments:
+    check_devices()
     # Several processes without GPUs: the Trainer knows them only if it is told.
     gloo = "WORLD_SIZE" in os.environ and not torch.cuda.is_available()
     return TrainingArguments(
@@ -267,7 +269,7 @@ def _stream(
     config: PretrainConfig, tokens: Tokens, frame: Frame, arguments: TrainingArguments
 ) -> Stream:
     longest = config.max_length - len(frame.before) - len(frame.after)
-    batch = config.batch_size * arguments.world_size * max(1, arguments.n_gpu)
+    batch = config.batch_size * arguments.world_size
     source: Chunks | SpanPairs
     if config.objective == "cocondenser":
         source = SpanPairs(tokens, longest)

@@ -1,12 +1,32 @@
-"""Sums and rows over the processes that train together (`torch.distributed`)."""
+"""The processes that train together (`torch.distributed`): one for each GPU, sums, rows."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+def check_devices() -> None:
+    """Refuse to train on several GPUs in one process.
+
+    transformers' Trainer would wrap the model in torch's DataParallel. Its replicas are copies of
+    the model, but would call the fused head (and a decoder taken out) of the original.
+
+    Raises:
+        ValueError: there are several GPUs, and neither torchrun nor another launcher has started
+            this process (LOCAL_RANK is not set).
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus > 1 and "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            f"training needs one process for each GPU, got one process for {gpus} GPUs: start it "
+            f"with `torchrun --nproc-per-node {gpus} -m lsr.cli train …`, or set "
+            "CUDA_VISIBLE_DEVICES=0 to train on one GPU"
+        )
 
 
 def process_count() -> int:

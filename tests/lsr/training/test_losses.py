@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 import lsr
 from lsr.encoders.load import default_tokenizer
-from lsr.training.losses import Objective, infonce, kl_divergence, margin_mse
+from lsr.training.losses import Objective, has_dropout, infonce, kl_divergence, margin_mse
 from lsr.training.regularisers import L1, DFFlops, Flops
 from lsr.training.sparsity import Fixed
 
@@ -224,6 +224,51 @@ def test_terms_without_dropout(size):
         trained = dropped[number * BATCH : (number + 1) * BATCH]
         assert ratios[side] == pytest.approx(float((used > 0).sum() / (trained > 0).sum()))
         assert ratios[side] != 1
+
+
+def test_terms_without_dropout_are_counted_in_parts():
+    """No pass has more texts than `mini_batch_size`; the counts are those of the whole batch."""
+    passed = []
+
+    class Model(Toy):
+        def forward(self, features):
+            passed.append(len(features["input_ids"]))
+            assert self.training or not torch.is_grad_enabled()
+            return super().forward(features)
+
+    columns, labels = batch()
+    ratios = []
+    for size in (2, BATCH):
+        objective = Objective(Model(0.5), rankings=ALL, **penalties(), mini_batch_size=size)
+        torch.manual_seed(0)
+        objective([dict(column) for column in columns], labels)
+        objective._terms = {"document": torch.tensor(4.0), "query": torch.tensor(8.0)}
+        passed.clear()
+        ratios.append(objective.terms_without_dropout())
+        assert max(passed) == size and sum(passed) == 2 * BATCH
+    assert ratios[0] == pytest.approx(ratios[1])
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_model_without_dropout_is_not_passed_again(size):
+    columns, labels = batch()
+    model = Toy()
+    objective = Objective(model, rankings=ALL, **penalties(), mini_batch_size=size)
+    objective(columns, labels)
+    model.forward = None
+    assert objective.terms_without_dropout() == {"document": 1.0, "query": 1.0}
+    assert model.training
+
+
+def test_dropout_is_seen_where_it_is():
+    model = Toy()
+    assert not has_dropout(model)
+    model.attention = torch.nn.Linear(1, 1)
+    model.attention.attention_dropout = 0.0
+    assert not has_dropout(model)
+    model.attention.attention_dropout = 0.1
+    assert has_dropout(model)
+    assert has_dropout(Toy(0.1))
 
 
 def test_gradcache_draws_the_same_dropout_twice():

@@ -8,8 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from lsr.eval.learning import learn
+from lsr.training.arguments import arguments
 from lsr.training.losses import Objective
-from lsr.training.processes import gather_rows, process_count, process_rank, sum_over_processes
+from lsr.training.pretraining import PretrainConfig, pretrain
+from lsr.training.processes import (
+    check_devices,
+    gather_rows,
+    process_count,
+    process_rank,
+    sum_over_processes,
+)
+from lsr.training.recipe import load_recipe
 from lsr.training.regularisers import L1, DFFlops, Flops
 from lsr.training.sparsity import Fixed
 
@@ -142,3 +152,31 @@ def test_one_process_alone():
     assert (process_count(), process_rank()) == (1, 0)
     assert gather_rows(rows) is rows
     assert sum_over_processes(rows) is rows and torch.equal(rows, torch.ones(2, 3))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
+
+def test_several_gpus_in_one_process_are_refused(two_gpus, monkeypatch, tmp_path):
+    message = "one process for 2 GPUs: start it with `torchrun --nproc-per-node 2 -m lsr.cli train"
+    recipe = load_recipe("splade-doc", tiny=True)
+    with pytest.raises(ValueError, match=message):
+        learn(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # nothing was prepared
+    with pytest.raises(ValueError, match=message):
+        arguments(recipe, torch.nn.Linear(1, 1), 0, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        pretrain(PretrainConfig(), ["text"], tmp_path / "pretrained")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    check_devices()
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_one_device_is_trained_on_by_one_process(gpus, two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    check_devices()
