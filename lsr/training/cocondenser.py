@@ -100,13 +100,14 @@ def drop_head(model: Any) -> None:
 def span_contrast(states: Tensor) -> Tensor:
     """The mean over i of −log exp(h_i·h_i') / Σ_{j ≠ i} exp(h_i·h_j), i' the span beside i.
 
-    Dot products at temperature 1, as in the paper (section 3.2).
+    Dot products at temperature 1, as in the paper (section 3.2), in float32 also under autocast.
 
     Args:
         states: [CLS] states, shape (2n, D), n ≥ 2; rows 2i and 2i + 1 are spans of one text.
     """
     states = states.to(torch.promote_types(states.dtype, torch.float32))
-    similarities = states @ states.T
+    with torch.autocast(states.device.type, enabled=False):
+        similarities = states @ states.T
     similarities = similarities.masked_fill(
         torch.eye(len(states), dtype=torch.bool, device=states.device), -torch.inf
     )

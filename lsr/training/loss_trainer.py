@@ -40,7 +40,9 @@ class LossTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        parts = self._loss(model, inputs)
+        # The model's forward pass has this context already; decoder and head are used after it.
+        with self.accelerator.autocast():
+            parts = self._loss(model, inputs)
         for name, part in parts.items():
             self._parts[name] = self._parts.get(name, 0) + part.detach()
         self._passes += 1

@@ -70,5 +70,7 @@ class MaskedPrediction:
         if self._flops_weight:
             vectors = splade_head(states, self._decoder.weight, self._decoder.bias, mask=mask)
             vectors = vectors.index_fill(1, self._special.to(vectors.device), 0.0)
-            parts["flops"] = self._flops_weight * self._flops(vectors)
+            # Sums over 30,000 terms are in float32.
+            with torch.autocast(vectors.device.type, enabled=False):
+                parts["flops"] = self._flops_weight * self._flops(vectors)
         return parts

@@ -221,7 +221,7 @@ def _arguments(config: PretrainConfig, out: Path) -> TrainingArguments:
         save_total_limit=2,
         remove_unused_columns=False,
         report_to="none",
-        use_cpu=gloo,
+        use_cpu=not torch.cuda.is_available(),  # as in `lsr.training.arguments`
         ddp_backend="gloo" if gloo else None,
         # The decoder and Condenser's head are used after the forward pass that would look for them.
         ddp_find_unused_parameters=False,

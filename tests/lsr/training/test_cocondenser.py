@@ -180,6 +180,8 @@ class TestSpanContrast:
         found = span_contrast(states)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, span_contrast(states.double()).float())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(span_contrast(states), found)
 
 
 def contrast(rank, processes, folder, states):

@@ -135,6 +135,33 @@ class TestRuns:
         )
         assert (ours.encode_document(texts[:2]).to_dense() > 0).any()
 
+    @pytest.mark.parametrize("objective", ["mlm-flops", "cocondenser"])
+    def test_losses_are_in_the_precision_of_the_model(
+        self, objective, bert, tiny_texts, tmp_path, monkeypatch
+    ):
+        """With bf16, products of the decoder and the head are bfloat16, losses are float32."""
+        seen = []
+        linear, cross_entropy = torch.nn.functional.linear, torch.nn.functional.cross_entropy
+
+        def watched(inputs, weight, bias=None):
+            product = linear(inputs, weight, bias)
+            if len(weight) == rows:
+                seen.append(product.dtype)
+            return product
+
+        def summed(logits, *others, **settings):
+            assert logits.dtype == torch.float32
+            return cross_entropy(logits, *others, **settings)
+
+        rows = AutoModelForMaskedLM.from_pretrained(bert).config.vocab_size
+        monkeypatch.setattr(torch.nn.functional, "linear", watched)
+        monkeypatch.setattr(torch.nn.functional, "cross_entropy", summed)
+        changes = {"objective": objective, "base": bert, "max_steps": 1}
+        pretrain(replace(SMALL, **changes, bf16=True), tiny_texts, tmp_path)
+        # The first is the probe of the decoder that is taken out.
+        assert len(seen) > 1 and set(seen[-1:]) == {torch.bfloat16}
+        assert math.isfinite(losses(tmp_path)[0])
+
     def test_whole_words(self, texts, tmp_path):
         # So small a vocabulary that words are of several pieces.
         config = replace(SMALL, vocab_size=100, whole_words=True, max_steps=2)
