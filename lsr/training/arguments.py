@@ -21,6 +21,7 @@ def arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
     """
     from sentence_transformers import SparseEncoderTrainingArguments
     from sentence_transformers.base.modules import Router
+    from sentence_transformers.base.sampler import BatchSamplers
 
     from lsr.encoders.query_weights import QUERY_WEIGHTS
 
@@ -61,10 +62,44 @@ def arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
         use_cpu=not torch.cuda.is_available(),
         # Where torchrun started one process, this would claim that there are others.
         ddp_backend=_backend() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        # The stock contrastive loss of an autoencoder takes every other document for a negative.
+        batch_sampler=batches_without_repeats
+        if recipe.autoencoder is not None
+        else BatchSamplers.BATCH_SAMPLER,
         # All parameters take part, some outside of the model's forward.
         ddp_find_unused_parameters=False,
         report_to="none",
     )
+
+
+def batches_without_repeats(dataset: Any, batch_size: int, **settings: Any) -> Any:
+    """sentence-transformers' sampler of batches in which no query and no document is there twice.
+
+    Args:
+        dataset: as `Examples.dataset` gives it; documents are compared by id.
+        batch_size: rows of a batch.
+        **settings: as NoDuplicatesBatchSampler takes them.
+
+    Raises:
+        ValueError: there are fewer documents than `batch_size`, or fewer queries.
+    """
+    from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
+
+    def ids(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {
+            column: [cell.partition("\t")[0] if column == "document" else cell for cell in cells]
+            for column, cells in batch.items()
+        }
+
+    by_id = dataset.with_transform(ids)
+    for column in ("query", "document"):
+        different = len(set(by_id[column]))
+        if different < batch_size:
+            raise ValueError(
+                f"training.batch_size must be at most the {different} different {column} texts, "
+                f"since no text may be in a batch twice, got {batch_size}"
+            )
+    return NoDuplicatesBatchSampler(by_id, batch_size=batch_size, **settings)
 
 
 def in_bfloat16(recipe: Recipe) -> bool:

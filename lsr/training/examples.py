@@ -190,6 +190,11 @@ def _without(text: str, removed: str) -> str:
     return text.replace(removed, "", 1).strip() if removed else text
 
 
+def folded(text: str) -> str:
+    """The text without differences of case and white space: texts with the same one read alike."""
+    return " ".join(text.casefold().split())
+
+
 def seeded(seed: int, *names: str) -> random.Random:
     """Random numbers that depend on the seed and on what they are for, not on what was drawn."""
     return random.Random("\0".join((str(seed), *names)))

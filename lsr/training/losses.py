@@ -16,6 +16,7 @@ from sentence_transformers.base.losses.merged_forward import merge_feature_batch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lsr.training.known_positives import take_known_positives
 from lsr.training.processes import gather_rows, process_rank, sum_over_processes
 from lsr.training.regularisers import Regulariser, active_terms
 from lsr.training.sparsity import Strength
@@ -24,7 +25,9 @@ Ranking = Literal["infonce", "margin_mse", "kl"]
 Side = Literal["document", "query"]
 
 
-def infonce(queries: Tensor, documents: Tensor, temperature: float) -> Tensor:
+def infonce(
+    queries: Tensor, documents: Tensor, temperature: float, left_out: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of each query's document among the documents of all queries.
 
     −log softmax(q · d / T) at the query's own document, over positives and negatives of the whole
@@ -34,6 +37,8 @@ def infonce(queries: Tensor, documents: Tensor, temperature: float) -> Tensor:
         queries: shape (B, V).
         documents: shape (C, B, V); [0, i] belongs to query i.
         temperature: T.
+        left_out: bool, shape (B, processes · C · B), the documents that a query is not compared
+            with, such as its other positives; never its own document. None leaves out none.
 
     Raises:
         ValueError: there is but one document to choose from.
@@ -46,7 +51,10 @@ def infonce(queries: Tensor, documents: Tensor, temperature: float) -> Tensor:
         )
     own = process_rank() * documents.shape[0] * documents.shape[1]
     targets = own + torch.arange(len(queries), device=queries.device)
-    return functional.cross_entropy(queries @ candidates.T / temperature, targets)
+    logits = queries @ candidates.T / temperature
+    if left_out is not None:
+        logits = logits.masked_fill(left_out, -math.inf)
+    return functional.cross_entropy(logits, targets)
 
 
 def margin_mse(scores: Tensor, labels: Tensor) -> Tensor:
@@ -155,6 +163,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         # Of the last batch, queries and positives: what the model takes, mean terms of a vector.
         self._inputs: dict[Side, dict[str, Any]] = {}
         self._terms: dict[Side, Tensor] = {}
+        self._known: Tensor | None = None  # other positives of the last batch's queries
         self._values: dict[str, Tensor] = {}  # components of the last pass of GradCache
 
     def regulariser(self, side: Side) -> Regulariser:
@@ -170,7 +179,8 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
 
         Args:
             sentence_features: of query, document and n negatives, B rows each; there may be more
-                queries, after those of the rows.
+                queries, after those of the rows. By the keys of `KnownPositives`, where they are
+                there, "infonce" leaves out a query's other positives.
             labels: teacher scores; only for "margin_mse" and "kl". Of each row's documents in that
                 order, shape (B, n + 1); or, for "kl" alone, of all documents of the batch, column
                 after column, for each of N queries, shape (N, B · (n + 1)).
@@ -178,11 +188,12 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         Raises:
             ValueError: columns or labels are missing or do not fit, or the batch is too small.
         """
-        features = list(sentence_features)
+        features = [dict(column) for column in sentence_features]
         if len(features) < 2:
             raise ValueError(
                 f"training needs the columns query and document, got {len(features)} column(s)"
             )
+        self._known = take_known_positives(features)
         # Copies, since modules write into what they are given.
         self._inputs = {"query": dict(features[0]), "document": dict(features[1])}
         if self.mini_batch_size is None:
@@ -303,7 +314,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         rows = queries[: by_column.shape[1]]
         losses: dict[str, Tensor] = {}
         if "infonce" in self.rankings:
-            losses["infonce"] = infonce(rows, by_column, self.temperature)
+            losses["infonce"] = infonce(rows, by_column, self.temperature, self._known)
         if "margin_mse" in self.rankings or "kl" in self.rankings:
             # Scores of all documents for all queries, or of each row's own.
             whole = "margin_mse" not in self.rankings and (

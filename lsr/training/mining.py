@@ -22,7 +22,7 @@ from lsr.documents import Document
 from lsr.indexes.dense import DenseIndex
 from lsr.indexes.lucene import LuceneIndex
 from lsr.run import Run
-from lsr.training.examples import Example, Examples, seeded
+from lsr.training.examples import Example, Examples, folded, seeded
 from lsr.training.scoring import Progress
 from lsr.training.teachers import DenseTeacher, Encoder, Teacher
 from lsr.vectors import quantise, quantise_queries
@@ -225,7 +225,7 @@ class _Draw:
         return tuple(drawn)
 
     def _folded(self, doc_id: str) -> str:
-        return " ".join(self._examples.documents[doc_id].casefold().split())
+        return folded(self._examples.documents[doc_id])
 
 
 def _below(

@@ -35,6 +35,7 @@ from lsr.training.arguments import arguments, in_bfloat16
 from lsr.training.curves import write_curves
 from lsr.training.examples import Examples
 from lsr.training.guard import Guard, check_temperature
+from lsr.training.known_positives import KnownPositives
 from lsr.training.loss_trainer import Metrics
 from lsr.training.losses import Objective
 from lsr.training.neighbours import WholeBatch
@@ -179,6 +180,8 @@ def train(
     if prepared.neighbours is not None:
         most = recipe.data.neighbours
         trainer.data_collator = WholeBatch(trainer.data_collator, prepared.neighbours, most)
+    if recipe.autoencoder is None and recipe.objective.infonce:
+        trainer.data_collator = KnownPositives(trainer.data_collator, prepared.train)
     trainer.remove_callback(PrinterCallback)
     if not sys.stderr.isatty():
         trainer.remove_callback(ProgressCallback)

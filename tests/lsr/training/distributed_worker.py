@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from lsr.training.known_positives import ANSWERS, KEY, take_known_positives
 from lsr.training.losses import Objective
 from lsr.training.processes import gather_rows, process_count, process_rank
 
@@ -57,6 +58,13 @@ def train(case):
         "statistics": {side: tuple(of) for side, of in objective.statistics.items()},
         "ranking_loss": objective.ranking_loss,
     }
+
+
+def know(case):
+    """The other positives of this process's queries, among the documents of all."""
+    keys = [column.chunk(PROCESSES)[process_rank()] for column in case["keys"]]
+    answers = case["answers"].chunk(PROCESSES)[process_rank()]
+    return {"known": take_known_positives([{ANSWERS: answers}, *({KEY: own} for own in keys)])}
 
 
 def gather(case):

@@ -72,6 +72,12 @@ CASES = {
         "settings": SETTINGS | {"mini_batch_size": 1},
         "batches": BATCHES,
     },
+    # Keys of two columns of documents, and of three answers of each query: of five texts.
+    "known": {
+        "do": "know",
+        "keys": [torch.randint(5, (ROWS,), generator=GENERATOR) for _ in range(2)],
+        "answers": torch.randint(5, (ROWS, 3), generator=GENERATOR),
+    },
     "gather": {"do": "gather", "rows": numbers(ROWS, 3), "factors": numbers(4, ROWS, 3)},
 }
 
@@ -145,6 +151,25 @@ def test_gathered_rows_and_their_gradient(found):
         assert own["count"] == PROCESSES
         assert torch.equal(own["gathered"], case["rows"])
         torch.testing.assert_close(own["gradient"], gradient[rank])
+
+
+def test_other_positives_are_found_among_the_documents_of_all_processes(found):
+    case = CASES["known"]
+    chunks = [column.tolist() for column in case["keys"]]
+    size = ROWS // PROCESSES
+    # Of one process after the other, column after column: (column, row, key).
+    documents = [
+        (column, row, chunks[column][row])
+        for rank in range(PROCESSES)
+        for column in range(2)
+        for row in range(rank * size, (rank + 1) * size)
+    ]
+    for row, answers in enumerate(case["answers"].tolist()):
+        expected = [
+            key in answers and (column, other) != (0, row) for column, other, key in documents
+        ]
+        assert found["known"][row // size]["known"][row % size].tolist() == expected
+        assert any(expected)
 
 
 def test_one_process_alone():

@@ -20,6 +20,7 @@ from lsr.training import tiny
 from lsr.training.arguments import arguments
 from lsr.training.curves import write_curves
 from lsr.training.guard import Guard, TrainingStopped
+from lsr.training.losses import infonce
 from lsr.training.prepare import SCORED, prepare
 from lsr.training.recipe import load_recipe
 from lsr.training.run import build, objective_of, open_run, train
@@ -184,6 +185,21 @@ def test_a_run_directory_is_of_one_recipe(tmp_path):
     start("splade-doc", tmp_path)
     with pytest.raises(ValueError, match="holds a run with training.seed = 0, not 1: take another"):
         start("splade-doc", tmp_path, training__seed="1")
+
+
+def test_other_positives_of_a_query_are_no_negatives(tmp_path, monkeypatch):
+    """In a whole run: of the generated collection queries have several positives."""
+    recipe, prepared, model = start("splade-doc", tmp_path)
+    left_out = []
+
+    def watched(queries, documents, temperature, others=None):
+        left_out.append(int(others.sum()))
+        return infonce(queries, documents, temperature, others)
+
+    monkeypatch.setattr("lsr.training.losses.infonce", watched)
+    train(recipe, prepared, model, tmp_path)
+    assert len(left_out) == 12
+    assert sum(left_out) > 0
 
 
 def test_too_large_a_weight_is_stopped_with_the_reason(tmp_path):
