@@ -132,6 +132,7 @@ def test_a_frozen_base_is_passed_once_and_a_resumed_run_ends_the_same(tmp_path, 
         "data__negatives": "1",
         "data__margin": "0.0",
         "data__limit": "200",
+        "training__batch_size": "16",  # no query twice, of 38
     }
     passed, encode = [], SentenceTransformer.encode
 
