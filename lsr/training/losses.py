@@ -257,7 +257,9 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         if self.mini_batch_size is None:
             vectors = self.model(dict(inputs))["sentence_embedding"]
             return active_terms(vectors, dim=1).mean()
-        parts = self.embed_minibatch_iter(inputs, with_grad=False, copy_random_state=False)
+        parts = CachedLossMixin.embed_minibatch_iter(
+            self, inputs, with_grad=False, copy_random_state=False
+        )
         return torch.cat([active_terms(vectors, dim=1) for vectors, _ in parts]).mean()
 
     def get_config_dict(self) -> dict[str, Any]:
