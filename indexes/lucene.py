@@ -172,8 +172,7 @@ class LuceneIndex:
         """(id, score) of the k best documents per query, exact; ties by id ascending.
 
         Args:
-            queries: int weights ≥ 1, shape (n, V). Σ weight × impact must stay below 2^24, where
-                float32, in which Lucene adds, stops holding every integer.
+            queries: int32 weights ≥ 1, shape (n, V), indices ascending.
             k: hits per query, in [1, 1,000,000].
             filters: metadata key → value that a hit must have there (in a list: among others), or
                 (low, high) for numbers, both included, None for no bound.
@@ -194,8 +193,8 @@ class LuceneIndex:
         n = queries.shape[0]
         counts = np.frombuffer(answer, "<i4", n).tolist()
         n_hits = sum(counts)
-        scores = np.frombuffer(answer, "<i4", n_hits, 4 * n).tolist()
-        ids = read_strings(answer[4 * (n + n_hits) :], n_hits)
+        scores = np.frombuffer(answer, "<i8", n_hits, 4 * n).tolist()
+        ids = read_strings(answer[4 * n + 8 * n_hits :], n_hits)
         hits = zip(ids, scores, strict=True)
         return [list(islice(hits, count)) for count in counts]
 
@@ -220,7 +219,7 @@ class LuceneIndex:
         asked = [doc_id for of_query in ids for doc_id in of_query]
         packed = pack_strings(asked)
         answer = self._ask(lambda: bytes(self._engine.score(numbers, packed, threads).tostring()))
-        found = np.frombuffer(answer, dtype="<i4")
+        found = np.frombuffer(answer, dtype="<i8")
         if (found < 0).any():
             raise self._unknown(asked[int(np.argmax(found < 0))])
         ends = np.cumsum([len(of_query) for of_query in ids])[:-1]

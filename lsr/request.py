@@ -17,7 +17,8 @@ from pydantic import (
 
 LARGEST_K = 1_000_000
 # Weights of a query given as terms.
-LARGEST_WEIGHT = 1e4
+# Of a query's term weights, whose scale has no effect but on the scores.
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
 
 Side = Literal["sparse", "dense"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -177,10 +178,8 @@ class Request(_Settings):
     def _weights(cls, query: str | dict[str, float]) -> str | dict[str, float]:
         if isinstance(query, dict):
             for term, weight in query.items():
-                if not (math.isfinite(weight) and 0 < weight <= LARGEST_WEIGHT):
-                    raise ValueError(
-                        f"the weight of {term!r} must be in (0, {LARGEST_WEIGHT:.0f}], got {weight}"
-                    )
+                if not SMALLEST_WEIGHT <= weight <= LARGEST_WEIGHT:
+                    raise ValueError(_weight_bounds(term, weight))
         return query
 
     @model_validator(mode="after")
@@ -305,7 +304,7 @@ def _told(detail: Any) -> str:
         return str(context["error"])
     if detail["loc"][0] == "query" and len(detail["loc"]) == 3:
         term = detail["loc"][2]
-        return f"the weight of {term!r} must be in (0, {LARGEST_WEIGHT:.0f}], got {given!r}"
+        return _weight_bounds(term, given)
     bounds = _bounds(detail["loc"])
     if kind in ("greater_than_equal", "less_than_equal", "greater_than") and bounds:
         return f"`{name}` must be {bounds}, got {given!r}"
@@ -316,6 +315,10 @@ def _told(detail: Any) -> str:
     if kind == "extra_forbidden":
         return f"`{name}` is no setting of a request"
     return f"`{name}`: {detail['msg']}, got {given!r}"
+
+
+def _weight_bounds(term: object, given: object) -> str:
+    return f"the weight of {term!r} must be in [{SMALLEST_WEIGHT}, {LARGEST_WEIGHT}], got {given!r}"
 
 
 def _bounds(path: Sequence[Any]) -> str:

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-# Lucene's scores are float32, which holds every integer up to here.
-EXACT = 2**24
-QUERY_SCALE = 64.0
+# The largest impact that an index keeps: a larger weight counts as this one. At a scale of 64 that
+# is a weight of 256. The weights of ordinary encoders stay below 32.
+MAX_IMPACT = 2**14 - 1
+# The impact of a query's largest weight. PEAK · MAX_IMPACT < 2^24: Lucene's score of one term, a
+# float32, is then exact.
+PEAK = 2**10
 
 
 def prune(vectors: csr_array, top_k: int) -> csr_array:
@@ -36,60 +39,55 @@ def prune(vectors: csr_array, top_k: int) -> csr_array:
     return csr_array((vectors.data[kept], vectors.indices[kept], indptr), shape=vectors.shape)
 
 
-def quantise(vectors: csr_array, scale: float, max_impact: int = 65535) -> csr_array:
-    """Return the impacts ``rint(weight * scale)`` as int32; weights that round to 0 are dropped.
+def quantise(vectors: csr_array, scale: float) -> csr_array:
+    """Return the impacts ``min(rint(weight * scale), MAX_IMPACT)`` as int32, without zeros.
 
     Halves round to even. The product is taken in float64.
 
     Raises:
-        ValueError: `scale` is not positive and finite, `max_impact` is not in [1, 2^31 - 1], a
-            weight is negative or not finite, or an impact exceeds `max_impact`.
+        ValueError: `scale` is not positive and finite, or a weight is negative or not finite.
     """
     if not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"`scale` must be positive and finite, got {scale}")
-    if not 1 <= max_impact <= np.iinfo(np.int32).max:
-        raise ValueError(f"`max_impact` must be in [1, 2147483647], got {max_impact}")
-    bad = ~(np.isfinite(vectors.data) & (vectors.data >= 0))
-    if bad.any():
-        where = _describe(vectors, int(np.argmax(bad)))
-        raise ValueError(f"weights must be finite and at least 0, got {where}")
-    scaled = np.rint(vectors.data.astype(np.float64) * scale)
-    if scaled.size and scaled.max() > max_impact:
-        position = int(np.argmax(scaled))
-        raise ValueError(
-            f"impacts must be in [0, {max_impact}], got {scaled[position]:.0f} at scale {scale} "
-            f"for {_describe(vectors, position)}"
-        )
-    impacts = csr_array(
-        (scaled.astype(np.int32), vectors.indices.copy(), vectors.indptr.copy()),
-        shape=vectors.shape,
-    )
-    impacts.eliminate_zeros()
-    return impacts
+    _check_weights(vectors)
+    return _impacts(vectors, np.minimum(vectors.data.astype(np.float64) * scale, MAX_IMPACT))
 
 
-def quantise_queries(vectors: csr_array, largest: int) -> tuple[csr_array, np.ndarray]:
-    """Return the impacts of queries, int32, shape (n, V), and each query's scale, float64, (n,).
+def quantise_queries(
+    vectors: csr_array, units: np.ndarray | None = None
+) -> tuple[csr_array, np.ndarray]:
+    """Return the impacts of queries, int32, shape (n, V), and a factor for each, float64, (n,).
 
-    A query's scale is a power of two: QUERY_SCALE, or less where its weights times the largest
-    impact of a document could otherwise reach EXACT.
+    A weight times its row's unit is about its impact times the row's factor. The impacts are
+    ``rint(PEAK * weight / largest)``, where `largest` is the largest weight of the row: they are
+    the same for a query and for a positive multiple of it, and the largest weight never vanishes.
+    Weights below 1 / (2 · PEAK) of the largest do.
+
+    A factor has so few significant bits that its product with any sum of query impact × document
+    impact is exact in float64 (if no document impact is above MAX_IMPACT). Scores are such
+    products, so that the parts of a score add up to it exactly.
 
     Args:
-        vectors: of the queries.
-        largest: impact of all documents; 0 where they have none.
+        vectors: of the queries, shape (n, V).
+        units: float64, shape (n,), above 0; 1 for each row by default.
 
     Raises:
         ValueError: a weight is negative or not finite.
     """
-    room = EXACT / max(largest, 1)
-    scales = np.full(vectors.shape[0], QUERY_SCALE)
-    for row in range(len(scales)):
-        weights = vectors.data[vectors.indptr[row] : vectors.indptr[row + 1]].astype(np.float64)
-        while np.rint(weights * scales[row]).sum() >= room:
-            scales[row] /= 2
-    scaled = vectors.data.astype(np.float64) * np.repeat(scales, np.diff(vectors.indptr))
-    scaled = csr_array((scaled, vectors.indices, vectors.indptr), shape=vectors.shape)
-    return quantise(scaled, 1.0, EXACT), scales
+    _check_weights(vectors)
+    n_terms = np.diff(vectors.indptr)
+    filled = np.flatnonzero(n_terms)
+    largest = np.ones(vectors.shape[0])
+    if len(filled):
+        largest[filled] = np.maximum.reduceat(vectors.data, vectors.indptr[filled])
+    largest[largest == 0] = 1
+    # In float32 the multiples of a query agree, whatever their last bits are in float64.
+    shares = (vectors.data / np.repeat(largest, n_terms)).astype(np.float32)
+    impacts = _impacts(vectors, shares.astype(np.float64) * PEAK)
+    _, bits = np.frexp(impacts.sum(axis=1, dtype=np.float64) * MAX_IMPACT)
+    mantissa, exponent = np.frexp(largest * (1 if units is None else units) / PEAK)
+    kept = 53 - bits
+    return impacts, np.ldexp(np.rint(np.ldexp(mantissa, kept)), exponent - kept)
 
 
 def concatenate(parts: Sequence[csr_array]) -> csr_array:
@@ -126,6 +124,23 @@ def rows(vectors: csr_array, numbers: Sequence[int]) -> csr_array:
         ),
         shape=(len(numbers), vectors.shape[1]),
     )
+
+
+def _check_weights(vectors: csr_array) -> None:
+    bad = ~(np.isfinite(vectors.data) & (vectors.data >= 0))
+    if bad.any():
+        where = _describe(vectors, int(np.argmax(bad)))
+        raise ValueError(f"weights must be finite and at least 0, got {where}")
+
+
+def _impacts(vectors: csr_array, scaled: np.ndarray) -> csr_array:
+    """`vectors` with the values `scaled`, float64, shape (nnz,), rounded; without zeros."""
+    impacts = csr_array(
+        (np.rint(scaled).astype(np.int32), vectors.indices.copy(), vectors.indptr.copy()),
+        shape=vectors.shape,
+    )
+    impacts.eliminate_zeros()
+    return impacts
 
 
 def _describe(vectors: csr_array, position: int) -> str:

@@ -1,7 +1,6 @@
 package lsr.lucene;
 
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.apache.lucene.index.FieldInvertState;
@@ -43,15 +42,13 @@ final class Dictionary extends Similarity {
     this.searcher = searcher;
   }
 
-  /** Documents that hold any of a query's terms; in: a count, term ids, weights. */
-  BooleanQuery any(ByteBuffer in, BytesRef[] vocabulary) throws IOException {
-    int count = in.getInt();
-    int[] terms = Packed.ints(in, count);
-    int[] weights = Packed.ints(in, count);
+  /** Documents that hold any of a query's terms. */
+  BooleanQuery any(Weights weights, BytesRef[] vocabulary) throws IOException {
     BooleanQuery.Builder any = new BooleanQuery.Builder();
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < weights.terms.length; i++) {
       any.add(
-          new BoostQuery(query(vocabulary[terms[i]]), weights[i]), BooleanClause.Occur.SHOULD);
+          new BoostQuery(query(vocabulary[weights.terms[i]]), weights.weights[i]),
+          BooleanClause.Occur.SHOULD);
     }
     return any.build();
   }

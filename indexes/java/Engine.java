@@ -253,16 +253,17 @@ public final class Engine {
   /**
    * numbers: queries, and per query a count, term ids, weights; filters: a count, (field, value)…,
    * a count, (field, low, high)…. The answer holds the number of each query's hits, then of all hits
-   * the scores, then the ids as in Packed.strings.
+   * the scores as longs, then the ids as in Packed.strings.
    */
-  public byte[] search(byte[] numbers, byte[] filters, int k, int floor, int threads)
+  public byte[] search(byte[] numbers, byte[] filters, int k, long floor, int threads)
       throws Exception {
     ByteBuffer in = Packed.little(numbers);
     List<Query> required = required(Packed.little(filters));
     List<Callable<List<TopHits.Hit>>> tasks = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
-      BooleanQuery query = filtered(dictionary.any(in, vocabulary), required);
-      tasks.add(() -> top(query, k, floor));
+      Weights weights = new Weights(in, vocabulary.length);
+      BooleanQuery query = filtered(dictionary.any(weights, vocabulary), required);
+      tasks.add(() -> top(query, new TopHits(k, floor, weights)));
     }
     Packed.Writer out = new Packed.Writer();
     List<TopHits.Hit> all = new ArrayList<>();
@@ -271,7 +272,7 @@ public final class Engine {
       all.addAll(hits);
     }
     for (TopHits.Hit hit : all) {
-      out.integer((int) hit.score());
+      out.number(hit.score());
     }
     out.strings(all.stream().map(TopHits.Hit::id).toList());
     return out.bytes();
@@ -300,8 +301,7 @@ public final class Engine {
     return all.build();
   }
 
-  private List<TopHits.Hit> top(BooleanQuery query, int k, int floor) throws IOException {
-    TopHits collector = new TopHits(k, floor);
+  private List<TopHits.Hit> top(BooleanQuery query, TopHits collector) throws IOException {
     searcher.search(query, collector);
     List<TopHits.Hit> hits = new ArrayList<>(collector.heap);
     hits.sort(Collections.reverseOrder(TopHits.WORST_FIRST));
@@ -329,34 +329,28 @@ public final class Engine {
   }
 
   /**
-   * The scores that search would give to known documents, an integer each in the order asked; −1:
+   * The scores that search would give to known documents, a long each in the order asked; −1:
    * not found. numbers: queries as in search, then a count of ids for each; ids: all of them.
    */
   public byte[] score(byte[] numbers, byte[] ids, int threads) throws Exception {
     ByteBuffer in = Packed.little(numbers);
     ByteBuffer names = Packed.little(ids);
-    int queries = in.getInt();
-    int[][] terms = new int[queries][];
-    int[][] weights = new int[queries][];
-    for (int i = 0; i < queries; i++) {
-      int count = in.getInt();
-      terms[i] = Packed.ints(in, count);
-      weights[i] = Packed.ints(in, count);
+    List<Weights> queries = new ArrayList<>();
+    for (int left = in.getInt(); left > 0; left--) {
+      queries.add(new Weights(in, vocabulary.length));
     }
-    List<Callable<int[]>> tasks = new ArrayList<>();
-    for (int i = 0; i < queries; i++) {
-      int query = i;
+    List<Callable<long[]>> tasks = new ArrayList<>();
+    for (Weights weights : queries) {
       BytesRef[] asked = new BytesRef[in.getInt()];
       for (int j = 0; j < asked.length; j++) {
         asked[j] = new BytesRef(Packed.bytes(names));
       }
-      tasks.add(
-          () -> Lookup.scores(reader, terms[query], weights[query], vocabulary.length, asked));
+      tasks.add(() -> Lookup.scores(reader, weights, asked));
     }
     Packed.Writer out = new Packed.Writer();
-    for (int[] scores : parallel(tasks, threads)) {
-      for (int score : scores) {
-        out.integer(score);
+    for (long[] scores : parallel(tasks, threads)) {
+      for (long score : scores) {
+        out.number(score);
       }
     }
     return out.bytes();

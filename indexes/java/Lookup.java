@@ -176,14 +176,9 @@ final class Lookup {
     return out.bytes();
   }
 
-  static int[] scores(
-      DirectoryReader reader, int[] terms, int[] weights, int vocabulary, BytesRef[] ids)
+  static long[] scores(DirectoryReader reader, Weights weights, BytesRef[] ids)
       throws IOException {
-    int[] query = new int[vocabulary];
-    for (int i = 0; i < terms.length; i++) {
-      query[terms[i]] = weights[i];
-    }
-    int[] scores = new int[ids.length];
+    long[] scores = new long[ids.length];
     Arrays.fill(scores, -1);
     for (LeafReaderContext context : reader.leaves()) {
       Ids known = new Ids(context.reader());
@@ -200,7 +195,7 @@ final class Lookup {
       BinaryDocValues forward = context.reader().getBinaryDocValues(Engine.FORWARD);
       for (int i = 0; i < count; i++) {
         forward.advanceExact((int) (found[i] >> 32));
-        scores[(int) found[i]] = Packed.product(query, forward.binaryValue());
+        scores[(int) found[i]] = weights.product(forward.binaryValue());
       }
     }
     return scores;

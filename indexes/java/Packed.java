@@ -87,15 +87,6 @@ final class Packed {
     }
   }
 
-  /** Σ over the terms of a forward vector of impact × weight, weights by term id. */
-  static int product(int[] weights, BytesRef forward) {
-    int sum = 0;
-    for (Terms terms = new Terms(forward); terms.next(); ) {
-      sum += weights[terms.term] * terms.impact;
-    }
-    return sum;
-  }
-
   /** Of valid UTF-8: Python's string of these bytes has this length. */
   static int codePoints(BytesRef text) {
     int count = 0;
@@ -112,6 +103,10 @@ final class Packed {
 
     void integer(int value) throws IOException {
       out.writeInt(Integer.reverseBytes(value));
+    }
+
+    void number(long value) throws IOException {
+      out.writeLong(Long.reverseBytes(value));
     }
 
     void string(byte[] value) throws IOException {

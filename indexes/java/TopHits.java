@@ -12,21 +12,32 @@ import org.apache.lucene.search.Scorable;
 import org.apache.lucene.search.ScoreMode;
 import org.apache.lucene.util.BytesRef;
 
-/** The k best hits: score descending, ties by document id ascending (UTF-8 bytes). */
+/**
+ * The k best hits: score descending, ties by document id ascending (UTF-8 bytes).
+ *
+ * <p>Lucene gives a score as a float, which holds every whole number up to EXACT. A higher score is
+ * added up anew from the document's forward vector; Lucene's is then near it, by less than SLACK.
+ */
 final class TopHits implements Collector {
-  record Hit(float score, BytesRef id) {}
+  record Hit(long score, BytesRef id) {}
+
+  private static final float EXACT = 1 << 24;
+  // A product, the sum of all and what becomes a float of it are each rounded by 2^-24 at most.
+  private static final double SLACK = 0x1p-20;
 
   /** Worst first, so that the heap's head is what the next hit must beat. */
   static final Comparator<Hit> WORST_FIRST =
-      Comparator.<Hit>comparingDouble(Hit::score).thenComparing(Hit::id, Comparator.reverseOrder());
+      Comparator.<Hit>comparingLong(Hit::score).thenComparing(Hit::id, Comparator.reverseOrder());
 
   private final int k;
-  private final float floor;
+  private final long floor;
+  private final Weights weights;
   final PriorityQueue<Hit> heap;
 
-  TopHits(int k, float floor) {
+  TopHits(int k, long floor, Weights weights) {
     this.k = k;
     this.floor = floor;
+    this.weights = weights;
     this.heap = new PriorityQueue<>(Math.min(k, 1024), WORST_FIRST);
   }
 
@@ -38,6 +49,7 @@ final class TopHits implements Collector {
   @Override
   public LeafCollector getLeafCollector(LeafReaderContext context) throws IOException {
     BinaryDocValues ids = DocValues.getBinary(context.reader(), Engine.ID);
+    BinaryDocValues forward = DocValues.getBinary(context.reader(), Engine.FORWARD);
     return new LeafCollector() {
       private Scorable scorer;
 
@@ -49,8 +61,18 @@ final class TopHits implements Collector {
 
       @Override
       public void collect(int doc) throws IOException {
-        float score = scorer.score();
+        float near = scorer.score();
         boolean full = heap.size() == k;
+        if (near < least(full)) {
+          return;
+        }
+        long score = (long) near;
+        if (near >= EXACT) {
+          if (!forward.advanceExact(doc)) {
+            throw new IOException("document " + doc + " has no forward vector");
+          }
+          score = weights.product(forward.binaryValue());
+        }
         if (score < floor || full && score < heap.peek().score()) {
           return;
         }
@@ -70,8 +92,13 @@ final class TopHits implements Collector {
 
       /** From the start nothing below the floor. Equal scores stay competitive: their ids decide. */
       private void limit() throws IOException {
-        boolean full = heap.size() == k;
-        scorer.setMinCompetitiveScore(full ? Math.max(floor, heap.peek().score()) : floor);
+        scorer.setMinCompetitiveScore(least(heap.size() == k));
+      }
+
+      /** What Lucene gives at least to a document that is a hit now. */
+      private float least(boolean full) {
+        long score = full ? Math.max(floor, heap.peek().score()) : floor;
+        return score < EXACT ? score : Math.max(EXACT, (float) (score * (1 - SLACK)));
       }
     };
   }

@@ -21,7 +21,7 @@ from lsr.indexes.approximate import Kind, Progress
 from lsr.indexes.dense import check_vectors
 from lsr.indexes.dense_writer import DenseWriter
 from lsr.indexes.lucene import LuceneIndex
-from lsr.vectors import quantise
+from lsr.vectors import MAX_IMPACT, quantise
 
 
 class Encoded(NamedTuple):
@@ -83,9 +83,12 @@ class Writer:
         self._top_k = top_k
         self._impact_scale = impact_scale
         self._user_data = dict(user_data)
+        # Indexes once kept their largest impact here.
+        self._user_data.pop("max_impact", None)
         before = index.user_data
         self.n_documents = int(before.get("n_documents", "0"))  # ever added, replacements too
-        self._max_impact = int(before.get("max_impact", "1"))
+        # Weights of these documents that reached MAX_IMPACT; not counted by indexes before.
+        self.n_capped = int(before.get("n_capped", "0"))
 
     @classmethod
     def of(cls, live: Live, directory: Path) -> Writer:
@@ -137,7 +140,7 @@ class Writer:
             self._dense.writer.add(ids, encoded.vectors)
         self.index.add(encoded.documents, encoded.impacts, new=new, threads=os.cpu_count() or 1)
         self.n_documents += len(encoded.documents)
-        self._max_impact = max(self._max_impact, int(encoded.impacts.data.max(initial=1)))
+        self.n_capped += int((encoded.impacts.data == MAX_IMPACT).sum())
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete documents by id; unknown ids are no error."""
@@ -161,7 +164,7 @@ class Writer:
         """
         self._user_data |= {
             "n_documents": str(self.n_documents),
-            "max_impact": str(self._max_impact),
+            "n_capped": str(self.n_capped),
         }
         writer = self._dense.writer if self._dense else None
         return commit_both(self.index, self._user_data, writer)

@@ -35,7 +35,7 @@ class Explanation(NamedTuple):
 def contributions(
     query: csr_array,
     document: csr_array,
-    query_scale: float,
+    factor: float,
     document_scale: float,
     vocabulary: Sequence[str],
     *,
@@ -48,8 +48,8 @@ def contributions(
     Args:
         query: impacts, int32, shape (1, V).
         document: impacts, int32, shape (1, V).
-        query_scale: what the query's impacts are divided by.
-        document_scale: the same of the document's.
+        factor: times Σ query impact × document impact it is the score.
+        document_scale: what the document's impacts are divided by.
         vocabulary: V terms.
         asked: terms of the query's own text.
         own: terms of the document's own text.
@@ -62,9 +62,9 @@ def contributions(
     return [
         Contribution(
             vocabulary[term],
-            q[term] / query_scale,
+            q[term] * (factor * document_scale),
             d[term] / document_scale,
-            q[term] * d[term] / (query_scale * document_scale),
+            q[term] * d[term] * factor,
             q[term] * d[term] / total,
             term in asked,
             term in own,

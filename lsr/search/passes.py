@@ -27,6 +27,8 @@ class Batch:
     """Queries on their way: what they are searched by now, and what that found so far."""
 
     sparse: csr_array | None  # float32, (n, V)
+    # float64, (n,): what a weight of 1 in each row of `sparse` stands for.
+    units: np.ndarray | None
     dense: np.ndarray | None  # float32, (n, D)
     threads: int
     allowed: list[str] | None = None  # documents that meet the filters; None for all
@@ -47,13 +49,8 @@ class Passes:
         self._live = live
         self._interpolation = interpolation
         self._pool = pool
-        self.refresh()
         vocabulary = live.encoder.vocabulary
         self.term_ids = {term: number for number, term in enumerate(vocabulary)}
-
-    def refresh(self) -> None:
-        """Take note of what has been committed since."""
-        self._max_impact = int(self._live.index.user_data["max_impact"])
 
     @property
     def dense(self) -> DenseIndex:
@@ -113,9 +110,9 @@ class Passes:
             ValueError: a term that the index does not have, or no dense side.
         """
         sides = {*last_sides(request), *first_sides(request)}
-        batch = Batch(None, None, threads)
+        batch = Batch(None, None, None, threads)
         if "sparse" in sides:
-            batch.sparse = self._sparse(queries)
+            batch.sparse, batch.units = self._sparse(queries)
             if not request.rescore:
                 batch.sparse = _cut(batch.sparse, request)
         if "dense" in sides:
@@ -184,7 +181,7 @@ class Passes:
                 move_sparse(
                     rows(batch.sparse, [number]),
                     rows(weights, good),
-                    np.array([score for _, score in hits[: how.documents]], dtype=np.float32),
+                    np.array([score for _, score in hits[: how.documents]], dtype=np.float64),
                     rows(weights, bad),
                     how,
                 )
@@ -217,27 +214,23 @@ class Passes:
 
     def _sparse_pass(self, batch: Batch, request: Request, depth: int) -> list[Ranking]:
         assert batch.sparse is not None
-        vectors, candidates = batch.sparse, request.rescore
-        if not candidates:
-            return self._lucene(vectors, request, depth, batch.threads)
-        found = self._lucene(_cut(vectors, request), request, max(depth, candidates), batch.threads)
-        impacts, scales = self.impacts(vectors)
-        ids = [[doc_id for doc_id, _ in hits] for hits in found]
-        rescored = self._live.index.scores(impacts, ids, threads=batch.threads)
+        impacts, factors = self.impacts(batch)
+        index, threads = self._live.index, batch.threads
+        if request.rescore:
+            cut, _ = quantise_queries(_cut(batch.sparse, request))
+            k = max(depth, request.rescore)
+            found = index.search(cut, k, filters=request.filters, threads=threads)
+            ids = [[doc_id for doc_id, _ in hits] for hits in found]
+            scores = index.scores(impacts, ids, threads=threads)
+            found = [
+                sorted(zip(of_query, of_ids, strict=True), key=lambda hit: (-hit[1], hit[0]))
+                for of_query, of_ids in zip(ids, scores, strict=True)
+            ]
+        else:
+            found = index.search(impacts, depth, filters=request.filters, threads=threads)
         return [
-            sorted(
-                ((doc_id, score / scale) for doc_id, score in zip(of_query, scores, strict=True)),
-                key=lambda hit: (-hit[1], hit[0]),
-            )[:depth]
-            for of_query, scores, scale in zip(ids, rescored, scales, strict=True)
-        ]
-
-    def _lucene(self, vectors: csr_array, request: Request, k: int, threads: int) -> list[Ranking]:
-        impacts, scales = self.impacts(vectors)
-        found = self._live.index.search(impacts, k, filters=request.filters, threads=threads)
-        return [
-            [(doc_id, score / scale) for doc_id, score in hits]
-            for hits, scale in zip(found, scales, strict=True)
+            [(doc_id, score * factor) for doc_id, score in hits[:depth]]
+            for hits, factor in zip(found, factors, strict=True)
         ]
 
     def interpolated(
@@ -252,7 +245,7 @@ class Passes:
         assert batch.sparse is not None and batch.dense is not None
         exact_dense = self.dense.is_exact(how.depth, batch.allowed)
         unions = [contenders(sparse, dense, how, k, exact_dense) for sparse, dense in lists]
-        impacts, scales = self.impacts(batch.sparse)
+        impacts, factors = self.impacts(batch)
         no_sparse = [union.only_dense for union in unions]
         scored = self._pool.submit(
             self._live.index.scores, impacts, no_sparse, threads=batch.threads
@@ -262,8 +255,8 @@ class Passes:
             for query, (_, ids, _) in zip(batch.dense, unions, strict=True)
         ]
         of_sparse = [
-            {doc_id: score / scale for doc_id, score in zip(ids, scores, strict=True)}
-            for ids, scores, scale in zip(no_sparse, scored.result(), scales, strict=True)
+            {doc_id: score * factor for doc_id, score in zip(ids, scores, strict=True)}
+            for ids, scores, factor in zip(no_sparse, scored.result(), factors, strict=True)
         ]
         return [
             fuse(sparse, dense, how, exact, k, chain(*union))
@@ -272,23 +265,34 @@ class Passes:
             )
         ]
 
-    def _sparse(self, queries: Queries) -> csr_array:
+    def _sparse(self, queries: Queries) -> tuple[csr_array, np.ndarray]:
+        """The vectors of queries, float32, shape (n, V), and their units; see `Batch`.
+
+        Term weights are divided by the largest of their query, in float64, and that is its unit:
+        all that follows, cuts and feedback included, is then the same for a multiple of a query.
+        """
+        units = np.ones(len(queries))
         texts = [query for query in queries if isinstance(query, str)]
         if len(texts) == len(queries):
-            return self._live.encoder.encode_queries(texts)
-        return concatenate(
-            [
-                self._live.encoder.encode_queries([query])
-                if isinstance(query, str)
-                else self._weights_to_vector(query)
-                for query in queries
-            ]
-        )
+            return self._live.encoder.encode_queries(texts), units
+        vectors = []
+        for number, query in enumerate(queries):
+            if isinstance(query, str):
+                vectors.append(self._live.encoder.encode_queries([query]))
+            else:
+                units[number] = largest = max(query.values(), default=1.0)
+                shares = {term: weight / largest for term, weight in query.items()}
+                vectors.append(self._weights_to_vector(shares))
+        return concatenate(vectors), units
 
-    def impacts(self, vectors: csr_array) -> tuple[csr_array, list[float]]:
-        """Integer query weights, shape (n, V), and what to divide each query's scores by."""
-        impacts, scales = quantise_queries(vectors, self._max_impact)
-        return impacts, (scales * self._live.manifest.impact_scale).tolist()
+    def impacts(self, batch: Batch) -> tuple[csr_array, list[float]]:
+        """The impacts of a batch's queries, int32, shape (n, V), and a factor for each query.
+
+        The score of a document is the factor times Σ query impact × document impact, exactly.
+        """
+        assert batch.sparse is not None and batch.units is not None
+        impacts, factors = quantise_queries(batch.sparse, batch.units)
+        return impacts, (factors / self._live.manifest.impact_scale).tolist()
 
     def _weights_to_vector(self, weights: Mapping[str, float]) -> csr_array:
         for term in weights:

@@ -102,7 +102,6 @@ class Searcher:
         Not while other threads search: their two sides could see different commits.
         """
         self._live.refresh()
-        self.passes.refresh()
         self.commit = self._live.commit
 
     @cached_property
@@ -269,7 +268,7 @@ class Searcher:
         terms: list[list[Contribution]] = [[]] * len(doc_ids)
         if "sparse" in sides:
             assert batch.sparse is not None and before is not None
-            terms = self._contributions(batch.sparse, documents, request, before)
+            terms = self._contributions(batch, documents, request, before)
         dense_scores: list[float] = []
         if "dense" in sides:
             assert batch.dense is not None
@@ -316,10 +315,11 @@ class Searcher:
         batch = self.passes.encode([request.query], request, 1)
         before = batch.sparse
         self.passes.feed_back(batch, request)
-        assert before is not None and batch.sparse is not None
+        assert before is not None and batch.sparse is not None and batch.units is not None
         own = self._own_terms(request.query)
         first = set(before.indices.tolist())
-        terms = zip(batch.sparse.indices.tolist(), batch.sparse.data.tolist(), strict=True)
+        weights = batch.sparse.data * batch.units[0]
+        terms = zip(batch.sparse.indices.tolist(), weights.tolist(), strict=True)
         return [
             QueryTerm(self.encoder.vocabulary[term], weight, term in own, term not in first)
             for term, weight in sorted(terms, key=lambda item: (-item[1], item[0]))
@@ -345,19 +345,19 @@ class Searcher:
 
     def _contributions(
         self,
-        query: csr_array,
+        batch: Batch,
         documents: Sequence[Document],
         request: Request,
         before: csr_array,
     ) -> list[list[Contribution]]:
-        impacts, (scale,) = self.passes.impacts(query)
+        impacts, (factor,) = self.passes.impacts(batch)
         of_documents = self.index.impacts([document.id for document in documents])
         own = self._own_terms(request.query)
         return [
             contributions(
                 impacts,
                 of_documents[[row]],
-                scale / self.manifest.impact_scale,
+                factor,
                 self.manifest.impact_scale,
                 self.encoder.vocabulary,
                 asked=own,
@@ -381,6 +381,7 @@ def _merged(batches: Sequence[Batch]) -> Batch:
         return first
     return Batch(
         None if first.sparse is None else concatenate([b.sparse for b in batches]),
+        None if first.units is None else np.concatenate([b.units for b in batches]),
         None if first.dense is None else np.concatenate([b.dense for b in batches]),
         first.threads,
         first.allowed,

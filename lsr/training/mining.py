@@ -60,8 +60,8 @@ def sparse_candidates(
     with tempfile.TemporaryDirectory(prefix="lsr-mining-") as temporary:
         path = directory or Path(temporary) / "lucene"
         with LuceneIndex.create(path, encoder.vocabulary) as index:
-            largest = _index(examples.documents, encoder, index, progress)
-            return _search(examples, encoder, index, largest, k, progress)
+            _index(examples.documents, encoder, index, progress)
+            return _search(examples, encoder, index, k, progress)
 
 
 def dense_candidates(
@@ -261,25 +261,22 @@ def _queries(examples: Examples) -> dict[str, str]:
 
 def _index(
     documents: Mapping[str, str], encoder: Encoder, index: LuceneIndex, progress: Progress
-) -> int:
-    """Fill the index with ids and impacts, without texts; the largest impact."""
-    largest = done = 0
+) -> None:
+    """Fill the index with ids and impacts, without texts."""
+    done = 0
     for ids in _shards(documents, SHARD):
         vectors = encoder.encode_documents([documents[doc_id] for doc_id in ids])
         impacts = quantise(vectors, SCALE)
-        largest = max(largest, int(impacts.data.max(initial=0)))
         index.add([Document(i) for i in ids], impacts, new=True, threads=os.cpu_count() or 1)
         done += len(ids)
         progress("encoding", done, len(documents))
     index.commit({})
-    return largest
 
 
 def _search(
     examples: Examples,
     encoder: Encoder,
     index: LuceneIndex,
-    largest: int,
     k: int,
     progress: Progress,
 ) -> Run:
@@ -287,10 +284,10 @@ def _search(
     rankings: dict[str, list[tuple[str, float]]] = {}
     for ids in _shards(queries, SHARD):
         vectors = encoder.encode_queries([queries[query_id] for query_id in ids])
-        impacts, scales = quantise_queries(vectors, largest)
+        impacts, factors = quantise_queries(vectors)
         found = index.search(impacts, k, threads=os.cpu_count() or 1)
-        for query_id, hits, scale in zip(ids, found, scales.tolist(), strict=True):
-            rankings[query_id] = [(doc_id, score / scale / SCALE) for doc_id, score in hits]
+        for query_id, hits, factor in zip(ids, found, factors.tolist(), strict=True):
+            rankings[query_id] = [(doc_id, score * factor / SCALE) for doc_id, score in hits]
         progress("searching", len(rankings), len(queries))
     return Run(rankings)
 

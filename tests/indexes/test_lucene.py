@@ -95,6 +95,39 @@ def test_scores_just_below_2_to_the_24_are_exact(tmp_path):
         assert index.search(queries, 3) == exact.search(impacts, ["x", "y", "z"], queries, 3)
 
 
+@pytest.mark.parametrize("largest", [10**4, 2**24 - 1])
+def test_scores_above_2_to_the_24_are_exact(tmp_path, largest):
+    """Float32 would tie neighbours there, or swap them where products are rounded too."""
+    rng = np.random.default_rng(largest)
+    with LuceneIndex.create(tmp_path / "index", TERMS) as index:
+        parts = []
+        for part in range(3):
+            impacts = random_impacts(200, part)
+            # Nearly equal documents: most scores differ by less than a float32 can tell.
+            impacts.data = (largest - rng.integers(0, 3, impacts.nnz)).astype(np.int32)
+            index.add(documents(200, 200 * part), impacts, new=True)
+            index.commit({})
+            parts.append(impacts.toarray())
+        stacked, ids = csr_array(np.vstack(parts)), [d.id for d in documents(600)]
+        queries = random_impacts(30, 7)
+        queries.data = (largest - rng.integers(0, 3, queries.nnz)).astype(np.int32)
+        everything = exact.search(stacked, ids, queries, 1000)
+        assert everything[0][20][1] > 2**24
+        for k in (1, 10, 1000):
+            expected = [hits[:k] for hits in everything]
+            assert index.search(queries, k) == expected
+            odd = index.search(queries, k, filters={"half": "1"})
+            half = {d.id for d in documents(600) if d.metadata["half"] == "1"}
+            assert odd == [[hit for hit in hits if hit[0] in half][:k] for hits in everything]
+        floor = everything[0][10][1]
+        assert index.search(queries[[0]], 1000, min_score=floor) == [
+            [hit for hit in everything[0] if hit[1] >= floor]
+        ]
+        asked = [[doc_id for doc_id, _ in hits] for hits in everything]
+        scores = index.scores(queries, asked)
+        assert scores == [[score for _, score in hits] for hits in everything]
+
+
 def test_threads_get_the_answers_of_one(filled):
     index, _ = filled
     queries = random_impacts(200, 5)

@@ -1,8 +1,12 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from lsr.vectors import EXACT, QUERY_SCALE, concatenate, prune, quantise, quantise_queries
+from lsr.vectors import MAX_IMPACT, PEAK, concatenate, prune, quantise, quantise_queries
 
 
 def vectors_of(rows: list[list[float]]) -> csr_array:
@@ -77,44 +81,60 @@ def test_quantise_rejects_weights(value: float) -> None:
         quantise(vectors, 4)
 
 
-def test_quantise_rejects_large_impacts() -> None:
-    assert quantise(vectors_of([[2.55]]), 100, max_impact=255).data.tolist() == [255]
-    with pytest.raises(ValueError, match=r"in \[0, 255\], got 300 at scale 100 for row 1, term 2"):
-        quantise(vectors_of([[1, 0, 0], [0, 0, 3]]), 100, max_impact=255)
-    with pytest.raises(ValueError, match=r"in \[0, 65535\], got 65536 "):
-        quantise(vectors_of([[1]]), 65536)
+def test_quantise_caps_impacts() -> None:
+    cap = (MAX_IMPACT + 0.4) / 64
+    impacts = quantise(vectors_of([[cap, 1, 0], [0, 1e38, 3]]), 64)
+    assert impacts.toarray().tolist() == [[MAX_IMPACT, 64, 0], [0, MAX_IMPACT, 192]]
 
 
-def test_quantise_rejects_parameters() -> None:
-    with pytest.raises(ValueError, match="`scale` must be positive and finite, got 0"):
-        quantise(vectors_of([[1]]), 0)
-    with pytest.raises(
-        ValueError, match=r"`max_impact` must be in \[1, 2147483647\], got 2147483648"
-    ):
-        quantise(vectors_of([[1]]), 1, max_impact=2**31)
+@pytest.mark.parametrize("scale", [0, -1, np.nan, np.inf])
+def test_quantise_rejects_scales(scale: float) -> None:
+    with pytest.raises(ValueError, match=f"`scale` must be positive and finite, got {scale}"):
+        quantise(vectors_of([[1]]), scale)
 
 
-@pytest.mark.parametrize("largest", [0, 1, 64 * 1000, 65535])
-def test_no_score_of_a_query_can_reach_what_float32_holds(largest: int) -> None:
-    rng = np.random.default_rng(largest)
-    room = EXACT / max(largest, 1)
-    for size in (1, 3, 500):
-        dense = 10.0 ** rng.uniform(-2, 3, (50, size)) * (rng.random((50, size)) < 0.7)
-        dense[0] = 0
-        vectors = csr_array(dense.astype(np.float32))
-        impacts, scales = quantise_queries(vectors, largest)
-        assert impacts.dtype == np.int32
-        rounded = np.rint(vectors.toarray().astype(np.float64) * scales[:, None])
-        np.testing.assert_array_equal(impacts.toarray(), rounded)
-        assert (impacts.sum(axis=1) < room).all()
-        assert (scales <= QUERY_SCALE).all() and (np.log2(scales) % 1 == 0).all()
-        finer = np.rint(vectors.toarray().astype(np.float64) * 2 * scales[:, None]).sum(axis=1)
-        assert ((finer >= room) | (scales == QUERY_SCALE)).all()  # as fine as can be
-    # Of 100 weights each is rounded up.
-    impacts, _ = quantise_queries(vectors_of([[2.51] * 100]), largest)
-    assert impacts.sum() < room
+def test_the_impacts_of_a_query_are_relative_to_its_largest_weight() -> None:
+    # 3 is the largest: 3 → 1024, 1.5 → 512, 0.75 → 256; a 2048th of it is a tie, which goes to 0.
+    rows = [[0, 0, 0, 0], [3, 1.5, 0.75, 3 / 2048], [0, 0, 0, 7e-30], [0, 0, 0, 0]]
+    impacts, factors = quantise_queries(vectors_of(rows))
+    assert impacts.dtype == np.int32 and factors.dtype == np.float64
+    assert impacts.toarray().tolist() == [[0] * 4, [1024, 512, 256, 0], [0, 0, 0, 1024], [0] * 4]
+    assert impacts.nnz == 4
+    np.testing.assert_allclose(factors[1:3] * PEAK, [3, 7e-30], rtol=1e-6)
+    _, doubled = quantise_queries(vectors_of(rows), np.array([1.0, 2, 4, 1]))
+    assert (doubled == factors * [1, 2, 4, 1]).all()
     with pytest.raises(ValueError, match="row 1, term 0, value nan"):
-        quantise_queries(vectors_of([[1.0], [np.nan]]), largest)
+        quantise_queries(vectors_of([[1.0], [np.nan]]))
+    assert quantise_queries(csr_array((0, 3), dtype=np.float32))[1].shape == (0,)
+
+
+WEIGHTS = st.floats(1e-20, 1e20, allow_subnormal=False)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(WEIGHTS, min_size=1, max_size=30), WEIGHTS)
+@example([1.0, 1.9], 0.01)
+@example([2.048, 0.001], 0.1)  # the second is an exact half after scaling
+@example([1.0] * 30, 1 / 3)
+def test_a_multiple_of_a_query_has_the_same_impacts(weights: list[float], factor: float) -> None:
+    one = csr_array(np.array([weights]))
+    many = csr_array(np.array([[weight * factor for weight in weights]]))
+    impacts, (unit,) = quantise_queries(one)
+    of_many, (of_many_unit,) = quantise_queries(many)
+    assert_same(impacts, of_many)
+    assert impacts.data.max() == PEAK
+    assert of_many_unit == pytest.approx(factor * unit, rel=1e-6)
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(st.lists(WEIGHTS, min_size=1, max_size=30), st.integers(1, 1000), st.randoms())
+def test_parts_of_a_score_add_up_to_it_in_any_order(weights, repeats, random) -> None:
+    # Many terms: a factor then has fewer bits.
+    impacts, (factor,) = quantise_queries(csr_array(np.array([weights * repeats])))
+    parts = [weight * random.randint(1, MAX_IMPACT) for weight in impacts.data.tolist()]
+    random.shuffle(parts)
+    assert sum(part * factor for part in parts) == sum(parts) * factor
+    assert Fraction(sum(parts) * factor) == sum(parts) * Fraction(factor)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

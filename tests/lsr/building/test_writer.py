@@ -11,7 +11,10 @@ from lsr.building.writer import Writer
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
 from lsr.encoders.load import default_tokenizer
+from lsr.indexes import exact
+from lsr.request import ask
 from lsr.search import Searcher
+from lsr.vectors import MAX_IMPACT, quantise
 
 WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
 
@@ -119,8 +122,55 @@ def test_changes_are_part_of_the_index_with_a_commit(directory):
         kept = {"settings", "encoder_sha256", "dense_sha256"} & before.keys()
         assert len(kept) == (3 if reader.dense else 2)
         assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
-        largest = max(int(before["max_impact"]), int(encoded.impacts.data.max()))
-        assert int(after["max_impact"]) == largest > 1
+        assert after["n_capped"] == before["n_capped"] == "0"
+
+
+def test_one_large_weight_is_capped_and_lowers_no_precision(directory):
+    queries = [{"heat": 1.0, "wing": 0.9}, {"cone": 0.01, "nose": 0.003, "shock": 0.02}]
+    with Searcher(directory) as searcher:
+        expected = searcher.rank(queries)
+    with open_live(directory, writable=True) as live:
+        writer = Writer.of(live, directory)
+        encoded = writer.encode([Document("huge", "", "heat wing cone nose shock")])
+        encoded.weights.data[:] = 1e6
+        writer.add(encoded._replace(impacts=quantise(encoded.weights, 64)))
+        assert writer.n_capped == 5
+        writer.commit()
+    with Searcher(directory) as searcher:
+        assert searcher.index.user_data["n_capped"] == "5"
+        ranked = searcher.rank(queries)
+        assert [hits[0][0] for hits in ranked] == ["huge", "huge"]
+        assert [hits[1:] for hits in ranked] == expected
+        why = searcher.explain(queries[0], "huge")
+        assert {term.document_weight for term in why.terms} == {MAX_IMPACT / 64}
+    delete_documents(directory, ["huge"])
+    with Searcher(directory) as searcher:
+        assert searcher.rank(queries) == expected
+
+
+def test_an_index_from_before_impacts_had_a_cap(directory):
+    """It says what its largest impact is, and may hold some above the cap: they stay exact."""
+    with open_live(directory, writable=True) as live:
+        data = live.index.user_data
+        del data["n_capped"]
+        impacts = live.index.impacts(["d1", "d2"])
+        impacts.data[:] = 65535
+        impacts.data[0] = 65534
+        live.index.add(live.index.documents(["d1", "d2"]), impacts)
+        live.index.commit(data | {"max_impact": "65535", "commit": "8"})
+    with Searcher(directory) as searcher:
+        ids = [f"d{n}" for n in range(30)]
+        batch = searcher.passes.encode([" ".join(WORDS)], ask(""), 1)
+        vector, (factor,) = searcher.passes.impacts(batch)
+        (expected,) = exact.search(searcher.index.impacts(ids), ids, vector, 30)
+        assert expected[1][1] > 2**24
+        (found,) = searcher.rank([" ".join(WORDS)], 30)
+        assert found == [(doc_id, score * factor) for doc_id, score in expected]
+    delete_documents(directory, ["d1"])
+    with Searcher(directory) as searcher:
+        assert "max_impact" not in searcher.index.user_data
+        assert searcher.index.user_data["n_capped"] == "0"
+        assert searcher.rank([" ".join(WORDS)], 30) == [[hit for hit in found if hit[0] != "d1"]]
 
 
 def test_what_was_not_committed_is_lost(directory):

@@ -14,6 +14,7 @@ from lsr.request import Interpolation, ask
 from lsr.search import Searcher
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import fuse
+from lsr.search.passes import Batch
 from lsr.search.tuning import write_tuning
 
 WORDS = (
@@ -77,9 +78,10 @@ class Oracle:
 
     def list(self, side, depth):
         if side == "sparse":
-            impacts, (scale,) = self.passes.impacts(self.sparse)
+            batch = Batch(self.sparse, np.ones(1), None, 1)
+            impacts, (factor,) = self.passes.impacts(batch)
             scores = (impacts.astype(np.int64) @ self.impacts.T.astype(np.int64)).toarray()[0]
-            scores = scores / scale
+            scores = scores * factor
             hits = [(self.ids[n], float(scores[n])) for n in self.allowed if scores[n] > 0]
         else:
             scores = (self.vectors @ self.dense.astype(np.float64)).astype(np.float32)
@@ -115,7 +117,7 @@ class Oracle:
                     length = np.linalg.norm(self.dense)
                     moved[side] = new * np.float32(length / norm) if norm else new
                 else:
-                    scores = np.array([s for _, s in hits[: how.documents]], np.float32)
+                    scores = np.array([s for _, s in hits[: how.documents]], np.float64)
                     moved[side] = move_sparse(
                         self.sparse, self.weights[good], scores, self.weights[bad], how
                     )

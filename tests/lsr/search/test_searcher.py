@@ -13,7 +13,6 @@ from lsr.corpus.corpus import open_corpus
 from lsr.indexes import exact
 from lsr.request import ask
 from lsr.search import Searcher
-from lsr.vectors import EXACT
 
 WORDS = (
     "heat flow wing plate layer pressure shock nose cone cylinder boundary theory speed drag lift "
@@ -52,10 +51,12 @@ def test_hits_are_those_of_brute_force_and_explanations_sum_to_their_scores(sear
     ids = [f"d{number}" for number in range(N)]
     impacts = searcher.index.impacts(ids)
     for query in queries(20):
-        vector, (scale,) = searcher.passes.impacts(searcher.encoder.encode_queries([query]))
+        batch = searcher.passes.encode([query], ask(query), 1)
+        vector, (factor,) = searcher.passes.impacts(batch)
         (expected,) = exact.search(impacts, ids, vector, 10)
         hits = searcher.search(query, 10)
-        assert [(hit.document.id, hit.score * scale) for hit in hits] == expected
+        found = [(hit.document.id, hit.score) for hit in hits]
+        assert found == [(doc_id, score * factor) for doc_id, score in expected]
         for hit in hits:
             why = searcher.explain(query, hit.document.id)
             assert why[:5] == (hit.score, hit.score, 0.0, hit.score, None)
@@ -151,11 +152,59 @@ def test_absurd_k(searcher, k):
         searcher.search("heat", k)
 
 
+# What the numbers of a query may be multiplied by; most of these are no powers of two.
+MULTIPLES = (1e-30, 0.007, 0.01, 0.125, 1 / 3, 3.7, 1e4, 1e30)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_terms": 3},
+        {"mass": 0.75},
+        {"mass": 0.5, "rescore": 30},
+        {"feedback": {"method": "rocchio", "documents": 5}},
+        {"feedback": {"method": "relevance-model", "documents": 5, "terms": 10}},
+    ],
+)
+def test_a_multiple_of_a_query_has_its_ranking_and_multiples_of_its_scores(searcher, settings):
+    weights = {"heat": 1.0, "flow": 1.9, "wing": 0.33, "layer": 0.1, "mach": 1.0}
+    (expected,) = searcher.rank([weights], 50, **settings)
+    assert len(expected) == 50
+    for multiple in MULTIPLES:
+        asked = {term: weight * multiple for term, weight in weights.items()}
+        (found,) = searcher.rank([asked], 50, **settings)
+        assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected]
+        scores = [score * multiple for _, score in expected]
+        assert [score for _, score in found] == pytest.approx(scores, rel=1e-6)
+        floor = found[20][1]
+        assert searcher.rank([asked], 50, min_score=floor, **settings) == [
+            [hit for hit in found if hit[1] >= floor]
+        ]
+        for doc_id, score in found[:3]:
+            why = searcher.explain(asked, doc_id, **settings)
+            assert why.score == score == sum(term.contribution for term in why.terms)
+        terms = {term.term: term.weight for term in searcher.expand(asked, **settings)}
+        for term in {"heat", "flow"} & terms.keys() if "feedback" not in settings else ():
+            assert terms[term] == pytest.approx(asked[term], rel=1e-6)
+
+
+def test_no_query_of_known_terms_finds_nothing(searcher):
+    everything = [hit.document.id for hit in searcher.search({"heat": 1.0}, N)]
+    for weight in (0.007, 1e-100, 1e100):
+        assert [hit.document.id for hit in searcher.search({"heat": weight}, N)] == everything
+    # Beside the largest weight a vanishingly small one may vanish.
+    beside = searcher.search({"heat": 1.0, "flow": 1e-100}, N)
+    assert [hit.document.id for hit in beside] == everything
+    alike = dict.fromkeys(searcher.encoder.vocabulary, 0.3)
+    assert len(searcher.search(alike, N)) == N
+    for weight in (0.0, 1e-101, 1e101, -1.0):
+        with pytest.raises(ValueError, match=r"'heat' must be in \[1e-100, 1e\+100\], got "):
+            searcher.search({"heat": weight})
+
+
 def test_huge_weights_keep_scores_exact(searcher):
     weights = dict.fromkeys(set(WORDS) & set(searcher.encoder.vocabulary), 10_000.0)
-    vector = searcher.passes.encode([weights], ask(weights), 1).sparse
-    impacts, _ = searcher.passes.impacts(vector)
-    assert impacts.sum() * int(searcher.index.user_data["max_impact"]) < EXACT
     hits = searcher.search(weights, 20)
     for hit in hits:
         reasons = searcher.explain(weights, hit.document.id).terms
