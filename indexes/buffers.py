@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.documents import Document
+from lsr.documents import LONGEST_INTEGER, Document, metadata_of, number_of
 
-Filter = str | float | bool | tuple[float | None, float | None]
-# Characters of metadata that can be filtered by; Lucene refuses terms of 32 KiB.
+Filter = str | int | float | bool | tuple[int | float | None, int | float | None]
+# Lowest and highest double, and where they are the same the lowest and highest integer.
+_Span = tuple[float, float, str, str]
+# From here on a double stands for more than one integer.
+_SHARED = 2.0**53
+# Characters of metadata that are indexed as they are; Lucene refuses terms of 32 KiB.
 LONGEST_FILTER = 1000
 
 
@@ -36,54 +41,131 @@ def pack_strings(values: Iterable[str]) -> bytes:
     return b"".join(struct.pack("<i", len(value)) + value for value in encoded)
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> bytes:
-    return pack_integers(len(pairs)) + pack_strings(part for pair in pairs for part in pair)
-
-
-def _ranges(ranges: Sequence[tuple[str, *tuple[float, ...]]]) -> bytes:
-    packed = (pack_strings([key]) + struct.pack(f"<{len(of)}d", *of) for key, *of in ranges)
-    return pack_integers(len(ranges)) + b"".join(packed)
-
-
 def pack_filters(filters: Mapping[str, Filter]) -> bytes:
-    """What a hit must have: metadata that equals, numbers between bounds."""
-    equal: list[tuple[str, str]] = []
-    between: list[tuple[str, *tuple[float, ...]]] = []
+    """Per filter its key, the strings that a hit may have there, and the spans of numbers.
+
+    A span is two doubles and two decimal integers: see `_spans`.
+    """
+    packed = [pack_integers(len(filters))]
     for key, value in filters.items():
+        strings: list[str] = []
+        spans: list[_Span] = []
         if isinstance(value, tuple):
             low, high = value
-            low = -math.inf if low is None else float(low)
-            high = math.inf if high is None else float(high)
-            if not low <= high:
+            if not (-math.inf if low is None else low) <= (math.inf if high is None else high):
                 raise ValueError(f"filter {key!r}: the bounds must be low ≤ high, got {value}")
-            between.append((key, low, high))
+            spans = list(_spans(low, high))
         else:
-            equal.append((key, _filterable(value)))
-    return _pairs(equal) + _ranges(between)
+            strings = [_filterable(value)]
+            number = number_of(value) if isinstance(value, str) else None
+            if number is not None:
+                # Written otherwise than the index writes it: 5.0 for 5.
+                spans = list(_spans(number, number))
+        packed += [pack_strings([key]), pack_integers(len(strings)), pack_strings(strings)]
+        packed.append(pack_integers(len(spans)))
+        for *doubles, first, last in spans:
+            packed.append(struct.pack("<2d", *doubles) + pack_strings([first, last]))
+    return b"".join(packed)
 
 
-def _filterable(value: str | float | bool) -> str:
-    """A value of metadata as the string it is found by: 3 and 3.0 are the same, true is true."""
+def _spans(low: int | float | None, high: int | float | None) -> Iterator[_Span]:
+    """Spans that together hold the numbers in [low, high], exactly.
+
+    Numbers are indexed as doubles, of which one stands for many integers from 2^53 on. There, the
+    double of a bound is a span of its own, which holds the integers between two of as many digits;
+    these are compared as strings. Other spans have no such integers ("").
+    """
+    low, high = None if low == -math.inf else low, None if high == math.inf else high
+    start = -math.inf if low is None else _double(low)
+    end = math.inf if high is None else _double(high)
+    shared = set()
+    if low is not None and abs(start) >= _SHARED:
+        shared.add(start)
+        start = math.nextafter(start, math.inf) if start < math.inf else math.nan
+    if high is not None and abs(end) >= _SHARED:
+        shared.add(end)
+        end = math.nextafter(end, -math.inf) if end > -math.inf else math.nan
+    # Lucene orders −0.0 before 0.0.
+    start, end = (-0.0 if start == 0 else start), (0.0 if end == 0 else end)
+    if start <= end:
+        yield start, end, "", ""
+    for double in shared:
+        first, last = _integers_of(double)
+        first = first if low is None else max(first, math.ceil(low))
+        last = last if high is None else min(last, math.floor(high))
+        sign, smaller, larger = ("-", -last, -first) if last < 0 else ("", first, last)
+        for digits in range(len(str(smaller)), len(str(larger)) + 1):
+            least, most = max(smaller, 10 ** (digits - 1)), min(larger, 10**digits - 1)
+            yield double, double, f"{sign}{least}", f"{sign}{most}"
+
+
+def _integers_of(double: float) -> tuple[int, int]:
+    """The first and the last integer whose nearest double this is; |double| ≥ 2^53."""
+    if math.isinf(double):
+        beyond, largest = 10**LONGEST_INTEGER - 1, int(sys.float_info.max)
+        return (largest, beyond) if double > 0 else (-beyond, -largest)
+    before, after = (_exact(math.nextafter(double, to)) for to in (-math.inf, math.inf))
+    first, last = (before + int(double)) // 2, (after + int(double) + 1) // 2
+    # A number in the middle belongs to one of its neighbours.
+    return first + (_double(first) != double), last - (_double(last) != double)
+
+
+def _exact(double: float) -> int:
+    if math.isinf(double):
+        return 2**1024 if double > 0 else -(2**1024)
+    return int(double)
+
+
+def _double(number: int | float) -> float:
+    """The nearest double, infinite for integers beyond all."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def _filterable(value: str | int | float | bool) -> str:
+    """A value of metadata as the string it is found by: 3 and 3.0 are the same, true is true.
+
+    Of a long string it is the beginning and a digest of the whole.
+    """
     if isinstance(value, str):
-        return value
+        if len(value) <= LONGEST_FILTER:
+            return value
+        return f"{value[:100]}… sha256 {hashlib.sha256(value.encode()).hexdigest()}"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return json.dumps(value)
 
 
 def pack_document(document: Document) -> bytes:
+    """A document's id, title, text and metadata, and what its metadata are found by.
+
+    Raises:
+        ValueError: something that metadata cannot hold.
+    """
+    try:
+        metadata = metadata_of(document.metadata)
+    except ValueError as error:
+        raise ValueError(f"document {document.id!r}: {error}") from error
     strings: list[tuple[str, str]] = []
-    numbers: list[tuple[str, *tuple[float, ...]]] = []
-    for key, value in document.metadata.items():
+    numbers: list[tuple[str, float]] = []
+    for key, value in metadata.items():
         for part in value if isinstance(value, list) else [value]:
-            if not isinstance(part, (str, int, float)):
-                continue
-            if len(filterable := _filterable(part)) <= LONGEST_FILTER:
-                strings.append((key, filterable))
-            if not isinstance(part, (bool, str)) and abs(part) <= sys.float_info.max:
-                numbers.append((key, float(part)))
-    stored = (document.id, document.title, document.text, json.dumps(dict(document.metadata)))
-    return pack_strings(stored) + _pairs(strings) + _ranges(numbers)
+            strings.append((key, _filterable(part)))
+            if not isinstance(part, (bool, str)):
+                numbers.append((key, _double(part) + 0.0))  # −0.0 becomes 0.0
+    stored = (document.id, document.title, document.text, json.dumps(metadata))
+    packed = (pack_strings([key]) + struct.pack("<d", number) for key, number in numbers)
+    return b"".join(
+        (
+            pack_strings(stored),
+            pack_integers(len(strings)),
+            pack_strings(part for pair in strings for part in pair),
+            pack_integers(len(numbers)),
+            *packed,
+        )
+    )
 
 
 def read_strings(packed: bytes, count: int) -> list[str]:

@@ -28,6 +28,8 @@ from lsr.indexes.buffers import (
 
 Hits = list[tuple[str, int]]
 LARGEST_K = 1_000_000
+# Keys of metadata that an error names.
+SHOWN_KEYS = 10
 
 
 class LuceneError(RuntimeError):
@@ -45,6 +47,7 @@ class LuceneIndex:
         """Use `create` or `open`."""
         self.path = path
         self.n_terms = len(vocabulary)
+        self._keys: frozenset[str] | None = None  # not asked for since the last change
         terms = pack_strings(vocabulary)
         # Java's working directory is that of the VM's start.
         place = str(path.absolute())
@@ -147,10 +150,12 @@ class LuceneIndex:
         """Make all since the last commit durable and visible, atomically, with `user_data`."""
         packed = pack_strings(part for item in user_data.items() for part in item)
         self._ask(lambda: self._engine.commit(packed))
+        self._keys = None
 
     def refresh(self) -> None:
         """See what has been committed since the index was opened or refreshed."""
         self._ask(lambda: self._engine.refresh())
+        self._keys = None
 
     def force_merge(self) -> None:
         """Merge into one segment; durable after the next commit."""
@@ -237,6 +242,33 @@ class LuceneIndex:
         while answer.left:
             found.append(answer.string())
         return sorted(found)
+
+    @property
+    def metadata_keys(self) -> frozenset[str]:
+        """The keys under which a document has, or had until lately, a value of metadata.
+
+        Those of deleted documents are among them until Lucene merges these away.
+        """
+        if self._keys is None:
+            answer = Reader(self._ask(lambda: bytes(self._engine.keys().tostring())))
+            keys = []
+            while answer.left:
+                keys.append(answer.string())
+            self._keys = frozenset(keys)
+        return self._keys
+
+    def check_filters(self, filters: Iterable[str]) -> None:
+        """Raise ValueError for the first key of filters under which no document has a value."""
+        unknown = [key for key in filters if key not in self.metadata_keys]
+        if not unknown:
+            return
+        known = sorted(self.metadata_keys)
+        there = f"the keys are {', '.join(known[:SHOWN_KEYS])}" if known else "there is no metadata"
+        if len(known) > SHOWN_KEYS:
+            there += f" and {len(known) - SHOWN_KEYS} more"
+        raise ValueError(
+            f"filter {unknown[0]!r}: no document of this index has a value under this key; {there}"
+        )
 
     def document_frequencies(self) -> np.ndarray:
         """Documents that hold each term, int64, shape (V,).

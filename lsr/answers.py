@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lsr.documents import MetadataValue
 
-Metadata = dict[str, MetadataValue | list[str]]
+Metadata = dict[str, MetadataValue | list[MetadataValue]]
 
 
 class _Answer(BaseModel):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +12,13 @@ MetadataValue = str | int | float | bool
 
 # Lucene refuses terms of 32 KiB, and nobody means an id of one.
 _LONGEST_ID = 1000
+# Digits of an integer: Python reads and writes no more by itself.
+LONGEST_INTEGER = 4300
+_ABOVE_INTEGERS = 10**LONGEST_INTEGER
+# Numbers in a list. Longer lists are vectors, which would be stored as text and searched by nobody.
+_LONGEST_NUMBERS = 100
+_DEEPEST = 100
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,7 @@ class Document:
     id: str
     title: str = ""
     text: str = ""
-    metadata: Mapping[str, MetadataValue | list[str]] = field(default_factory=dict)
+    metadata: Mapping[str, MetadataValue | Sequence[MetadataValue]] = field(default_factory=dict)
 
     @property
     def content(self) -> str:
@@ -55,16 +63,78 @@ def checked_text(value: str, key: str) -> str:
     return value
 
 
-def metadata_of(values: Mapping[str, object]) -> dict[str, MetadataValue | list[str]]:
-    result: dict[str, MetadataValue | list[str]] = {}
-    for key, value in values.items():
-        checked_text(key, "a key")
-        if isinstance(value, str):
-            result[key] = checked_text(value, key)
-        elif isinstance(value, int | float | bool):
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} must be finite, got {value}")
-            result[key] = value
-        elif isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            result[key] = [checked_text(item, key) for item in value]
+def metadata_of(*objects: Mapping[str, object]) -> dict[str, MetadataValue | list[MetadataValue]]:
+    """The members of objects as metadata: one rule for files, streams, the service and Python.
+
+    Strings, finite numbers, booleans and lists of these are kept. The members of a nested object
+    get dotted keys: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``. A null is absent, also in a list.
+
+    Raises:
+        ValueError: anything else, named by its key; or two values for one key.
+    """
+    result: dict[str, MetadataValue | list[MetadataValue]] = {}
+    for values in objects:
+        for key, value in _leaves(values, "", 1):
+            checked_text(key, "a key")
+            if key in result:
+                raise ValueError(f"{key} is given twice")
+            if isinstance(value, list | tuple):
+                items = [_metadata_value(item, f"an item of {key}") for item in _present(value)]
+                _check_no_vector(items, key)
+                result[key] = items
+            else:
+                result[key] = _metadata_value(value, key)
     return result
+
+
+def _present(values: Sequence[object]) -> Iterator[object]:
+    return (value for value in values if value is not None)
+
+
+def _leaves(values: Mapping[str, object], prefix: str, depth: int) -> Iterator[tuple[str, object]]:
+    """Dotted keys and values that are neither objects nor null."""
+    if depth > _DEEPEST:
+        raise ValueError(
+            f"{prefix.partition('.')[0]}: objects are nested more than {_DEEPEST} deep"
+        )
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise ValueError(f"a key of metadata must be a string, got {key!r}")
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.", depth + 1)
+        elif value is not None:
+            yield prefix + key, value
+
+
+def _metadata_value(value: object, name: str) -> MetadataValue:
+    if isinstance(value, str):
+        return checked_text(value, name)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    if isinstance(value, int) and not -_ABOVE_INTEGERS < value < _ABOVE_INTEGERS:
+        raise ValueError(f"{name} must have at most {LONGEST_INTEGER} digits")
+    if isinstance(value, int | float):
+        return value
+    kind = "an object" if isinstance(value, Mapping) else type(value).__name__
+    raise ValueError(
+        f"{name} must be a string, a number, true or false, or a list of these, got {kind}"
+    )
+
+
+def _check_no_vector(items: Sequence[MetadataValue], key: str) -> None:
+    """ValueError for a long list of numbers that are not all integers."""
+    if len(items) > _LONGEST_NUMBERS and any(isinstance(item, float) for item in items):
+        raise ValueError(
+            f"{key}: a list of {len(items)} numbers is not metadata (at most {_LONGEST_NUMBERS}, "
+            "but for integers); vectors cannot be given yet"
+        )
+
+
+def number_of(text: str) -> int | float | None:
+    """The number that a text is, read as JSON reads numbers; None where it is no finite one."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    if text.lstrip("+-").isdigit():
+        return int(text) if len(text) <= LONGEST_INTEGER else None
+    value = float(text)
+    return value if math.isfinite(value) else None

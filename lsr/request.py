@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,14 @@ from pydantic import (
     model_validator,
 )
 
+from lsr.documents import LONGEST_INTEGER, number_of
+
 LARGEST_K = 1_000_000
 # Weights of a query given as terms.
 # Of a query's term weights, whose scale has no effect but on the scores.
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
 
+Bound = int | float | None
 Side = Literal["sparse", "dense"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -121,8 +125,10 @@ class Request(_Settings):
         description="of mode hybrid; by default what `lsr tune` has stored, else its defaults",
     )
     feedback: Feedback | None = None
-    filters: dict[str, str | bool | float | tuple[float | None, float | None]] = Field(
-        default_factory=dict, description="metadata that a hit has; (low, high) for numbers"
+    filters: dict[str, str | bool | int | float | tuple[Bound, Bound]] = Field(
+        default_factory=dict,
+        description="metadata that a hit has; (low, high) for numbers. A text stands for itself "
+        "and, where it reads as a number, for the numbers equal to it",
     )
     min_score: float | None = Field(default=None, description="smallest score of a hit")
     max_terms: Annotated[int, Field(ge=1, le=LARGEST_K)] | None = Field(
@@ -147,17 +153,10 @@ class Request(_Settings):
 
     @field_validator("filters", mode="before")
     @classmethod
-    def _ordered(cls, filters: object) -> object:
-        for key, bounds in filters.items() if isinstance(filters, Mapping) else ():
-            if isinstance(bounds, Sequence) and not isinstance(bounds, str) and len(bounds) == 2:
-                if not all(b is None or isinstance(b, (int, float, str)) for b in bounds):
-                    continue  # of another type, which is told of elsewhere
-                low, high = (math.nan if isinstance(b, str) else b for b in bounds)
-                if not (-math.inf if low is None else low) <= (math.inf if high is None else high):
-                    raise ValueError(
-                        f"filter {key!r}: the bounds must be low ≤ high, got {tuple(bounds)}"
-                    )
-        return filters
+    def _filters(cls, filters: object) -> object:
+        if not isinstance(filters, Mapping):
+            return filters  # refused by its type
+        return {key: _filter(key, value) for key, value in filters.items()}
 
     @field_validator("query", "filters")
     @classmethod
@@ -242,14 +241,101 @@ class Request(_Settings):
         return self.feedback.interpolate or "both"
 
 
+def _filter(key: object, value: object) -> object:
+    """A value or bounds of a filter, integers exact and equal numbers the same.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str | bool):
+        return value
+    if isinstance(value, int | float):
+        return _number(key, value)
+    if isinstance(value, Sequence) and len(value) == 2:
+        low, high = (None if bound is None else _bound(key, bound) for bound in value)
+        if low is not None and high is not None and low > high:
+            raise ValueError(
+                f"filter {key!r}: the bounds must be low ≤ high, got {_excerpt((low, high))}"
+            )
+        return low, high
+    raise ValueError(
+        f"`filters.{key}` must be a string, a number, true or false, or two bounds [low, high] "
+        f"for numbers, got {_excerpt(value)}"
+    )
+
+
+def _bound(key: object, bound: object) -> int | float:
+    if isinstance(bound, bool) or not isinstance(bound, int | float):
+        raise ValueError(f"filter {key!r}: the bounds must be numbers, got {_excerpt(bound)}")
+    number = _number(key, bound)
+    if abs(number) > sys.float_info.max:
+        raise ValueError(
+            f"filter {key!r}: the bounds must be within ±{sys.float_info.max:.4g}, "
+            f"got {_excerpt(number)}"
+        )
+    return number
+
+
+def _number(key: object, number: int | float) -> int | float:
+    if isinstance(number, float):
+        if not math.isfinite(number):
+            raise ValueError(f"filter {key!r}: a number must be finite, got {number}")
+        return int(number) if number.is_integer() else number
+    if abs(number) >= 10**LONGEST_INTEGER:
+        raise ValueError(f"filter {key!r}: an integer must have at most {LONGEST_INTEGER} digits")
+    return number
+
+
+def _excerpt(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:80] + "…"
+
+
+def parse_filters(pairs: Iterable[str]) -> dict[str, Any]:
+    """Filters of a Request from "kind=function", "year=1950..1960", "year=..1960", …
+
+    Raises:
+        ValueError: a text has neither form, a bound is no number, or a key is given twice.
+    """
+    filters: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        # What looks like another operator would else be compared with metadata, and match nothing.
+        if not (key and equals) or key[-1] in "!<>~" or value[:1] in ("=", "<", ">", "!"):
+            raise ValueError(
+                f"a filter must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got {pair!r}"
+            )
+        if key in filters:
+            raise ValueError(f"filter {key!r} is given twice, the second time as {pair!r}")
+        low, dots, high = value.partition("..")
+        filters[key] = (_parse_bound(key, low), _parse_bound(key, high)) if dots else value
+    return filters
+
+
+def _parse_bound(key: str, text: str) -> int | float | None:
+    text = text.strip()
+    if not text:
+        return None
+    if (number := number_of(text)) is None:
+        raise ValueError(f"filter {key!r}: the bounds LOW..HIGH must be numbers, got {text!r}")
+    return number
+
+
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Settings from "mode=hybrid", "interpolation.alpha=0.4", …; `ask` checks them.
 
+    What follows "filters." is a filter, see `parse_filters`.
+
     Raises:
-        ValueError: a pair has no "=", or gives a value and something inside it.
+        ValueError: a pair has no "=", or gives a value and something inside it; or a filter has
+            another form.
     """
     settings: dict[str, Any] = {}
+    filters: list[str] = []
     for pair in pairs:
+        if pair.startswith("filters."):
+            filters.append(pair.removeprefix("filters."))
+            continue
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ValueError(f"a setting must be KEY=VALUE, got {pair!r}")
@@ -260,6 +346,8 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
             if not isinstance(place, dict):
                 raise ValueError(f"setting {key!r}: {part!r} has a value already")
         place[last] = value
+    if filters:
+        settings["filters"] = parse_filters(filters)
     return settings
 
 

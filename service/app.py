@@ -276,8 +276,8 @@ def _add_documents(app: FastAPI) -> None:
     async def put(name: NameParameter, id: IdParameter, body: DocumentBody) -> Acknowledgement:  # noqa: A002
         """Add a document, or replace it."""
         served = _served(app, name)
-        document = Document(id, body.title, body.text, body.metadata)
-        return _acknowledged(served, await _write(app, served, Put((document,))))
+        put = Put((body.document(id),))
+        return _acknowledged(served, await _write(app, served, put))
 
     @app.delete("/indexes/{name}/documents/{id:path}", tags=["documents"])
     async def delete(name: NameParameter, id: IdParameter) -> Acknowledgement:  # noqa: A002

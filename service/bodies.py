@@ -6,12 +6,12 @@ import base64
 import hashlib
 import json
 import math
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from lsr.answers import Metadata
+from lsr.documents import Document, metadata_of
 from lsr.request import Request
 from lsr.search import Position
 from lsr.service.settings import Settings
@@ -136,7 +136,19 @@ class DocumentBody(BaseModel):
 
     title: str = ""
     text: str = ""
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: dict[str, Any] | None = Field(
+        default=None,
+        description="strings, numbers, booleans and lists of these; members of an object get "
+        "dotted keys, and null is absent",
+    )
+
+    def document(self, doc_id: str) -> Document:
+        """The document of this id.
+
+        Raises:
+            ValueError: something that metadata cannot hold.
+        """
+        return Document(doc_id, self.title, self.text, metadata_of(self.metadata or {}))
 
 
 def cursor_after(request: Request, generation: int, place: Position) -> str:

@@ -12,6 +12,7 @@ import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeSet;
 import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
@@ -31,6 +32,7 @@ import org.apache.lucene.document.StringField;
 import org.apache.lucene.index.BinaryDocValues;
 import org.apache.lucene.index.CheckIndex;
 import org.apache.lucene.index.DirectoryReader;
+import org.apache.lucene.index.FieldInfo;
 import org.apache.lucene.index.IndexOptions;
 import org.apache.lucene.index.IndexWriter;
 import org.apache.lucene.index.IndexWriterConfig;
@@ -251,9 +253,10 @@ public final class Engine {
   }
 
   /**
-   * numbers: queries, and per query a count, term ids, weights; filters: a count, (field, value)…,
-   * a count, (field, low, high)…. The answer holds the number of each query's hits, then of all hits
-   * the scores as longs, then the ids as in Packed.strings.
+   * numbers: queries, and per query a count, term ids, weights; filters: a count, and per filter a
+   * key, a count of strings, these, a count of spans of numbers, and per span two doubles and two
+   * integers as strings, empty where the doubles say all. The answer holds the number of each query's
+   * hits, then of all hits the scores as longs, then the ids as in Packed.strings.
    */
   public byte[] search(byte[] numbers, byte[] filters, int k, long floor, int threads)
       throws Exception {
@@ -281,13 +284,31 @@ public final class Engine {
   private static List<Query> required(ByteBuffer in) {
     List<Query> required = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
-      required.add(new TermQuery(new Term("m." + Packed.string(in), Packed.string(in))));
-    }
-    for (int left = in.getInt(); left > 0; left--) {
-      String field = "n." + Packed.string(in);
-      required.add(DoublePoint.newRangeQuery(field, in.getDouble(), in.getDouble()));
+      String key = Packed.string(in);
+      BooleanQuery.Builder any = new BooleanQuery.Builder();
+      for (int strings = in.getInt(); strings > 0; strings--) {
+        Term string = new Term("m." + key, Packed.string(in));
+        any.add(new TermQuery(string), BooleanClause.Occur.SHOULD);
+      }
+      for (int spans = in.getInt(); spans > 0; spans--) {
+        any.add(span(key, in), BooleanClause.Occur.SHOULD);
+      }
+      required.add(any.build());
     }
     return required;
+  }
+
+  private static Query span(String key, ByteBuffer in) {
+    Query doubles = DoublePoint.newRangeQuery("n." + key, in.getDouble(), in.getDouble());
+    BytesRef first = new BytesRef(Packed.bytes(in));
+    BytesRef last = new BytesRef(Packed.bytes(in));
+    if (first.length == 0) {
+      return doubles;
+    }
+    return new BooleanQuery.Builder()
+        .add(doubles, BooleanClause.Occur.FILTER)
+        .add(new Integers("m." + key, first, last), BooleanClause.Occur.FILTER)
+        .build();
   }
 
   private static BooleanQuery filtered(BooleanQuery query, List<Query> required) {
@@ -321,6 +342,23 @@ public final class Engine {
   /** Ids of the documents that meet the filters (as in search), a string each. */
   public byte[] matching(byte[] filters) throws IOException {
     return Lookup.matching(searcher, required(Packed.little(filters)));
+  }
+
+  /** The keys that metadata are found by, of deleted documents not merged away too: a string each. */
+  public byte[] keys() throws IOException {
+    TreeSet<String> keys = new TreeSet<>();
+    for (LeafReaderContext leaf : reader.leaves()) {
+      for (FieldInfo field : leaf.reader().getFieldInfos()) {
+        if (field.name.startsWith("m.")) {
+          keys.add(field.name.substring(2));
+        }
+      }
+    }
+    Packed.Writer out = new Packed.Writer();
+    for (String key : keys) {
+      out.string(key.getBytes(StandardCharsets.UTF_8));
+    }
+    return out.bytes();
   }
 
   /** Documents that hold each term, those deleted and not merged away included. */

@@ -69,17 +69,21 @@ def search(
     from lsr.search import Searcher
 
     with user_errors(), Searcher(directory) as searcher:
-        asked = request_settings(mode, feedback, settings)
-        asked |= {
-            "filters": parse_filters(filters or []),
-            "min_score": min_score,
-            "max_terms": max_terms,
-        }
+        pairs = (settings or []) + [f"filters.{pair}" for pair in filters or []]
+        asked = request_settings(mode, feedback, pairs)
+        if min_score is not None:
+            asked["min_score"] = min_score
+        if max_terms is not None:
+            asked["max_terms"] = max_terms
+        count = asked.pop("k", 10 if queries is None else 1000)
+        if k is not None:
+            count = k
+        _check_commas(searcher, asked.get("filters", {}))
         if queries is not None and run is not None:
-            _write_run(searcher, queries, run, 1000 if k is None else k, threads, asked)
+            _write_run(searcher, queries, run, count, threads, asked)
         else:
             query = text if text is not None else _parse_weights(weights or "")
-            _print_hits(searcher, query, 10 if k is None else k, asked, as_json)
+            _print_hits(searcher, query, count, asked, as_json)
 
 
 def _write_run(
@@ -128,9 +132,24 @@ def request_settings(mode: str, feedback: bool, pairs: list[str] | None) -> dict
     from lsr.request import parse_settings
 
     settings = {"mode": mode} | parse_settings(pairs or [])
+    if "query" in settings:
+        raise ValueError("`query` is an argument of the command, not a setting")
     if feedback:
         settings.setdefault("feedback", {})
     return settings
+
+
+def _check_commas(searcher: Searcher, filters: dict[str, Any]) -> None:
+    """Raise ValueError for a value with a comma that no document has: it was meant as a list."""
+    for key, value in filters.items():
+        if not isinstance(value, str) or "," not in value:
+            continue
+        searcher.index.check_filters([key])
+        if not searcher.index.matching({key: value}):
+            raise ValueError(
+                f"filter {key!r}: no document has the value {value!r}, and a comma does not "
+                "separate values: a filter must be KEY=VALUE or, for numbers, KEY=LOW..HIGH"
+            )
 
 
 def _hit_record(hit: Hit, why: Explanation) -> dict[str, Any]:
@@ -160,22 +179,6 @@ def _parse_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def parse_filters(pairs: list[str]) -> dict[str, Any]:
-    filters: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise ValueError(f"--filter must be KEY=VALUE or KEY=LOW..HIGH, got {pair!r}")
-        low, dots, high = value.partition("..")
-        try:
-            bounds = (float(low) if low else None, float(high) if high else None)
-        except ValueError:
-            # Not a range: dots in a plain value.
-            bounds = (None, None)
-        filters[key] = bounds if dots and bounds != (None, None) else value
-    return filters
-
-
 def explain(
     directory: IndexArgument,
     text: Annotated[str, typer.Argument(help="The query.")],
@@ -190,7 +193,9 @@ def explain(
     from lsr.search import Hit, Searcher
 
     with user_errors(), Searcher(directory) as searcher:
-        asked = request_settings(mode, feedback, settings) | {"max_terms": max_terms}
+        asked = request_settings(mode, feedback, settings)
+        if max_terms is not None:
+            asked["max_terms"] = max_terms
         why = searcher.explain(text, doc_id, **asked)
         (document,) = searcher.index.documents([doc_id])
     if as_json:

@@ -61,7 +61,7 @@ def open_corpus(name: str | os.PathLike[str], *, skip_bad: bool = False) -> Corp
     ``id<TAB>title<TAB>text``, no quoting), each also with .gz; "pydoc" or "pydoc:numpy,scipy", the
     documentation of installed packages; or an ir_datasets id. In JSON, the id is under _id, id,
     docid or doc_id, the text under text, contents or body; the members of `metadata` and all other
-    keys become metadata where they hold a string, number, boolean or list of strings.
+    keys are metadata, see `lsr.documents.metadata_of`.
 
     Args:
         name: a path, "pydoc", or an ir_datasets id.

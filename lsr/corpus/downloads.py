@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from lsr.documents import Document, checked_id, metadata_of
+from lsr.documents import Document, MetadataValue, checked_id, metadata_of
 from lsr.lines import OnBad
 
 
@@ -40,12 +41,42 @@ def ir_datasets_reader(name: str) -> Callable[[OnBad], Iterator[Document]]:
         raise ValueError(f"{name}: this ir_datasets id has no documents")
 
     def read(_: OnBad) -> Iterator[Document]:
+        left_out: set[str] = set()
         for doc in downloaded(name, dataset.docs_iter):
             fields = doc._asdict()
             doc_id, title = checked_id(fields.pop("doc_id")), fields.pop("title", "")
             if "text" not in fields:
                 # Collections without a plain text field say themselves which fields make it up.
                 title, fields["text"] = "", doc.default_text()
-            yield Document(doc_id, title or "", fields.pop("text"), metadata_of(fields))
+            text = fields.pop("text")
+            yield Document(doc_id, title or "", text, _metadata(name, fields, left_out))
 
     return read
+
+
+def _metadata(
+    name: str, fields: Mapping[str, object], left_out: set[str]
+) -> dict[str, MetadataValue | list[MetadataValue]]:
+    """The fields that metadata can hold. A warning names each other one, once.
+
+    They are no error: nobody can edit these collections, and some have objects in lists.
+    """
+    kept: dict[str, object] = {}
+    for key, value in fields.items():
+        plain = _plain(value)
+        try:
+            metadata_of({key: plain})
+        except ValueError as error:
+            if key not in left_out:
+                left_out.add(key)
+                warnings.warn(f"{name}: the field {key!r} is left out: {error}", stacklevel=2)
+        else:
+            kept[key] = plain
+    return metadata_of(kept)
+
+
+def _plain(value: object) -> object:
+    """`value` with named tuples as objects."""
+    if hasattr(value, "_asdict"):
+        return {key: _plain(member) for key, member in value._asdict().items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -73,15 +73,18 @@ def document_from_json(line: str) -> Document:
     doc_id = _id_of(record, _DOCUMENT_ID_KEYS)
     if not any(key in record for key in ("title", *_DOCUMENT_TEXT_KEYS)):
         raise ValueError(f"no text (expected under one of {', '.join(_DOCUMENT_TEXT_KEYS)})")
-    used = {"title", "metadata", *_DOCUMENT_ID_KEYS, *_DOCUMENT_TEXT_KEYS}
-    metadata = metadata_of({key: value for key, value in record.items() if key not in used})
+    # Of several keys for the id or the text one is used; the others are metadata.
+    used = {"title", "metadata", _key_of(record, _DOCUMENT_ID_KEYS)}
+    used.add(_key_of(record, _DOCUMENT_TEXT_KEYS))
+    others = {key: value for key, value in record.items() if key not in used}
     nested = record.get("metadata")
-    if isinstance(nested, dict):
-        metadata |= metadata_of(nested)
-    elif nested is not None:
+    if not isinstance(nested, dict | None):
         raise ValueError(f"metadata must be an object, got {type(nested).__name__}")
     return Document(
-        doc_id, _text_of(record, ("title",)), _text_of(record, _DOCUMENT_TEXT_KEYS), metadata
+        doc_id,
+        _text_of(record, ("title",)),
+        _text_of(record, _DOCUMENT_TEXT_KEYS),
+        metadata_of(others, nested or {}),
     )
 
 
@@ -109,16 +112,22 @@ def _query_from_tsv(line: str) -> Query:
 
 
 def _id_of(record: Mapping[str, object], keys: tuple[str, ...]) -> str:
-    value = next((record[key] for key in keys if record.get(key) is not None), None)
-    if value is None:
+    key = _key_of(record, keys)
+    if key is None:
         raise ValueError(f"no id (expected under one of {', '.join(keys)})")
+    value = record[key]
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"id must be a string or an integer, got {type(value).__name__}")
     return checked_id(str(value))
 
 
+def _key_of(record: Mapping[str, object], keys: tuple[str, ...]) -> str | None:
+    """The first of `keys` that has a value."""
+    return next((key for key in keys if record.get(key) is not None), None)
+
+
 def _text_of(record: Mapping[str, object], keys: tuple[str, ...]) -> str:
-    key = next((key for key in keys if record.get(key) is not None), None)
+    key = _key_of(record, keys)
     if key is None:
         return ""
     value = record[key]

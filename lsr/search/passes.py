@@ -109,6 +109,8 @@ class Passes:
         Raises:
             ValueError: a term that the index does not have, or no dense side.
         """
+        if request.filters:
+            self._live.index.check_filters(request.filters)
         sides = {*last_sides(request), *first_sides(request)}
         batch = Batch(None, None, None, threads)
         if "sparse" in sides:

@@ -1,8 +1,10 @@
 """lsr/request.py: what may be asked, and how a wrong setting is told."""
 
+import json
+
 import pytest
 
-from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
+from lsr.request import Feedback, Interpolation, Request, ask, parse_filters, parse_settings
 
 
 def test_defaults_are_a_plain_sparse_search():
@@ -99,3 +101,98 @@ def test_settings_from_the_command_line():
         parse_settings(["mode"])
     with pytest.raises(ValueError, match="setting 'mode.x': 'mode' has a value already"):
         parse_settings(["mode=a", "mode.x=b"])
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        ("kind=function", "function"),
+        ("kind=", ""),
+        ("kind=a=b", "a=b"),
+        ("a.b=c.d", "c.d"),
+        ("year=1950..1960", (1950, 1960)),
+        ("year=..1960", (None, 1960)),
+        ("year=-1.5..", (-1.5, None)),
+        ("year=.5...75", (0.5, 0.75)),
+        ("year=1e3 .. 2e3", (1000.0, 2000.0)),
+        ("n=9007199254740993..9007199254740993", (2**53 + 1, 2**53 + 1)),
+        ("rest=..", (None, None)),
+        ("price=5.0", "5.0"),
+    ],
+)
+def test_filters_are_values_or_ranges(given, parsed):
+    assert parse_filters([given]) == {given.partition("=")[0]: parsed}
+    assert parse_settings([f"filters.{given}"]) == {"filters": parse_filters([given])}
+    assert list(ask("heat", filters=parse_filters([given])).filters.values()) == [parsed]
+
+
+@pytest.mark.parametrize(
+    "text", ["kind", "=a", "a!=b", "a>=5", "a=>100", "a=<5", "a==5", "a<>b", "a~=b", "a=!b"]
+)
+def test_other_operators_are_refused(text):
+    with pytest.raises(ValueError, match="must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got '"):
+        parse_filters([text])
+    with pytest.raises(ValueError, match="must be KEY=VALUE or"):
+        parse_settings([f"filters.{text}"])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "named"),
+    [
+        ("2020-01-01..2021-01-01", "2020-01-01"),
+        ("1..b", "b"),
+        ("nan..", "nan"),
+        ("..inf", "inf"),
+        ("1_0..20", "1_0"),
+        ("0x1..0x2", "0x1"),
+        ("../x", "/x"),
+        ("1..2..3", "2..3"),
+        ("..1e999", "1e999"),
+    ],
+)
+def test_bounds_are_numbers(bounds, named):
+    with pytest.raises(
+        ValueError, match=f"filter 'd': the bounds .* must be numbers, got '{named}"
+    ):
+        parse_filters([f"d={bounds}"])
+
+
+def test_one_filter_for_each_key():
+    with pytest.raises(ValueError, match="filter 'a' is given twice, the second time as 'a=2'"):
+        parse_filters(["a=1", "b=1", "a=2"])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (("2020-01-01", None), "filter 'd': the bounds must be numbers, got '2020-01-01'"),
+        (["open", "closed"], "filter 'd': the bounds must be numbers, got 'open'"),
+        ((True, 1), "filter 'd': the bounds must be numbers, got True"),
+        ((None, 10**400), "filter 'd': the bounds must be within ±1.798e.308, got 1000"),
+        ((2**53 + 1, 2**53), "filter 'd': the bounds must be low ≤ high, got"),
+        ((None, float("inf")), "filter 'd': a number must be finite, got inf"),
+        (None, "`filters.d` must be a string, a number, true or false, or two bounds"),
+        ({"gte": 1}, "`filters.d` must be a string, .*, got {'gte': 1}"),
+        (["a", "b", "c"], "`filters.d` must be a string, .*, got .'a', 'b', 'c'.$"),
+    ],
+)
+def test_filters_of_python_and_http(value, message):
+    with pytest.raises(ValueError, match=message):
+        ask("heat", filters={"d": value})
+
+
+def test_integers_of_filters_keep_all_their_digits():
+    values = {
+        "a": 2**53 + 1,
+        "b": 10**400,
+        "c": 5.0,
+        "d": (2**63 + 1, 2.0**70),
+        "e": True,
+        "f": 0.5,
+    }
+    filters = ask("heat", filters=values).filters
+    assert filters == values
+    assert [type(value) for value in filters.values()] == [int, int, int, tuple, bool, float]
+    assert [type(bound) for bound in filters["d"]] == [int, int]
+    sent = json.loads(ask("heat", filters=values).model_dump_json())["filters"]
+    assert ask("heat", filters=sent).filters == filters

@@ -218,6 +218,28 @@ def test_what_is_not_there(api):
     assert error_of(api.put("/indexes"), 405) == "PUT is not for /indexes"
 
 
+def test_metadata_come_back_and_can_be_filtered_by_at_once(writable):
+    url = "/indexes/wings/documents"
+    given = {"by": {"name": "é", "n": 2**53 + 1}, "sizes": [1, 2.5, None], "no": None, "ok": [True]}
+    kept = {"by.name": "é", "by.n": 2**53 + 1, "sizes": [1, 2.5], "ok": [True]}
+    filters = [{"by.n": 2**53 + 1}, {"by.n": [2**53 + 1, 2**60]}, {"sizes": 2.5}, {"ok": True}]
+    body = {"query": "heat", "filters": {"by.n": 1}}
+    refused = error_of(writable.post("/indexes/wings/search", json=body), 400)
+    assert refused.startswith("filter 'by.n': no document of this index has a value under this key")
+    record = json.dumps({"id": "m2", "text": "heat", "metadata": given})
+    writable.put(f"{url}/m1", json={"text": "heat heat", "metadata": given})
+    writable.post(url, content=record, headers={"Content-Type": "application/x-ndjson"})
+    for doc_id in ("m1", "m2"):
+        assert json.loads(writable.get(f"{url}/{doc_id}").content)["metadata"] == kept
+    for one in filters:
+        hits = search(writable, query="heat", filters=one)["hits"]
+        assert [hit["id"] for hit in hits] == ["m1", "m2"]
+        assert hits[0]["metadata"] == kept
+    assert search(writable, query="heat", filters={"by.n": 2**53})["hits"] == []
+    for doc_id in ("m1", "m2"):
+        writable.delete(f"{url}/{doc_id}")
+
+
 def test_documents_are_written_and_seen_at_once(writable):
     url = "/indexes/wings/documents"
     document = {"title": "A", "text": "heat heat heat", "metadata": {"kind": "new", "tags": ["x"]}}

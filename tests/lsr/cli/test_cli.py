@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from lsr.cli import app
-from lsr.cli.searching import parse_filters
 from lsr.search import Searcher
 
 DOCUMENTS = {
@@ -245,27 +244,83 @@ def test_compare_errors(runs, monkeypatch, systems, options, code, message):
     assert message in result.output
 
 
+@pytest.fixture(scope="module")
+def filterable(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("filterable")
+    records = [
+        {"id": "d1", "text": "heat", "price": 5, "n": 2**53, "status": "open"},
+        {"id": "d2", "text": "heat", "price": 5.5, "n": 2**53 + 1, "by": {"tags": ["a", "b"]}},
+        {"id": "d3", "text": "heat", "price": "5.0", "n": 2**53 + 2, "status": "a,b"},
+    ]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    result = lsr("index", folder, "--out", folder / "index", "--encoder", "lexical")
+    assert result.exit_code == 0, result.output
+    return folder / "index"
+
+
 @pytest.mark.parametrize(
-    ("given", "parsed"),
+    ("filters", "ids"),
     [
-        ("kind=function", "function"),
-        ("kind=", ""),
-        ("kind=a=b", "a=b"),
-        ("year=1950..1960", (1950.0, 1960.0)),
-        ("year=..1960", (None, 1960.0)),
-        ("year=-1.5..", (-1.5, None)),
-        ("path=../x", "../x"),
-        ("rest=..", ".."),
+        (["price=5"], ["d1"]),
+        (["price=5.0"], ["d1", "d3"]),
+        (["price=5..5.5"], ["d1", "d2"]),
+        ([f"n={2**53 + 1}"], ["d2"]),
+        ([f"n={2**53 + 1}..{2**53 + 1}"], ["d2"]),
+        (["by.tags=b"], ["d2"]),
+        (["status=a,b"], ["d3"]),
+        (["status=open", "price=5"], ["d1"]),
+        (["status=closed"], []),
     ],
 )
-def test_filters_are_values_or_ranges(given, parsed):
-    assert parse_filters([given]) == {given.partition("=")[0]: parsed}
+def test_filters(filterable, filters, ids):
+    for option, prefix in (("--filter", ""), ("--set", "filters.")):
+        options = [part for one in filters for part in (option, prefix + one)]
+        result = lsr("search", filterable, "heat", "--json", *options)
+        hits = [json.loads(line) for line in result.stdout.splitlines()]
+        assert (result.exit_code, [hit["id"] for hit in hits]) == (0, ids), result.output
+    assert ids != ["d2"] or hits[0]["metadata"] == {
+        "price": 5.5,
+        "n": 2**53 + 1,
+        "by.tags": ["a", "b"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "state=open",
+            "filter 'state': no document of this index has a value under this key; the ",
+        ),
+        ("state=open", "the keys are by.tags, n, price, status"),
+        ("status!=open", "must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got 'status!=open'"),
+        ("status=open,closed", "no document has the value 'open,closed', and a comma does not sep"),
+        ("state=open,closed", "filter 'state': no document of this index has a value under this"),
+        ("price=>100", "must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got 'price=>100'"),
+        ("price=2020-01-01..", "the bounds LOW..HIGH must be numbers, got '2020-01-01'"),
+        ("price=6..5", "filter 'price': the bounds must be low ≤ high, got (6, 5)"),
+    ],
+)
+def test_filters_that_are_none(filterable, given, message):
+    result = lsr("search", filterable, "heat", "--filter", given)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_settings_hold_beside_options(filterable):
+    result = lsr("search", filterable, "heat", "--set", "query=flow")
+    assert (result.exit_code, result.stderr[:12]) == (1, "lsr: `query`")
+    for settings in (["k=1"], ["max_terms=1", "k=1"], ["min_score=1000"]):
+        options = [part for one in settings for part in ("--set", one)]
+        result = lsr("search", filterable, "heat", "--json", *options)
+        assert result.exit_code == 0, result.output
+        assert len(result.stdout.splitlines()) == (0 if "min_score=1000" in settings else 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("heat", "--filter", "kind"), "--filter must be KEY=VALUE or KEY=LOW..HIGH, got 'kind'"),
+        (("heat", "--filter", "kind"), "must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got 'ki"),
         (("--weights", "{"), "--weights is not valid JSON"),
         (("--weights", "[1]"), '--weights must be a JSON object {"term": weight}'),
         (("--weights", '{"heat": -1}'), "the weight of 'heat' must be in [1e-100, 1e+100], got -1"),

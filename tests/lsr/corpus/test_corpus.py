@@ -51,7 +51,36 @@ def test_folder_without_corpus(tmp_path: Path) -> None:
 def test_json_keys(tmp_path: Path, id_key: str, text_key: str) -> None:
     record = {id_key: 7, text_key: "x", "year": 1999, "ok": True, "none": None, "deep": {"a": 1}}
     path = write(tmp_path / "c.jsonl", json.dumps(record).encode())
-    assert list(open_corpus(path)) == [Document("7", "", "x", {"year": 1999, "ok": True})]
+    metadata = {"year": 1999, "ok": True, "deep.a": 1}
+    assert list(open_corpus(path)) == [Document("7", "", "x", metadata)]
+
+
+def test_all_of_a_record_is_kept(tmp_path: Path) -> None:
+    record = {
+        "_id": "d",
+        "id": 2**70 + 1,
+        "text": "x",
+        "body": "another text",
+        "sizes": [1, 2.5, None],
+        "flags": [True, False],
+        "vector": [0.5] * 100,
+        "codes": list(range(1000)),
+        "metadata": {"by": {"name": "é", "at": {"year": 1999}}, "tags": [], "gone": None, "a": {}},
+    }
+    path = write(tmp_path / "c.jsonl", json.dumps(record).encode())
+    (document,) = open_corpus(path)
+    assert (document.id, document.text) == ("d", "x")
+    assert document.metadata == {
+        "id": 2**70 + 1,
+        "body": "another text",
+        "sizes": [1, 2.5],
+        "flags": [True, False],
+        "vector": [0.5] * 100,
+        "codes": list(range(1000)),
+        "by.name": "é",
+        "by.at.year": 1999,
+        "tags": [],
+    }
 
 
 @pytest.mark.parametrize("file", ["c.tsv", "c.tsv.gz"])
@@ -92,6 +121,19 @@ BAD_LINES = [
         "id must have at most 1000 characters, got 1001",
     ),
     (b'{"id": "b", "text": "x", "metadata": 3}', "metadata must be an object, got int"),
+    (b'{"id": "b", "text": "x", "by": [{"a": 1}]}', "an item of by must be .* got an object"),
+    (b'{"id": "b", "text": "x", "a": {"b": [[1]]}}', "an item of a.b must be .* got list"),
+    (b'{"id": "b", "text": "x", "a": {"b": [NaN]}}', "an item of a.b must be finite, got nan"),
+    (b'{"id": "b", "text": "x", "a": {"b": 1}, "a.b": 2}', "a.b is given twice"),
+    (b'{"id": "b", "text": "x", "a": 1, "metadata": {"a": 2}}', "a is given twice"),
+    (
+        b'{"id": "b", "text": "x", "vector": [' + b"1, " * 100 + b"0.5]}",
+        r"vector: a list of 101 numbers is not metadata \(at most 100, but for integers\); vector",
+    ),
+    (
+        b'{"id": "b", "text": "x", "a": ' + b'{"a": ' * 200 + b"1" + b"}" * 201,
+        "a: objects are nested more than 100 deep",
+    ),
     (b'{"id": "b", "text": "\xff"}', r"invalid UTF-8 \(invalid start byte at byte 21 .*\\xff"),
     (GOOD, "duplicate id 'a'"),
     (b"[" * 100_000, "invalid JSON"),
@@ -170,6 +212,18 @@ class TitledDoc(NamedTuple):
     year: int
 
 
+class Author(NamedTuple):
+    name: str
+    born: int | None
+
+
+class NestedDoc(NamedTuple):
+    doc_id: str
+    text: str
+    author: Author
+    others: tuple[Author, ...]
+
+
 class FieldsDoc(NamedTuple):
     doc_id: str
     headline: str
@@ -183,6 +237,9 @@ def test_ir_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
     collections = {
         "titled": [TitledDoc("1", "T", "x", 1999)],
         "fields": [FieldsDoc("1", "H", ("p", "q"))],
+        "nested": [
+            NestedDoc(str(n), "x", Author("A", None), (Author("B", 1),) * n) for n in range(3)
+        ],
         "queries-only": None,
     }
 
@@ -197,6 +254,14 @@ def test_ir_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(corpus) == list(corpus) == [Document("1", "T", "x", {"year": 1999})]
     metadata = {"headline": "H", "paragraphs": ["p", "q"]}
     assert list(open_corpus("fields")) == [Document("1", "", "H p q", metadata)]
+    with pytest.warns(UserWarning, match="nested: the field 'others' is left out: an it") as warned:
+        nested = list(open_corpus("nested"))
+    assert len(warned) == 1
+    assert [document.metadata for document in nested] == [
+        {"author.name": "A", "others": []},
+        {"author.name": "A"},
+        {"author.name": "A"},
+    ]
     with pytest.raises(ValueError, match="no-such/id: not a file, a folder, pydoc or an ir_dat"):
         open_corpus("no-such/id")
     with pytest.raises(ValueError, match="queries-only: this ir_datasets id has no documents"):

@@ -32,6 +32,7 @@ def searcher(tmp_path_factory):
                 "_id": f"d{number}",
                 "text": text,
                 "year": 1950 + number % 20,
+                "serial": 2**53 + number,
                 "open": number % 3 == 0,
                 "tags": ["odd" if number % 2 else "even", f"tenth{number % 10}"],
                 "long": "x" * 40_000,
@@ -94,14 +95,20 @@ def test_two_thousand_queries_from_64_threads_get_the_serial_answers(searcher):
     [
         ({"year": 1955}, lambda n: n % 20 == 5),
         ({"year": "1955"}, lambda n: n % 20 == 5),
+        ({"year": "1955.0"}, lambda n: n % 20 == 5),
+        ({"year": 1955.0}, lambda n: n % 20 == 5),
+        ({"serial": 2**53 + 8}, lambda n: n == 8),
+        ({"serial": f"{2**53 + 9}"}, lambda n: n == 9),
+        ({"serial": (2**53 + 9, 2**53 + 13)}, lambda n: 9 <= n <= 13),
         ({"year": (1955, 1957)}, lambda n: 5 <= n % 20 <= 7),
         ({"year": (None, 1951.5)}, lambda n: n % 20 <= 1),
         ({"year": (1968, None)}, lambda n: n % 20 >= 18),
         ({"open": True}, lambda n: n % 3 == 0),
         ({"tags": "odd"}, lambda n: n % 2 == 1),
         ({"tags": "odd", "year": (1950, 1954), "open": True}, lambda n: n % 60 in (3, 21)),
-        ({"long": "x" * 40_000}, lambda n: False),
-        ({"absent": "x"}, lambda n: False),
+        ({"long": "x" * 40_000}, lambda n: True),
+        ({"long": "x" * 40_001}, lambda n: False),
+        ({"year": "never"}, lambda n: False),
     ],
 )
 def test_filters(searcher, filters, kept):
@@ -116,7 +123,12 @@ def test_bad_filters_are_named(searcher):
     with pytest.raises(ValueError, match="filter 'year': the bounds must be low ≤ high"):
         searcher.search("heat", filters={"year": (1960, 1950)})
     with pytest.raises(ValueError, match="filter 'year': the bounds must be low ≤ high"):
-        searcher.search("heat", filters={"year": (float("nan"), None)})
+        searcher.search("heat", filters={"year": (2000, 1999.5)})
+    for ask_for in (searcher.search, lambda *a, **s: searcher.rank([a[0]], **s)):
+        with pytest.raises(ValueError, match="filter 'yaer': no document .* the keys are long, op"):
+            ask_for("heat", filters={"year": 1950, "yaer": 1950})
+    with pytest.raises(ValueError, match="filter 'yaer'"):
+        searcher.explain("heat", "d0", filters={"yaer": 1950})
 
 
 def test_min_score_and_max_terms(searcher):
