@@ -29,7 +29,12 @@ def train(
         ),
     ] = None,
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="Its small form: minutes on a laptop, no downloads.")
+        bool,
+        typer.Option(
+            "--tiny",
+            help="Its small form: minutes on a laptop, no downloads. Most train on generated data "
+            "and take no --data.",
+        ),
     ] = False,
     settings: SettingsOption = None,
     as_json: JsonOption = False,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from lsr.training import tiny
 from lsr.training.examples import Example, Examples, draw_negatives, hold_out
 from lsr.training.mining import dense_candidates, mine, sparse_candidates
 from lsr.training.neighbours import NearQuery, Neighbours, Vectors, VectorTeacher
-from lsr.training.pseudo import pseudo_queries
+from lsr.training.pseudo import SHORTEST, pseudo_queries
 from lsr.training.recipe import Data, Recipe, Teachers
 from lsr.training.run_files import write_array, write_whole
 from lsr.training.scoring import Label, Progress, label_batch, score_examples
@@ -47,7 +48,8 @@ from lsr.training.teachers import (
     ensemble,
 )
 
-GENERATED = "generated"
+logger = logging.getLogger(__name__)
+
 # Texts of the collection that heads are calibrated on, and that IDF is counted over at once.
 SAMPLE, BATCH = 1000, 512
 # Rows that live teachers score to show what their scores are like.
@@ -150,7 +152,7 @@ def prepare(
     if not data.source:
         raise ValueError(f"recipe {recipe.name!r}: data.source is not set: give --data")
     source = data.source
-    if source == GENERATED:
+    if source == tiny.GENERATED:
         source = str(out / "collection")
         if not (out / "collection" / "scores.tsv").exists():
             tiny.write_collection(out / "collection", recipe.training.seed)
@@ -179,7 +181,7 @@ def prepare(
         )
     label = None
     if recipe.teachers.names and neighbours is None:
-        made = {f"scores:{GENERATED}": f"scores:{out / 'collection' / 'scores.tsv'}"}
+        made = {f"scores:{tiny.GENERATED}": f"scores:{out / 'collection' / 'scores.tsv'}"}
         names = [made.get(name, name) for name in recipe.teachers.names]
         teachers = [_teacher(name, examples, dense) for name in names]
         combine = _combine(recipe.teachers)
@@ -203,13 +205,19 @@ def _examples(source: str, data: Data, seed: int) -> Examples:
 
     texts = (document.content for document in documents())
     lexical = LexicalEncoder.fit(default_tokenizer(), batches(texts))
-    return pseudo_queries(
+    made = pseudo_queries(
         documents(),
         lexical,
         per_document=data.pseudo_queries,
         removed=data.removed,
         seed=seed,
     )
+    if not made.rows:
+        raise ValueError(
+            f"{source}: none of {len(made.documents)} documents gives a pseudo-query: one is made "
+            f"of a title, or of {SHORTEST} or more words of a sentence with spaces between them"
+        )
+    return made
 
 
 def _needs_trunk(recipe: Recipe) -> bool:
@@ -237,6 +245,13 @@ def _neighbours(
             removed=0,
             seed=seed,
         )
+        if not passages.rows:
+            logger.warning(
+                "none of %d documents has a passage of %d words: batches are compared with the "
+                "training queries alone",
+                len(examples.documents),
+                SHORTEST,
+            )
         queries += [
             NearQuery(f"passage of {row.query_id}", row.query, row.positive, cut_out=True)
             for row in passages.rows

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from lsr.encoders.autoencoder import AutoencoderConfig
 from lsr.encoders.build import ModelConfig
 from lsr.encoders.decoder_lm import DecoderConfig
+from lsr.training import tiny
 from lsr.training.pretraining import PretrainConfig
 
 # pydantic reads these, in this file and for the settings of models.
@@ -85,7 +86,8 @@ class Objectives:
     teacher_temperature: float = 1.0
     regulariser: Literal["flops", "idf-flops", "df-flops", "l1"] = "flops"
     query_regulariser: Literal["flops", "l1"] = "flops"
-    alpha: float = 2.0  # of idf-flops
+    # Of idf-flops, whose factor is idf^(2 − alpha): at 2 it is plain FLOPS, as in the paper's code.
+    alpha: float = 2.0
     threshold: int | None = None  # ℓ0 mask: only documents of more terms
     document_terms: float | None = None
     document_weight: float | None = None
@@ -158,12 +160,32 @@ class Recipe:
                 "rows: take 'minmax', or let scores be computed before"
             )
         self._check_weights()
+        self._check_generated()
         if self.data.neighbours:
             self._check_neighbours()
         elif "neighbours" in self.data.miners:
             raise ValueError("data.miners 'neighbours' needs data.neighbours, got 0")
         if not 0 <= self.data.held_out < 1:
             raise ValueError(f"data.held_out must be in [0, 1), got {self.data.held_out}")
+
+    def _check_generated(self) -> None:
+        """What is made for the generated collection is of no use on other data."""
+        if self.data.source in ("", tiny.GENERATED):
+            return
+        bases = {
+            f"{table}.base": settings.base
+            for table in ("pretraining", "model", "decoder")
+            if (settings := getattr(self, table)) is not None
+        }
+        made = {key: base for key, base in bases.items() if base.startswith(tiny.MODEL)}
+        if f"scores:{tiny.GENERATED}" in self.teachers.names:
+            made["teachers.names"] = f"scores:{tiny.GENERATED}"
+        for key, value in made.items():
+            raise ValueError(
+                f"{key} {value!r} knows only the words of data.source {tiny.GENERATED!r}, got "
+                f"data.source {self.data.source!r}: leave out --tiny to train on your own data "
+                "(with few steps: --set training.max_steps=…), or leave out --data"
+            )
 
     def _check_weights(self) -> None:
         names, weights = self.teachers.names, self.teachers.weights

@@ -68,12 +68,15 @@ class Flops(Regulariser):
 
     Plain FLOPS: "Minimizing FLOPs to Learn Efficient Sparse Representations" (arXiv 2004.05665),
     eq. 4. With `idf` the effective weight is u_j = idf_j · w_j, what the document adds to the score
-    of an inference-free query (arXiv 2411.04403):
+    of an inference-free query (arXiv 2411.04403). On the weights w themselves the penalty is
+    Σ_j idf_j^(2 − α) · (mean w_j)², so `factors` is idf^(2 − α):
 
-    - α = 2 is Σ_j (mean w_j)², plain FLOPS on the weights. This is the released behaviour of the
-      inference-free models, whose code has IDF in the score only. In terms of u it asks the more of
-      a term the more common it is.
-    - α = 0 is Σ_j (mean u_j)², plain FLOPS on what enters the score.
+    - α = 2: the factor is 1 for every term. This is plain FLOPS on the weights, whatever the IDF.
+      The released code of the inference-free models does this: it has the IDF in the score alone.
+      (Over u the factor is then idf^(−2), so that a common term pays more for what it adds to u.)
+    - α < 2: rare terms are penalised more. α = 0 is Σ_j (mean u_j)², plain FLOPS on what enters the
+      score.
+    - α > 2: common terms are penalised more.
 
     The ℓ0 mask (arXiv 2504.14839): only texts of more than `threshold` terms take part. The others
     count as zero rows (N stays), as in the released code, so that the estimate stays unbiased, of
@@ -87,7 +90,7 @@ class Flops(Regulariser):
 
         Args:
             idf: positive, shape (V,); constant, also where the model learns its query weights.
-            alpha: without `idf` of no effect.
+            alpha: α; without `idf` it has no effect, and at 2 `idf` has none.
             threshold: τ of the ℓ0 mask, in terms; None lets all texts take part.
 
         Raises:

@@ -46,7 +46,6 @@ from lsr.training.run_files import last_whole, write_folder, write_whole
 from lsr.training.scoring import Labelled, Progress
 from lsr.training.sparsity import Fixed, Strength, StrengthCallback, Target
 
-TINY = "tiny-"
 SOFTWARE = ("torch", "transformers", "sentence-transformers", "datasets", "accelerate", "peft")
 
 
@@ -323,10 +322,10 @@ def _texts(examples: Examples) -> Iterator[str]:
 
 def _base(base: str, out: Path, seed: int) -> str:
     """The base's name, or the small random model that `tiny-…` stands for."""
-    if not base.startswith(TINY):
+    if not base.startswith(tiny.MODEL):
         return base
     folder = out / "base"
-    architecture = base.removeprefix(TINY)
+    architecture = base.removeprefix(tiny.MODEL)
     with FileLock(out / "lock"):
         if not folder.exists():
             write_folder(folder, lambda partial: tiny.write_model(partial, architecture, seed))

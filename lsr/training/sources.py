@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ from lsr.lines import parse_object, read_lines
 from lsr.run import Run, finite_number, is_qrels_header, parse_trec, qrels_columns, read_qrels
 from lsr.training.examples import Example, Examples
 from lsr.training.texts import Texts
+
+logger = logging.getLogger(__name__)
 
 _QUERY_KEYS = ("query", "anchor", "qid", "query_id")
 _POSITIVE_KEYS = ("positive", "document", "pos")
@@ -54,28 +57,42 @@ class ExampleSource:
 def load_examples(source: ExampleSource) -> Examples:
     """The examples of a source, one row for each query and positive, in the order stored.
 
+    Rows with a query or a document that the collection lacks are left out, and a warning says how
+    many: collections often lack some documents that were judged.
+
     Raises:
         FileNotFoundError: a file is missing.
         CorpusError: a line cannot be used (path:line).
-        ValueError: no such source or split, no rows, or ids that its collection does not have.
+        ValueError: no such source or split, or no row is left.
     """
     if source.limit is not None and source.limit < 1:
         raise ValueError(f"`limit` must be at least 1, got {source.limit}")
     path = Path(source.name)
     if path.is_dir():
-        rows, documents = _from_beir(path, source.split)
+        collected = _from_beir(path, source.split)
     elif path.name.removesuffix(".gz").endswith((".jsonl", ".tsv")):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file")
+        if source.split != ExampleSource.split:
+            raise ValueError(
+                f"{path}: a file has no splits, got {source.split!r}: give a BEIR folder, or let "
+                "queries be held out (data.dev_split '' and data.held_out)"
+            )
         if source.collection is None:
             return _from_texts(path, source.limit)
-        rows, documents = _from_ids(path, source.collection)
+        collected = _from_ids(path, source.collection)
     else:
-        rows, documents = _from_ir_datasets(source.name, source.split)
-    kept = list(islice(rows, source.limit))
+        collected = _from_ir_datasets(source.name, source.split)
+    kept = list(islice(collected.present(), source.limit))
+    left_out = ""
+    if collected.lacking:
+        rows = "1 row was" if collected.lacking == 1 else f"{collected.lacking} rows were"
+        left_out = f"{rows} left out, the first because the collection has no {collected.first}"
     if not kept:
-        raise ValueError(f"{source.name}: no examples")
-    return Examples(kept, documents)
+        raise ValueError(": ".join(filter(None, [source.name, "no examples", left_out])))
+    if left_out:
+        logger.warning("%s: %s", source.name, left_out)
+    return Examples(kept, collected.documents)
 
 
 def read_scores(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, float]]:
@@ -111,7 +128,37 @@ def read_scored_lists(path: str | os.PathLike[str]) -> Run:
     return Run(lists)
 
 
-def _from_beir(folder: Path, split: str) -> tuple[Iterator[Example], Texts]:
+class _Collected:
+    """Rows by id, and the texts of the collection that their ids are of."""
+
+    def __init__(
+        self, rows: Iterable[Example], queries: Mapping[str, str], documents: Texts
+    ) -> None:
+        self.documents = documents
+        self.lacking = 0  # rows that were left out so far
+        self.first = ""  # what the first of them lacks
+        self._rows = rows
+        self._queries = queries
+
+    def present(self) -> Iterator[Example]:
+        """The rows whose query and documents are there, with the query's text."""
+        for row in self._rows:
+            lacked = self._lacked(row)
+            if not lacked:
+                yield row._replace(query=self._queries[row.query_id])
+                continue
+            self.lacking += 1
+            self.first = self.first or lacked
+
+    def _lacked(self, row: Example) -> str:
+        if row.query_id not in self._queries:
+            return f"query {row.query_id!r}"
+        absent = (d for d in (row.positive, *row.negatives) if d not in self.documents)
+        doc_id = next(absent, None)
+        return "" if doc_id is None else f"document {doc_id!r}"
+
+
+def _from_beir(folder: Path, split: str) -> _Collected:
     available = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
     if split not in available:
         raise ValueError(
@@ -119,16 +166,16 @@ def _from_beir(folder: Path, split: str) -> tuple[Iterator[Example], Texts]:
         )
     queries, documents = _collection(str(folder))
     qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
-    pairs = (
-        (query_id, doc_id, ())
+    rows = (
+        Example(query_id, "", doc_id)
         for query_id, grades in qrels.items()
         for doc_id, grade in grades.items()
         if grade > 0
     )
-    return _looked_up(f"{folder} ({split})", pairs, queries, documents), documents
+    return _Collected(rows, queries, documents)
 
 
-def _from_ir_datasets(name: str, split: str) -> tuple[Iterator[Example], Texts]:
+def _from_ir_datasets(name: str, split: str) -> _Collected:
     import ir_datasets
 
     for candidate in (name, f"{name}/{split}"):
@@ -143,20 +190,20 @@ def _from_ir_datasets(name: str, split: str) -> tuple[Iterator[Example], Texts]:
             f"{name}: not a folder, a .jsonl or .tsv file, or an ir_datasets id with queries and "
             f"judgements of split {split!r} (https://ir-datasets.com)"
         )
-    pairs = (
+    rows = (
         (
-            (pair.query_id, pair.doc_id_a, (pair.doc_id_b,))
+            Example(pair.query_id, "", pair.doc_id_a, (pair.doc_id_b,))
             for pair in downloaded(name, dataset.docpairs_iter)
         )
         if dataset.has_docpairs()
         else (
-            (judgement.query_id, judgement.doc_id, ())
+            Example(judgement.query_id, "", judgement.doc_id)
             for judgement in downloaded(name, dataset.qrels_iter)
             if judgement.relevance > 0
         )
     )
     queries, documents = _collection(candidate)
-    return _looked_up(candidate, pairs, queries, documents), documents
+    return _Collected(rows, queries, documents)
 
 
 def _collection(name: str) -> tuple[dict[str, str], Texts]:
@@ -175,29 +222,6 @@ def _collection(name: str) -> tuple[dict[str, str], Texts]:
     return {query.id: query.text for query in queries}, documents
 
 
-def _looked_up(
-    name: str,
-    rows: Iterable[tuple[str, str, tuple[str, ...]]],
-    queries: Mapping[str, str],
-    documents: Mapping[str, str],
-) -> Iterator[Example]:
-    for query_id, positive, negatives in rows:
-        try:
-            yield _checked(Example(query_id, "", positive, negatives), queries, documents)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-
-
-def _checked(row: Example, queries: Mapping[str, str], documents: Mapping[str, str]) -> Example:
-    """The row with its query's text, if all that its ids refer to is there."""
-    if row.query_id not in queries:
-        raise ValueError(f"the collection has no query {row.query_id!r}")
-    for doc_id in (row.positive, *row.negatives):
-        if doc_id not in documents:
-            raise ValueError(f"the collection has no document {doc_id!r}")
-    return row._replace(query=queries[row.query_id])
-
-
 class _Line(NamedTuple):
     """A line of a file: ids or texts."""
 
@@ -213,14 +237,9 @@ class _Line(NamedTuple):
             yield Example(self.query, "", positive, self.negatives, scores)
 
 
-def _from_ids(path: Path, collection: str) -> tuple[Iterator[Example], Texts]:
-    queries, documents = _collection(collection)
-    parse = _parser(path)
-
-    def rows_of(line: str) -> list[Example]:
-        return [_checked(row, queries, documents) for row in parse(line).rows()]
-
-    return (row for rows in read_lines(path, rows_of) for row in rows), documents
+def _from_ids(path: Path, collection: str) -> _Collected:
+    rows = (row for line in read_lines(path, _parser(path)) for row in line.rows())
+    return _Collected(rows, *_collection(collection))
 
 
 def _from_texts(path: Path, limit: int | None) -> Examples:

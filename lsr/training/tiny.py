@@ -12,6 +12,8 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+# The collection as `data.source`, and what the names of small models begin with, as "tiny-bert".
+GENERATED, MODEL = "generated", "tiny-"
 CONCEPTS, SYNONYMS, FILLERS = 24, 3, 20
 DOCUMENTS, TRAIN_QUERIES, DEV_QUERIES = 300, 1500, 100
 CONSONANTS, VOWELS = "bdfgklmnprst", "aeiou"

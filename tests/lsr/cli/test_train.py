@@ -64,6 +64,11 @@ def test_recipes_are_listed():
         (("train", "splade-doc", "--out", "x", "--set", "seed"), 2, "--set wants KEY=VALUE"),
         (("train", "splade-doc", "--out", "x", "--set", "a.b=1"), 1, "Unexpected keyword"),
         (("train", "csr", "--out", "x"), 1, "data.source is not set: give --data"),
+        (
+            ("train", "finetune", "--tiny", "--data", "pairs.tsv", "--out", "x"),
+            1,
+            "leave out --tiny to train on your own data",
+        ),
         (("adapt", "nowhere.jsonl", "--out", "x"), 1, "nowhere.jsonl"),
         (("recipes", "none"), 1, "no recipe 'none'"),
     ],

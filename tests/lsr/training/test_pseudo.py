@@ -168,8 +168,12 @@ def test_refuses(lexical):
     for kinds in (["title", "question"], []):
         with pytest.raises(ValueError, match="`kinds` must be of title, sentence and span, got"):
             pseudo_queries(CORPUS, lexical, kinds=kinds)
-    with pytest.raises(ValueError, match="none of 1 documents gives a pseudo-query"):
-        pseudo_queries(CORPUS[3:4], lexical)
+
+
+def test_short_texts_and_texts_without_spaces_give_no_rows(lexical):
+    corpus = [CORPUS[3], Document("zh", "", "感冒通常由病毒引起，多休息，多喝水。")]
+    examples = pseudo_queries(corpus, lexical)
+    assert examples.rows == [] and len(examples.documents) == 2
 
 
 @pytest.mark.shared

@@ -53,6 +53,22 @@ def test_all_recipes_of_the_papers_ship_in_both_forms():
         assert small.training.max_steps < whole.training.max_steps
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("splade-doc", "model.base"), ("echo-mistral", "decoder.base"), ("finetune", "model.base")],
+)
+def test_the_tiny_forms_of_generated_data_take_no_other(name, key):
+    message = f"{key} 'tiny-.*' knows only the words of data.source 'generated', got data.source"
+    with pytest.raises(ValueError, match=f"{message} 'x.jsonl': leave out --tiny"):
+        load_recipe(name, tiny=True, settings={"data.source": "x.jsonl"})
+    changed = {"data.source": "x.jsonl", key: "default"}
+    if name == "finetune":
+        with pytest.raises(ValueError, match="teachers.names 'scores:generated' knows only"):
+            load_recipe(name, tiny=True, settings=changed)
+    for other in ("adapt", "csr"):
+        assert load_recipe(other, tiny=True, settings={"data.source": "x.jsonl"})
+
+
 def test_a_file_and_settings_over_it(file):
     recipe = load_recipe(file())
     assert isinstance(recipe, Recipe)

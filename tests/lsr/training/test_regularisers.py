@@ -54,6 +54,21 @@ def test_idf_aware_values_by_hand(alpha, expected):
     assert oracle(effective, IDF**-alpha).item() == pytest.approx(expected, rel=1e-14)
 
 
+def test_the_factor_of_idf_is_the_same_for_all_terms_only_at_alpha_2():
+    """idf^(2 − α): below 2 it grows with the IDF of a term, above 2 it falls."""
+    rows = torch.eye(4, dtype=torch.float64).repeat_interleave(2, dim=0)
+    idf = torch.tensor([0.1, 1.0, 3.0, 9.0], dtype=torch.float64)
+    for alpha in (0.0, 1.0, 1.9, 2.0, 2.1, 3.0):
+        # Each term alone, with the same weight in two texts.
+        penalties = [Flops(idf, alpha)(rows[2 * j : 2 * j + 2]).item() for j in range(4)]
+        plain = [Flops()(rows[2 * j : 2 * j + 2]).item() for j in range(4)]
+        factors = torch.tensor(penalties) / torch.tensor(plain)
+        torch.testing.assert_close(factors, (idf ** (2 - alpha)).float())
+        assert bool((factors == 1).all()) == (alpha == 2)
+        assert bool((factors.diff() > 0).all()) == (alpha < 2)
+        assert bool((factors.diff() < 0).all()) == (alpha > 2)
+
+
 def test_alpha_0_is_plain_flops_on_effective_weights_and_alpha_2_on_weights():
     vectors = sparse_vectors(7, 11)
     idf = torch.linspace(0.1, 9, 11, dtype=torch.float64)

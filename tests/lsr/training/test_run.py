@@ -23,6 +23,7 @@ from lsr.training.guard import Guard, TrainingStopped
 from lsr.training.losses import infonce
 from lsr.training.prepare import SCORED, prepare
 from lsr.training.recipe import load_recipe
+from lsr.training.regularisers import Flops
 from lsr.training.run import build, objective_of, open_run, train
 from lsr.training.teachers import FileTeacher
 
@@ -320,7 +321,7 @@ def test_negatives_of_the_source_count_and_the_rest_is_mined(tmp_path):
     (tmp_path / "triples.tsv").write_text("".join(lines), encoding="utf-8")
     for wanted, found in (("0", 1), ("1", 1), ("3", 3)):
         settings = {"data.source": str(tmp_path / "triples.tsv"), "data.dev_split": ""}
-        settings |= {"data.held_out": "0.2", "data.negatives": wanted}
+        settings |= {"data.held_out": "0.2", "data.negatives": wanted, "model.base": "default"}
         recipe = load_recipe("splade-doc", tiny=True, settings=SHORT | settings)
         out = tmp_path / f"run{wanted}"
         open_run(recipe, out)
@@ -397,6 +398,27 @@ def test_neighbours_of_a_corpus_know_what_was_cut_out_of_a_document(tmp_path, mo
         path.write_bytes(whole)
 
 
+def test_labelled_pairs_of_short_texts_need_no_passages(tmp_path, caplog):
+    """Short texts, and Chinese ones, which have no words between spaces."""
+    pairs = [(f"问题{n}是什么？", f"答案{n}是多休息，多喝水。") for n in range(20)]
+    pairs += [(f"question {n}", f"answer {n}") for n in range(20)]
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join("\t".join(pair) + "\n" for pair in pairs), encoding="utf-8")
+    settings = {"data.source": str(path), "data.margin": "0", "data.held_out": "0.2"}
+    settings |= {"teachers.names": '["bm25"]', "teachers.weights": "[1.0]"}
+    prepared = prepare(load_recipe("finetune", settings=settings), tmp_path / "run")
+    queries = prepared.neighbours.queries
+    assert {query.text for query in queries} <= {query for query, _ in pairs}
+    assert not any(query.cut_out for query in queries)
+    assert all(len(row.negatives) == 5 for row in prepared.train.rows)
+    assert "none of 40 documents has a passage of 4 words" in caplog.text
+    with pytest.raises(ValueError, match="pairs.jsonl: none of 40 documents gives a pseudo-query"):
+        corpus = [json.dumps({"_id": str(n), "text": text}) for n, (_, text) in enumerate(pairs)]
+        (tmp_path / "pairs.jsonl").write_text("\n".join(corpus), encoding="utf-8")
+        changed = {"data.source": str(tmp_path / "pairs.jsonl")}
+        prepare(load_recipe("adapt", settings=changed), tmp_path / "adapt")
+
+
 def test_neighbours_of_questions_are_passages_too(tmp_path):
     settings = {
         "data.neighbours": "64",
@@ -436,6 +458,15 @@ def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
     for name, kind in (("l1", "L1"), ("df-flops", "DFFlops")):
         changed = load_recipe("inference-free", tiny=True, settings={"objective.regulariser": name})
         assert type(objective_of(changed, model).regulariser("document")).__name__ == kind
+    # At α = 2 the IDF-aware penalty is plain FLOPS, to the last bit; at any other it is not.
+    vectors = torch.rand(6, model.get_embedding_dimension())
+    plain = Flops(threshold=5)(vectors)
+    assert recipe.objective.regulariser == "idf-flops" and recipe.objective.alpha == 2
+    for alpha in ("2.0", "1.0"):
+        settings = {"objective.alpha": alpha, "objective.threshold": "5"}
+        changed = load_recipe("inference-free", tiny=True, settings=settings)
+        penalty = objective_of(changed, model).regulariser("document")(vectors)
+        assert bool(penalty == plain) == (alpha == "2.0")
     recipe, _, model = start("splade-pp", tmp_path / "siamese")
     assert list(objective_of(recipe, model).strengths) == ["document", "query"]
     changed = load_recipe("splade-pp", tiny=True, settings={"objective.regulariser": "idf-flops"})

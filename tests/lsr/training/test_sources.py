@@ -48,7 +48,7 @@ def test_beir_folder_refuses(folder):
         load_examples(ExampleSource(str(folder), limit=0))
     qrels = folder / "qrels" / "train.tsv"
     qrels.write_text("9\td1\t1\n")
-    with pytest.raises(ValueError, match=r"beir \(train\): the collection has no query '9'"):
+    with pytest.raises(ValueError, match="beir: no examples: .* the collection has no query '9'"):
         load_examples(ExampleSource(str(folder)))
     qrels.write_text("1\td9\t1\n")
     with pytest.raises(ValueError, match="the collection has no document 'd9'"):
@@ -91,12 +91,49 @@ def test_tsv_of_ids(tmp_path, folder):
         Example("1", "query 1", "d0", ("d1", "d2")),
         Example("3", "query 3", "d4", ("d0", "d1")),
     ]
-    path.write_text("1\td0\n1\td1\td7\n")
-    with pytest.raises(CorpusError, match=r"triples\.tsv:2: the collection has no document 'd7'"):
-        load_examples(ExampleSource(str(path), collection=str(folder)))
-    path.write_text("1\td0\n7\td1\n")
-    with pytest.raises(CorpusError, match=r"triples\.tsv:2: the collection has no query '7'"):
-        load_examples(ExampleSource(str(path), collection=str(folder)))
+
+
+@pytest.mark.parametrize("kind", ["ids", "beir"])
+def test_rows_that_the_collection_lacks_are_left_out_and_counted(tmp_path, folder, caplog, kind):
+    """Of a file of ids, and of a BEIR folder's judgements: d7 and query 7 do not exist."""
+    path = tmp_path / "pairs.tsv"
+    judged = [("1", "d7"), ("1", "d0"), ("7", "d1"), ("3", "d4")]
+
+    def load(pairs, limit=None):
+        if kind == "ids":
+            path.write_text("".join(f"{query}\t{doc_id}\n" for query, doc_id in pairs))
+            return load_examples(ExampleSource(str(path), collection=str(folder), limit=limit))
+        lines = ["query-id\tcorpus-id\tscore", *(f"{query}\t{d}\t1" for query, d in pairs)]
+        (folder / "qrels" / "train.tsv").write_text("\n".join(lines) + "\n")
+        return load_examples(ExampleSource(str(folder), limit=limit))
+
+    left = [Example("1", "query 1", "d0"), Example("3", "query 3", "d4")]
+    assert sorted(load(judged).rows) == left
+    assert "2 rows were left out, the first because the collection has no document 'd7'" in (
+        caplog.text
+    )
+    caplog.clear()
+    assert load(judged, limit=1).rows == left[:1]
+    assert load(judged[1::2]).rows == left
+    assert "2 rows" not in caplog.text
+    with pytest.raises(ValueError, match="no examples: 1 row was left out, .* no query '7'"):
+        load(judged[2:3])
+
+
+def test_a_negative_that_the_collection_lacks_takes_its_row_along(tmp_path, folder, caplog):
+    """So that all rows keep the same number of negatives."""
+    path = tmp_path / "triples.tsv"
+    path.write_text("1\td0\td7\n3\td4\td0\n")
+    examples = load_examples(ExampleSource(str(path), collection=str(folder)))
+    assert examples.rows == [Example("3", "query 3", "d4", ("d0",))]
+    assert "1 row was left out" in caplog.text
+
+
+def test_a_file_has_no_splits(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("query\tdocument\n")
+    with pytest.raises(ValueError, match="pairs.tsv: a file has no splits, got 'dev'"):
+        load_examples(ExampleSource(str(path), split="dev"))
 
 
 def jsonl(path, *records):
@@ -257,7 +294,7 @@ def test_ir_datasets(monkeypatch):
     assert load_examples(ExampleSource("x", split="triples", limit=1)).rows == pairs[:1]
     with pytest.raises(ValueError, match="x: not a folder, .* of split 'dev'"):
         load_examples(ExampleSource("x", split="dev"))
-    with pytest.raises(ValueError, match="x/missing: the collection has no document 'c'"):
+    with pytest.raises(ValueError, match="missing: no examples: .* no document 'c'"):
         load_examples(ExampleSource("x/missing"))
 
 
