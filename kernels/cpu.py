@@ -70,7 +70,7 @@ class _SpladePool(torch.autograd.Function):
         d_hidden = torch.zeros_like(hidden, dtype=pooled.dtype) if for_hidden else None
         d_weight = torch.zeros_like(weight) if for_weight else None
         if ctx.pooling == "max":
-            gradient = gradient * slope(pooled, ctx.activation)
+            gradient = logit_gradient(gradient, pooled, ctx.activation)
             d_bias = gradient.sum(0) if for_bias else None
             if int(gradient.count_nonzero()) < DENSE * gradient.numel():
                 _backward_sparse(gradient, hidden, ctx.bounds, weight, d_hidden, d_weight)
@@ -165,14 +165,19 @@ def _reduce(logits: Tensor, bounds: list[int], pooling: Pooling, out: Tensor) ->
         out[row].copy_(tokens.amax(0) if pooling == "max" else tokens.sum(0))
 
 
-def slope(activated: Tensor, activation: Activation) -> Tensor:
-    """f'(x) from y = f(x): 0 where y is 0.
+def logit_gradient(gradient: Tensor, activated: Tensor, activation: Activation) -> Tensor:
+    """gradient · f'(x) from y = f(x): 0 where y is 0, also where `gradient` is not finite there.
 
-    relu: 1 / (1 + x) = exp(−y). log1p_relu, with u = log(1 + x) = exp(y) − 1:
-    1 / ((1 + u)(1 + x)) = exp(−y − u).
+    relu: f'(x) = 1 / (1 + x) = exp(−y). log1p_relu, with u = log(1 + x) = exp(y) − 1:
+    f'(x) = 1 / ((1 + u)(1 + x)) = exp(−y − u).
+
+    Args:
+        gradient: of y, any shape.
+        activated: y, the same shape.
+        activation: f, see `lsr.kernels.reference.activate`.
     """
     slope = -activated if activation == "relu" else -activated - torch.expm1(activated)
-    return slope.exp_().masked_fill_(activated <= 0, 0.0)
+    return (gradient * slope.exp_()).masked_fill_(activated <= 0, 0.0)
 
 
 def _backward_sparse(
@@ -261,7 +266,7 @@ def _backward_sum(
         if bias is not None:
             logits = logits + bias[columns]
         spread = gradient[:, columns].repeat_interleave(lengths, dim=0)
-        d_logits = spread * slope(activate(logits, activation), activation)
+        d_logits = logit_gradient(spread, activate(logits, activation), activation)
         if d_bias is not None:
             d_bias[columns] = d_logits.sum(0)
         d_logits = d_logits.to(hidden.dtype)

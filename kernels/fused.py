@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lsr.kernels.cpu import slope
+from lsr.kernels.cpu import logit_gradient
 from lsr.kernels.fused_backward import backward
 from lsr.kernels.fused_forward import forward
 from lsr.kernels.reference import Activation, check_arguments
@@ -72,7 +72,7 @@ class _FusedPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, cu_seqlens, weight, bias, pooled, winners = ctx.saved_tensors
-        gradient = (gradient * slope(pooled, ctx.activation)).contiguous()
+        gradient = logit_gradient(gradient, pooled, ctx.activation).contiguous()
         d_hidden, d_weight = backward(
             gradient,
             winners,

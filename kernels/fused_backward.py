@@ -21,6 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lsr.kernels.fused_forward import on_device_of, precision
+
 Regime = Literal["gather", "one-hot"]
 
 # Gathering an entry takes as long as the dense products do over so many tokens (from the roofline
@@ -81,7 +83,7 @@ def backward(
     n_active = int(gradient.count_nonzero())
     if regime is None:
         # Without TF32 no tensor core multiplies float32.
-        tensor_cores = hidden.element_size() == 2 or torch.backends.cuda.matmul.allow_tf32
+        tensor_cores = hidden.element_size() == 2 or precision() == "tf32"
         regime = choose_regime(n_active, len(hidden), len(weight), tensor_cores)
     d_hidden = torch.empty_like(hidden) if for_hidden else None
     d_weight = torch.empty_like(weight) if for_weight else None
@@ -172,9 +174,10 @@ def _sum_segments(
     """Write out[i] = Σ values[e] · source[columns[e]] over starts[i] ≤ e < ends[i]."""
     width = min(256, triton.next_power_of_2(source.shape[1]))
     grid = (len(out), triton.cdiv(source.shape[1], width))
-    _segment_kernel[grid](
-        starts, ends, columns, values, source, out, D=source.shape[1], BN=16, BD=width
-    )
+    with on_device_of(out):
+        _segment_kernel[grid](
+            starts, ends, columns, values, source, out, D=source.shape[1], BN=16, BD=width
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -239,19 +242,20 @@ def multiply_one_hot(
         return
     tile = PRODUCTS[source.element_size()]
     grid = (triton.cdiv(len(out), tile.rows), triton.cdiv(source.shape[1], tile.across))
-    _one_hot_kernel[grid](
-        gradient,
-        winners,
-        texts,
-        positions,
-        source,
-        out,
-        len(texts),
-        **one_hot_constants(gradient.shape[1], source.shape[1], tile, terms),
-        PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-    )
+    with on_device_of(out):
+        _one_hot_kernel[grid](
+            gradient,
+            winners,
+            texts,
+            positions,
+            source,
+            out,
+            len(texts),
+            **one_hot_constants(gradient.shape[1], source.shape[1], tile, terms),
+            PRECISION=precision(),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
 
 
 def one_hot_constants(n_terms: int, depth: int, tile: Product, terms: bool) -> dict[str, int]:

@@ -11,6 +11,7 @@ that nothing is compiled again for another batch; D, V and the tile are compile-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -100,22 +101,40 @@ def forward(
     most = min(GROUP_TOKENS, max(4 * tile.tokens, len(hidden) * n_tiles // (8 * programs)))
     groups = group_texts(bounds, most)
     n_groups = len(groups) - 1
-    _pool_kernel[(min(n_groups * n_tiles, programs),)](
-        TensorDescriptor.from_tensor(hidden, [tile.tokens, tile.depth]) if tma else hidden,
-        TensorDescriptor.from_tensor(weight, [tile.terms, tile.depth]) if tma else weight,
-        bias,
-        cu_seqlens,
-        torch.tensor(groups, dtype=torch.int32).to(hidden.device, non_blocking=True),
-        pooled,
-        won,
-        n_groups,
-        len(hidden),
-        **constants(hidden.shape[1], n_terms, tile, bias is not None, winners, activation, tma),
-        PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-    )
+    with on_device_of(hidden):
+        _pool_kernel[(min(n_groups * n_tiles, programs),)](
+            TensorDescriptor.from_tensor(hidden, [tile.tokens, tile.depth]) if tma else hidden,
+            TensorDescriptor.from_tensor(weight, [tile.terms, tile.depth]) if tma else weight,
+            bias,
+            cu_seqlens,
+            torch.tensor(groups, dtype=torch.int32).to(hidden.device, non_blocking=True),
+            pooled,
+            won,
+            n_groups,
+            len(hidden),
+            **constants(hidden.shape[1], n_terms, tile, bias is not None, winners, activation, tma),
+            PRECISION=precision(),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
     return pooled, won
+
+
+def precision() -> str:
+    """How float32 is multiplied: "tf32" where PyTorch's own products on CUDA use it, else "ieee".
+
+    PyTorch 2.9 and newer have `fp32_precision`. Reading the older `allow_tf32` there raises
+    RuntimeError once anybody has set the new one.
+    """
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):
+        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
+    return "tf32" if matmul.allow_tf32 else "ieee"
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current CUDA device: make it that of `tensor` for a while."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def group_texts(bounds: Sequence[int], most: int) -> list[int]:
@@ -177,18 +196,37 @@ def _programs(hidden: Tensor, tile: Tile) -> int:
     return tile.programs * count
 
 
+@triton.jit
+def larger(one, other):  # type: ignore[no-untyped-def]
+    """The maximum, NaN where one of them is NaN, as in PyTorch; Triton's own drops NaN."""
+    return tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def larger_and_first(one, place, other, other_place):  # type: ignore[no-untyped-def]
+    """The same with its place: of equal ones, or several NaN, the first."""
+    wins = (one > other) | ((one != one) & (other == other))
+    ties = (one == other) | ((one != one) & (other != other))
+    keeps = wins | (ties & (place < other_place))
+    return tl.where(keeps, one, other), tl.where(keeps, place, other_place)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _fold(logits, inside, offset, best, winner, WINNERS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The running maximum and its token, after those columns of a tile that are `inside`."""
+    """The running maximum and its token, after those columns of a tile that are `inside`.
+
+    The first NaN wins, and nothing wins against it.
+    """
     masked = tl.where(inside[None, :], logits, float("-inf"))
     if WINNERS:
-        largest, where = tl.max(
-            masked, axis=1, return_indices=True, return_indices_tie_break_left=True
-        )
-        winner = tl.where(largest > best, offset + where, winner)
+        columns = tl.broadcast_to(tl.arange(0, masked.shape[1])[None, :], masked.shape)
+        largest, column = tl.reduce((masked, columns), 1, larger_and_first)
+        # `not <=` holds for NaN, unlike `>`.
+        better = (best == best) & ~(largest <= best)
+        winner = tl.where(better, offset + column, winner)
     else:
-        largest = tl.max(masked, axis=1)
-    return tl.maximum(best, largest), winner
+        largest = tl.reduce(masked, 1, larger)
+    return larger(best, largest), winner
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -262,7 +300,9 @@ def _pool_kernel(  # type: ignore[no-untyped-def]
             while (text < last) & (end <= row + BT):
                 inside = (tokens >= start) & (tokens < end)
                 best, winner = _fold(logits, inside, row - start, best, winner, WINNERS)
-                value = tl.log(1.0 + tl.maximum(best + shift, 0.0))
+                # A text without tokens is 0, whatever the bias.
+                logit = tl.where(end > start, best + shift, 0.0)
+                value = tl.log(1.0 + larger(logit, 0.0))
                 if TWICE:
                     value = tl.log(1.0 + value)
                 into = text.to(tl.int64) * V + terms

@@ -8,12 +8,18 @@ from functools import cache
 from typing import Literal
 
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 from lsr.kernels import cpu, reference
 from lsr.kernels.reference import Activation, Pooling
 
 Implementation = Literal["auto", "triton", "cpu", "reference"]
+
+# The first with host-side tensor descriptors, which kernels/fused_forward.py builds.
+OLDEST_TRITON = "3.4"
+# Ampere: the first with bfloat16, asynchronous copies and a maximum that keeps NaN.
+OLDEST_CAPABILITY = (8, 0)
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +49,8 @@ def splade_head(
         activation: f, see `lsr.kernels.reference.activate`.
         pooling: "max" or "sum".
         impl: "reference" (plain PyTorch, holds all logits), "cpu" (packed tokens and chunks of the
-            vocabulary, on any device), "triton" (one kernel, CUDA only, max pooling, not float64),
-            or "auto" for the fastest that can compute this.
+            vocabulary, on any device), "triton" (one kernel; for what it needs see
+            `missing_for_triton`), or "auto" for the fastest that can compute this.
 
     Returns:
         Shape (B, V), float32, or float64 where `hidden` is.
@@ -61,10 +67,15 @@ def splade_head(
     assert cu_seqlens is not None
     weight = weight.to(hidden.dtype)
     if impl == "auto":
-        impl = _choose(hidden, pooling)
-        _log_once(impl, str(hidden.device))
+        missing = missing_for_triton(hidden, pooling) if hidden.is_cuda else None
+        impl = "triton" if hidden.is_cuda and missing is None else "cpu"
+        _log_once(impl, str(hidden.device), missing)
+    elif impl == "triton" and (missing := missing_for_triton(hidden, pooling)):
+        raise ValueError(f"`impl` 'triton' needs {missing}")
     if impl == "triton":
-        return _fused(hidden, cu_seqlens, weight, bias, activation, pooling)
+        from lsr.kernels import fused
+
+        return fused.splade_pool(hidden, cu_seqlens, weight, bias, activation)
     if impl == "cpu":
         return cpu.splade_pool(hidden, cu_seqlens, weight, bias, activation, pooling)
     if impl == "reference":
@@ -72,28 +83,33 @@ def splade_head(
     raise ValueError(f"`impl` must be 'auto', 'triton', 'cpu' or 'reference', got {impl!r}")
 
 
-def _choose(hidden: Tensor, pooling: Pooling) -> Implementation:
-    fusible = hidden.is_cuda and pooling == "max" and hidden.dtype != torch.float64
-    return "triton" if fusible and importlib.util.find_spec("triton") else "cpu"
-
-
-def _fused(
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: Activation,
-    pooling: Pooling,
-) -> Tensor:
-    if not importlib.util.find_spec("triton"):
-        raise ValueError("`impl` 'triton' needs Triton: `pip install triton`")
+def missing_for_triton(hidden: Tensor, pooling: Pooling) -> str | None:
+    """What the Triton kernels need and do not have for this call, or None where they can run."""
     if pooling != "max":
-        raise ValueError(f"`impl` 'triton' needs `pooling` 'max', got {pooling!r}")
-    from lsr.kernels import fused, fused_forward
+        return f"`pooling` 'max', got {pooling!r}"
+    if hidden.dtype == torch.float64:
+        return "states in float32, bfloat16 or float16, got torch.float64"
+    if torch.version.hip:
+        return f"an NVIDIA GPU, and this PyTorch is built for ROCm {torch.version.hip}"
+    if not importlib.util.find_spec("triton"):
+        return "Triton: `pip install triton`"
+    import triton
 
-    if not (hidden.is_cuda or fused_forward.is_interpreted()):
-        raise ValueError(f"`impl` 'triton' needs states on a CUDA device, got {hidden.device}")
-    return fused.splade_pool(hidden, cu_seqlens, weight, bias, activation)
+    if Version(triton.__version__) < Version(OLDEST_TRITON):
+        return f"Triton {OLDEST_TRITON} or newer, found {triton.__version__}"
+    if hidden.is_cuda:
+        capability = torch.cuda.get_device_capability(hidden.device)
+        if capability < OLDEST_CAPABILITY:
+            return (
+                f"a GPU of compute capability {'.'.join(map(str, OLDEST_CAPABILITY))} or higher, "
+                f"and {hidden.device} has {'.'.join(map(str, capability))}"
+            )
+        return None
+    from lsr.kernels import fused_forward
+
+    if not fused_forward.is_interpreted():
+        return f"states on a CUDA device, got {hidden.device}"
+    return None
 
 
 def pack(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,5 +131,8 @@ def pack(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _log_once(impl: str, device: str) -> None:
-    logger.info("the SPLADE head runs by %r on %s", impl, device)
+def _log_once(impl: str, device: str, missing: str | None) -> None:
+    if missing is None:
+        logger.info("the SPLADE head runs by %r on %s", impl, device)
+    else:
+        logger.warning("the SPLADE head runs by %r on %s: 'triton' needs %s", impl, device, missing)

@@ -68,7 +68,10 @@ def splade_pool(
 ) -> Tensor:
     """y[b, v] = max (or sum) over the tokens t of text b of f(hidden[t] · weight[v] + bias[v]).
 
-    Among tokens that tie for a maximum, the first gets the gradient.
+    Among tokens that tie for a maximum, the first gets the gradient. As in `torch.max`, a NaN logit
+    wins over all others, the first NaN over later ones. Where `hidden` has a NaN, every path gives
+    the same gradients. Where `weight` has one, or either is infinite, they differ: a dense product,
+    as here, carries 0 · NaN to tokens that won nothing, a path that gathers winners does not.
 
     Args:
         hidden: packed token states, shape (total tokens, D), text after text without padding.

@@ -6,8 +6,10 @@ Run by test_fused.py in a process of its own: Triton decides at import whether i
 import os
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from triton.runtime.interpreter import ReduceOps
 
 from lsr.kernels import fused, fused_backward, fused_forward, reference
 from lsr.kernels.head import splade_head
@@ -19,7 +21,31 @@ LENGTHS = [[1], [3, 1, 7], [0, 5, 0, 2, 0], [70, 33], [0], []]
 SIZES = [(17, 333), (8, 5)]
 
 
-pytestmark = pytest.mark.usefixtures("exact_bfloat16")
+pytestmark = pytest.mark.usefixtures("exact_bfloat16", "fast_reductions")
+
+
+@pytest.fixture
+def fast_reductions(monkeypatch):
+    """NumPy in place of a loop over elements, which is how the interpreter runs our own maxima."""
+    if INTERPRETED:
+        by_element = ReduceOps.apply_impl
+
+        def apply(self, inputs):
+            if self.combine_fn == fused_forward.larger:
+                return self.min_max(inputs[0], val_reduce_op=np.max)
+            if self.combine_fn == fused_forward.larger_and_first:
+                return self.min_max(inputs[0], val_reduce_op=np.max, idx_reduce_op=np.argmax)
+            return by_element(self, inputs)
+
+        monkeypatch.setattr(ReduceOps, "apply_impl", apply)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch, fast_reductions):
+    """Several tiles in few tokens, small enough to run our own maxima as they are."""
+    monkeypatch.setattr(fused_forward, "FLOAT32_TILE", fused_forward.Tile(16, 16, 16, 1, 2, 1))
+    if INTERPRETED:
+        monkeypatch.setattr(ReduceOps, "apply_impl", ReduceOps.generic_reduce)
 
 
 def arguments(lengths, size, dtype=torch.float32, with_bias=True):
@@ -95,6 +121,87 @@ def test_winners_are_the_first_of_the_largest_logits(lengths, dtype, tma, monkey
         assert torch.equal(winners[text].long(), first)
         exact = torch.log1p(torch.relu(largest + bias.double()))
         torch.testing.assert_close(pooled[text].double(), exact, rtol=1e-5, atol=1e-6)
+
+
+NAN, INF = float("nan"), float("inf")
+# Of the 20 tokens of the third of four texts, whose tokens lie in two tiles of 16.
+NOT_FINITE = {
+    "the first": {0: NAN},
+    "in the first tile, then finite ones": {3: NAN},
+    "in the second tile": {18: NAN},
+    "several": {5: NAN, 6: NAN, 17: NAN},
+    "before and after infinity": {2: INF, 4: NAN, 17: INF, 19: -INF},
+    "infinities": {4: -INF, 5: INF, 6: INF, 17: INF},
+    "nothing but negative infinity": dict.fromkeys(range(20), -INF),
+}
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("changes", NOT_FINITE.values(), ids=NOT_FINITE)
+@pytest.mark.parametrize("tma", [True, False])
+def test_logits_that_are_not_finite(changes, tma):
+    """Logits with a depth of 1 are single products: what is put in comes out."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = [3, 0, 20, 5]
+    hidden, weight, bias = (torch.randn(n, generator=generator) for n in (sum(lengths), 16, 16))
+    for token, value in changes.items():
+        hidden[3 + token] = value
+    hidden, weight, bias = hidden[:, None].to(DEVICE), weight[:, None].to(DEVICE), bias.to(DEVICE)
+    bounds = torch.tensor([0, *lengths], device=DEVICE).cumsum(0).int()
+    expected = reference.splade_pool(hidden, bounds, weight, bias)
+    given = (hidden, bounds, bounds.tolist(), weight, bias, "relu")
+    alone, _ = fused_forward.forward(*given, winners=False, tma=tma)
+    pooled, winners = fused_forward.forward(*given, winners=True, tma=tma)
+    for found in (alone, pooled):
+        torch.testing.assert_close(found, expected, equal_nan=True)
+    # torch.max gives the first NaN, else the first of the largest.
+    assert torch.equal(winners[2].long(), (hidden[3:23] @ weight.T).max(0).indices)
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.usefixtures("small_tiles")
+def test_a_bias_that_is_not_finite():
+    hidden, bounds, weight, bias = arguments([3, 0, 2], (4, 5))
+    with torch.no_grad():
+        bias[:3] = torch.tensor([NAN, INF, -INF])
+    expected = reference.splade_pool(hidden, bounds, weight, bias)
+    with torch.no_grad():
+        alone = fused.splade_pool(hidden, bounds, weight, bias)
+    assert expected[0].isnan().tolist() == [True, False, False, False, False]
+    for found in (alone, fused.splade_pool(hidden, bounds, weight, bias)):
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.parametrize("regime", ["gather", "one-hot"])
+@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
+@pytest.mark.parametrize(
+    ("value", "scale"), [(NAN, 1.0), (1e30, 1e20), (-1e30, 1e20)], ids=["nan", "inf", "-inf"]
+)
+def test_gradients_of_logits_that_are_not_finite(regime, activation, value, scale, monkeypatch):
+    monkeypatch.setattr(fused_backward, "choose_regime", lambda *given: regime)
+    hidden, bounds, weight, bias = arguments([3, 0, 20, 5], (4, 40))
+    with torch.no_grad():
+        hidden[10, 2] = value
+        weight[:7] *= scale
+    expected = gradients(reference, hidden, bounds, weight, bias, activation)
+    assert not expected[0].isfinite().all()
+    found = gradients(fused, hidden, bounds, weight, bias, activation)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def test_an_infinite_gradient_of_an_inactive_term_stays_out():
+    """The square root has one at 0."""
+    hidden, bounds, weight, bias = arguments([3, 0, 20], (4, 40))
+    found, expected = (
+        torch.autograd.grad(
+            module.splade_pool(hidden, bounds, weight, bias).sqrt().sum(), [hidden, weight, bias]
+        )
+        for module in (fused, reference)
+    )
+    assert all(gradient.isfinite().all() for gradient in expected)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_long_texts_have_wide_winners():

@@ -127,6 +127,43 @@ def test_the_first_of_tied_tokens_gets_the_gradient(monkeypatch, dense, dtype):
     torch.testing.assert_close(found.double(), expected, rtol=4 * step, atol=100 * step)
 
 
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
+@pytest.mark.parametrize("dense", [0.0, 2.0], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    ("value", "scale"),
+    [(float("nan"), 1.0), (1e200, 1e150), (-1e200, 1e150)],
+    ids=["nan", "inf", "-inf"],
+)
+def test_logits_that_are_not_finite(monkeypatch, pooling, activation, dense, value, scale):
+    monkeypatch.setattr(cpu, "DENSE", dense)
+    hidden, cu_seqlens, weight, bias = arguments([3, 0, 20, 5], torch.float64)
+    with torch.no_grad():
+        hidden[10, 2] = value
+        weight[:7] *= scale
+    expected = gradients(reference, hidden, cu_seqlens, weight, bias, activation, pooling)
+    assert not expected[0].isfinite().all()
+    found = gradients(cpu, hidden, cu_seqlens, weight, bias, activation, pooling)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("dense", [0.0, 2.0], ids=["dense", "sparse"])
+def test_an_infinite_gradient_of_an_inactive_term_stays_out(monkeypatch, pooling, dense):
+    """The square root has one at 0."""
+    monkeypatch.setattr(cpu, "DENSE", dense)
+    hidden, cu_seqlens, weight, bias = arguments([3, 0, 20], torch.float64)
+    found, expected = (
+        torch.autograd.grad(
+            module.splade_pool(hidden, cu_seqlens, weight, bias, "relu", pooling).sqrt().sum(),
+            [hidden, weight, bias],
+        )
+        for module in (cpu, reference)
+    )
+    assert all(gradient.isfinite().all() for gradient in expected)
+    torch.testing.assert_close(found, expected)
+
+
 def test_non_contiguous_inputs():
     hidden, cu_seqlens, weight, bias = arguments([5, 3], torch.float64)
     expected = gradients(cpu, hidden, cu_seqlens, weight, bias)

@@ -91,6 +91,66 @@ def test_triton_is_refused_with_the_reason_where_it_cannot_compute(states, monke
         splade_head(hidden, weight, bias, mask=mask, impl="triton")
     with pytest.raises(ValueError, match="needs `pooling` 'max', got 'sum'"):
         splade_head(hidden, weight, bias, mask=mask, impl="triton", pooling="sum")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="needs Triton: `pip install triton`"):
+    with pytest.raises(ValueError, match="needs states in float32, .* got torch.float64"):
+        splade_head(hidden.double(), weight, bias, mask=mask, impl="triton")
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ValueError, match="needs Triton: `pip install triton`"):
+            splade_head(hidden, weight, bias, mask=mask, impl="triton")
+    monkeypatch.setattr("triton.__version__", "3.3.1")
+    with pytest.raises(ValueError, match="needs Triton 3.4 or newer, found 3.3.1"):
         splade_head(hidden, weight, bias, mask=mask, impl="triton")
+
+
+class OnCuda(torch.Tensor):
+    """States that say they are on a GPU: the choice of a path asks no more of them."""
+
+    is_cuda = True
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine on which the kernels can run, as far as the choice of a path can see."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    monkeypatch.setattr("triton.__version__", "3.4.0+git1")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    return torch.ones(2, 3).as_subclass(OnCuda)
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "missing"),
+    [
+        ("triton.__version__", "3.4.0", None),
+        ("triton.__version__", "3.10.0", None),
+        ("triton.__version__", "3.3.1", "Triton 3.4 or newer, found 3.3.1"),
+        ("torch.version.hip", "6.4", "an NVIDIA GPU, and this PyTorch is built for ROCm 6.4"),
+        ("importlib.util.find_spec", lambda name: None, "Triton: `pip install triton`"),
+        ("torch.cuda.get_device_capability", lambda device: (9, 0), None),
+        (
+            "torch.cuda.get_device_capability",
+            lambda device: (7, 5),
+            "a GPU of compute capability 8.0 or higher, and cpu has 7.5",
+        ),
+    ],
+)
+def test_what_triton_needs(gpu, monkeypatch, caplog, target, value, missing):
+    monkeypatch.setattr(target, value)
+    assert head.missing_for_triton(gpu, "max") == missing
+    # The path is chosen by the same function, and says why once.
+    monkeypatch.setattr("lsr.kernels.fused.splade_pool", lambda *arguments: "by triton")
+    head._log_once.cache_clear()
+    with caplog.at_level(logging.INFO, "lsr.kernels.head"):
+        for _ in range(2):
+            found = splade_head(gpu, torch.ones(5, 3), cu_seqlens=torch.tensor([0, 2]))
+    (record,) = caplog.records
+    if missing is None:
+        assert found == "by triton"
+        assert record.levelno == logging.INFO
+        assert record.getMessage() == "the SPLADE head runs by 'triton' on cpu"
+    else:
+        assert found.shape == (1, 5)
+        assert record.levelno == logging.WARNING
+        assert record.getMessage() == (
+            f"the SPLADE head runs by 'cpu' on cpu: 'triton' needs {missing}"
+        )
