@@ -1,6 +1,6 @@
 """Many clients during ingest and swaps: every answer is the serial one of its state, exactly.
 
-More of them: LSR_CLIENTS=64 LSR_QUERIES=2000 LSR_SWAPS=10.
+More of them in the slow test: LSR_CLIENTS=64 LSR_QUERIES=2000 LSR_SWAPS=10.
 """
 
 import json
@@ -26,9 +26,12 @@ from lsr.service.protocol import protocol
 from lsr.service.service import Service
 from lsr.service.settings import Settings
 
-CLIENTS = int(os.environ.get("LSR_CLIENTS", "16"))
-QUERIES = int(os.environ.get("LSR_QUERIES", "200"))  # distinct; each client asks its share
-SWAPS = int(os.environ.get("LSR_SWAPS", "3"))
+# Clients, distinct queries, of which each client asks its share, and swaps.
+FEW = (4, 40, 1)
+MANY = tuple(
+    int(os.environ.get(f"LSR_{name}", default))
+    for name, default in (("CLIENTS", "16"), ("QUERIES", "200"), ("SWAPS", "3"))
+)
 WORDS = (
     "heat flow wing plate layer pressure shock nose cone cylinder boundary theory speed drag lift "
     "mach body angle attack tunnel jet nozzle flutter beam shell panel stress buckling fatigue"
@@ -69,26 +72,31 @@ def bases(tmp_path, dense_model):
     return found
 
 
-REQUESTS = [
-    ask(query, mode="hybrid" if n % 2 else "sparse", filters={"part": n % 3} if n % 5 == 4 else {})
-    for n, query in enumerate(texts(7, QUERIES, (2, 4)))
-]
+def requests_of(n_queries):
+    return [
+        ask(
+            query,
+            mode="hybrid" if n % 2 else "sparse",
+            filters={"part": n % 3} if n % 5 == 4 else {},
+        )
+        for n, query in enumerate(texts(7, n_queries, (2, 4)))
+    ]
 
 
 class Traffic:
     """What clients ask and write until `done`, and what came of it."""
 
-    def __init__(self, url, directory):
-        self.url, self.directory = url, directory
+    def __init__(self, url, directory, requests):
+        self.url, self.directory, self.requests = url, directory, requests
         self.done = threading.Event()
         self.answers, self.writes = [], []
         self.numbers = count()
 
     def search(self):
         with Client(self.url, retries=0) as client:
-            while (n := next(self.numbers)) < QUERIES or not self.done.is_set():
-                number = n % QUERIES
-                answer = client.search(REQUESTS[number], text=False)
+            while (n := next(self.numbers)) < len(self.requests) or not self.done.is_set():
+                number = n % len(self.requests)
+                answer = client.search(self.requests[number], text=False)
                 ranking = [(hit.id, hit.score) for hit in answer.hits]
                 state = answer.state
                 self.answers.append(Answered(state.generation, state.commit, number, ranking))
@@ -116,17 +124,23 @@ class Traffic:
                     self.writes.append(Write(gone.generation, gone.commit, [], [documents[0].id]))
 
 
-def test_answers_are_the_serial_ones_of_their_state(tmp_path, bases, served):
+@pytest.mark.parametrize(
+    ("clients", "queries", "swaps"), [FEW, pytest.param(*MANY, marks=pytest.mark.slow)]
+)
+def test_answers_are_the_serial_ones_of_their_state(
+    tmp_path, bases, served, clients, queries, swaps
+):
+    requests = requests_of(queries)
     directory = tmp_path / "wings"
     shutil.copytree(bases[0][1], directory)
     generations = {read_manifest(directory).generation: bases[0][1]}
     with served(directory) as (service, url):
-        traffic = Traffic(url, directory)
-        with ThreadPoolExecutor(CLIENTS + 2) as pool:
-            running = [pool.submit(traffic.search) for _ in range(CLIENTS)]
+        traffic = Traffic(url, directory, requests)
+        with ThreadPoolExecutor(clients + 2) as pool:
+            running = [pool.submit(traffic.search) for _ in range(clients)]
             running += [pool.submit(traffic.write, f"writer{n}") for n in range(2)]
             try:
-                for number in range(1, SWAPS + 1):
+                for number in range(1, swaps + 1):
                     corpus, base = bases[number % 2]
                     dense = read_manifest(base).dense
                     build_index(corpus, directory, "lexical", dense=dense)
@@ -138,6 +152,6 @@ def test_answers_are_the_serial_ones_of_their_state(tmp_path, bases, served):
                 traffic.done.set()
             for future in running:
                 future.result()
-    assert len(traffic.answers) >= QUERIES
+    assert len(traffic.answers) >= queries
     assert {answer.generation for answer in traffic.answers} == set(generations)
-    assert differing(traffic.answers, traffic.writes, generations, REQUESTS, tmp_path) == []
+    assert differing(traffic.answers, traffic.writes, generations, requests, tmp_path) == []

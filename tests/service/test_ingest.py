@@ -304,6 +304,7 @@ def test_the_lock_is_given_back_when_idle_or_awaited(index):
     assert {"a", "b", "c", "d"} <= texts(index).keys()
 
 
+@pytest.mark.slow
 def test_writes_without_end_give_way(index):
     done = threading.Event()
     with ingest(index, group=1) as writes:

@@ -494,6 +494,7 @@ def memory():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
 def test_memory_is_bounded(ask):
     """40 bodies of 10 MB and 40 lines without end, at a time: refused without being kept."""

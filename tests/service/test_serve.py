@@ -45,6 +45,7 @@ def test_what_is_no_index_is_refused(tmp_path):
     assert result.exit_code == 1 and "is not an index" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM)])
 def test_it_says_where_it_serves_and_stops_when_told(built, sent, code):
     command = [sys.executable, "-c", "from lsr.cli import app; app()", "serve", str(built)]

@@ -87,6 +87,7 @@ def test_one_that_cannot_be_opened_leaves_the_old_one_answering(
     assert found(dispatcher, served)[1] == hits
 
 
+@pytest.mark.slow
 def test_answers_while_generations_change_are_of_one_of_them(
     dispatcher, served, index, tmp_path, corpus_of
 ):

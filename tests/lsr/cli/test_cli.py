@@ -165,6 +165,7 @@ def test_commands_are_listed_in_order():
     assert tuple(found) == names
 
 
+@pytest.mark.slow
 def test_the_default_model_is_exported_once(tmp_path):
     assert lsr("export", str(tmp_path / "model")).exit_code == 0
     assert (tmp_path / "model" / "modules.json").exists()

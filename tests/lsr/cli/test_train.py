@@ -18,6 +18,7 @@ def lsr(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["splade-doc", "echo-mistral"])
 def test_a_trained_encoder_indexes_searches_and_explains(tmp_path, recipe):
     out = tmp_path / "run"

@@ -73,6 +73,7 @@ def unexplained(model, texts):
     return float(((dense - again) ** 2).sum() / ((dense - dense.mean(0)) ** 2).sum())
 
 
+@pytest.mark.slow
 def test_training_learns_codes_that_search_and_open_with_equal_vectors(dense_base, texts, tmp_path):
     config = AutoencoderConfig(base=dense_base, **SMALL)
     torch.manual_seed(0)

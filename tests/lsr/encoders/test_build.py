@@ -148,6 +148,7 @@ def test_a_head_padded_beyond_the_tokenizer_is_trimmed(save_model, texts, tmp_pa
         build_model(config(save_model(n_terms=290)), texts)
 
 
+@pytest.mark.slow
 def test_the_default_trunk_has_its_target_and_says_what_its_texts_say():
     documents = [
         f"{name} {getattr(kind, name).__doc__}"
@@ -285,6 +286,7 @@ def test_without_dropout_training_sees_what_is_used(save_model, texts):
         assert torch.equal(one, other) == (not dropout)
 
 
+@pytest.mark.slow
 def test_the_default_model_can_be_trained_on():
     words = ["Heat flows from the hot plate.", "Vitamin D, and what it is for"]
     model = build_model(ModelConfig(base="trained", queries="idf"), words)

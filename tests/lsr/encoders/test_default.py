@@ -1,5 +1,6 @@
 """lsr/encoders/default.py: what ships against the whole model, in plain sentence-transformers."""
 
+import shutil
 import subprocess
 import sys
 
@@ -52,10 +53,17 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_packed_and_put_together_again(trained, tmp_path):
-    pack(trained, tmp_path)
-    whole, again = SparseEncoder(str(trained), device="cpu"), default_model(tmp_path)
-    changed = load_file(tmp_path / CHANGED)
+@pytest.fixture(scope="module")
+def packed(trained, tmp_path_factory):
+    """What would ship of it, not to be changed."""
+    folder = tmp_path_factory.mktemp("packed")
+    pack(trained, folder)
+    return folder
+
+
+def test_packed_and_put_together_again(trained, packed):
+    whole, again = SparseEncoder(str(trained), device="cpu"), default_model(packed)
+    changed = load_file(packed / CHANGED)
     assert not any("word_embeddings" in name or "decoder.weight" in name for name in changed)
     state = again.state_dict()
     for name, weights in whole.named_parameters():
@@ -65,7 +73,7 @@ def test_packed_and_put_together_again(trained, tmp_path):
     short = QUESTIONS[: -len(LONG)]  # in training queries end at 64 tokens
     expected = dense(whole.encode_query(short))
     np.testing.assert_array_equal(dense(again.encode_query(short)), expected)
-    encoder = DefaultEncoder(tmp_path)
+    encoder = DefaultEncoder(packed)
     np.testing.assert_array_equal(dense(encoder.encode_queries(short)), expected)
 
 
@@ -76,6 +84,7 @@ def test_what_ships_is_small_and_says_what_it_is():
     assert "license: apache-2.0" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_exported_model_gives_equal_vectors_in_plain_sentence_transformers(
     tmp_path, monkeypatch
 ):
@@ -107,25 +116,24 @@ assert "torch" not in sys.modules and len(encoder.fingerprint) == 64
 
 
 @pytest.mark.parametrize("name", [CHANGED, QUERIES])
-def test_truncated_files_are_refused(name, trained, tmp_path):
-    pack(trained, tmp_path)
-    for size in (0, 5, (tmp_path / name).stat().st_size - 1):
-        with (tmp_path / name).open("r+b") as file:
+def test_truncated_files_are_refused(name, packed, tmp_path):
+    folder = shutil.copytree(packed, tmp_path / "packed")
+    for size in ((folder / name).stat().st_size - 1, 5, 0):
+        with (folder / name).open("r+b") as file:
             file.truncate(size)
         with pytest.raises(ValueError, match=f"{name}: not "):
-            default_model(tmp_path)
-        pack(trained, tmp_path)
+            default_model(folder)
 
 
-def test_what_does_not_belong_together_is_refused(trained, tmp_path, monkeypatch):
+def test_what_does_not_belong_together_is_refused(packed, tmp_path, monkeypatch):
     siamese = build_model(ModelConfig(calibrate_terms=None), [])
     siamese.save(str(tmp_path / "siamese"), create_model_card=False)
     with pytest.raises(ValueError, match="siamese: has no inference-free queries"):
         pack(tmp_path / "siamese", tmp_path)
-    pack(trained, tmp_path)
-    np.save(tmp_path / QUERIES, np.ones(7, np.float32))
+    folder = shutil.copytree(packed, tmp_path / "packed")
+    np.save(folder / QUERIES, np.ones(7, np.float32))
     with pytest.raises(ValueError, match=r"expected 30522 weights in float32, got \(7,\)"):
-        DefaultEncoder(tmp_path)
+        DefaultEncoder(folder)
     monkeypatch.setattr(default, "TRUNK_SHA256", "0" * 64)
     with pytest.raises(ValueError, match=r"not the weights .* expected sha256 0{64}, got 53"):
         default_model()

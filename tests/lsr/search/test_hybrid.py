@@ -245,9 +245,10 @@ def test_scores_that_are_not_asked_for_change_nothing(searcher, monkeypatch, nor
             assert searcher.rank(asked, 3, **settings) == pruned
 
 
-def test_batches_and_threads_change_nothing(searcher):
+@pytest.mark.parametrize("n", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_batches_and_threads_change_nothing(searcher, n):
     rng = np.random.default_rng(5)
-    asked = [" ".join(rng.choice(WORDS, 3)) for _ in range(300)]
+    asked = [" ".join(rng.choice(WORDS, 3)) for _ in range(n)]
     settings = {"mode": "hybrid", "feedback": {"side": "both"}}
     together = searcher.rank(asked, 5, threads=2, **settings)
     with ThreadPoolExecutor(8) as pool:

@@ -80,11 +80,14 @@ def test_quantised_scores_are_those_of_the_weights_within_the_step(searcher):
     np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
-def test_two_thousand_queries_from_64_threads_get_the_serial_answers(searcher):
-    asked = [f"{query} {number}" for number, query in enumerate(queries(2000))]
-    assert len(set(asked)) == 2000
+@pytest.mark.parametrize(
+    ("n", "threads"), [(100, 16), pytest.param(2000, 64, marks=pytest.mark.slow)]
+)
+def test_queries_from_many_threads_get_the_serial_answers(searcher, n, threads):
+    asked = [f"{query} {number}" for number, query in enumerate(queries(n))]
+    assert len(set(asked)) == n
     serial = [searcher.search(query, 5) for query in asked]
-    with ThreadPoolExecutor(64) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         assert list(pool.map(lambda query: searcher.search(query, 5), asked)) == serial
     ranked = searcher.rank(asked, 5, threads=2)
     assert ranked == [[(hit.document.id, hit.score) for hit in hits] for hits in serial]

@@ -238,6 +238,7 @@ def test_refuses():
         mine(examples, {"q": [("d77", 1.0)]}, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no development collections in {SHARED}")
 def test_bm25_finds_hard_negatives_in_a_real_collection():

@@ -167,6 +167,7 @@ class TestRuns:
         config = replace(SMALL, vocab_size=100, whole_words=True, max_steps=2)
         assert losses(pretrain(config, texts, tmp_path).parent)[0] > 3
 
+    @pytest.mark.slow
     def test_the_packaged_trunk(self, texts, tmp_path):
         config = PretrainConfig(max_length=16, max_steps=2, batch_size=2, logging_steps=1)
         path = pretrain(replace(config, save_steps=2), texts, tmp_path)
@@ -175,6 +176,7 @@ class TestRuns:
         assert model.config.num_hidden_layers == 6
         assert len(losses(tmp_path)) == 2
 
+    @pytest.mark.slow
     def test_flops_makes_vectors_sparser(self, texts, tmp_path):
         config = replace(SMALL, max_steps=40, logging_steps=10, save_steps=40)
         active = {}
@@ -194,6 +196,7 @@ class TestRuns:
             assert entry["loss"] == pytest.approx(entry["mlm"] + entry["flops"], rel=1e-4)
         assert "flops" not in metrics(tmp_path / "0.0")[0]
 
+    @pytest.mark.slow
     def test_cocondenser_leaves_no_head_and_its_spans_find_each_other(self, texts, tmp_path):
         config = replace(SMALL, max_steps=150, learning_rate=1e-2, logging_steps=25, save_steps=150)
         config = replace(config, objective="cocondenser")
@@ -286,12 +289,16 @@ class TestGoingOn:
     @pytest.mark.parametrize(
         "change",
         [
-            {},
-            {"objective": "cocondenser", "accumulation": 2},
-            {"objective": "mlm-flops", "whole_words": True},
-            {"objective": "mntp", "base": "llama", "lora": LoraPreset(2, 4, dropout=0.2)},
+            pytest.param({}, id="mlm"),
+            *(
+                pytest.param(change, id=change["objective"], marks=pytest.mark.slow)
+                for change in (
+                    {"objective": "cocondenser", "accumulation": 2},
+                    {"objective": "mlm-flops", "whole_words": True},
+                    {"objective": "mntp", "base": "llama", "lora": LoraPreset(2, 4, dropout=0.2)},
+                )
+            ),
         ],
-        ids=lambda change: change.get("objective", "mlm"),
     )
     def test_a_killed_run_ends_as_one_that_never_stopped(
         self, change, texts, tiny_texts, decoder, tmp_path
@@ -312,6 +319,7 @@ class TestGoingOn:
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
+    @pytest.mark.slow
     def test_a_checkpoint_cut_short_is_passed_over(self, texts, tmp_path):
         pretrain(SMALL, texts, tmp_path / "whole")
         with pytest.raises(Killed):

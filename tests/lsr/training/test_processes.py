@@ -99,6 +99,7 @@ def vectors_of(rows, weight):
     return (rows @ weight).relu()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, case in CASES.items() if case["do"] == "regularise"])
 def test_regularisers_do_not_depend_on_the_number_of_processes(found, name):
     case = CASES[name]
@@ -120,6 +121,7 @@ class Toy(torch.nn.Module):
         return {"sentence_embedding": vectors_of(features["input_ids"], self.weight)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["objective", "cached"])
 def test_objective_does_not_depend_on_the_number_of_processes(found, name):
     model = Toy()
@@ -144,6 +146,7 @@ def test_objective_does_not_depend_on_the_number_of_processes(found, name):
             torch.testing.assert_close(values, value.detach().expand(PROCESSES))
 
 
+@pytest.mark.slow
 def test_gathered_rows_and_their_gradient(found):
     case = CASES["gather"]
     gradient = case["factors"].sum(0).chunk(PROCESSES)

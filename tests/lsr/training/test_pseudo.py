@@ -176,6 +176,7 @@ def test_short_texts_and_texts_without_spaces_give_no_rows(lexical):
     assert examples.rows == [] and len(examples.documents) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no development collections in {SHARED}")
 def test_nearly_all_documents_of_a_real_collection_give_all_their_queries():

@@ -168,7 +168,7 @@ def mean_and_error(values):
     return float(values.mean()), float(values.std() / math.sqrt(len(values)))
 
 
-@pytest.mark.parametrize("rows", [4, 16, 64, 512])
+@pytest.mark.parametrize("rows", [pytest.param(4, marks=pytest.mark.slow), 16, 64, 512])
 @pytest.mark.parametrize("accumulated", [1, 4])
 def test_the_estimate_is_the_same_for_every_batch_size_and_accumulation(rows, accumulated):
     generator = torch.Generator().manual_seed(rows)
@@ -189,7 +189,9 @@ def test_this_would_notice_the_usual_estimate():
     assert mean - TRUTH > 30 * error
 
 
-@pytest.mark.parametrize(("rows", "accumulated"), [(4, 16), (16, 4), (64, 1)])
+@pytest.mark.parametrize(
+    ("rows", "accumulated"), [pytest.param(4, 16, marks=pytest.mark.slow), (16, 4), (64, 1)]
+)
 def test_the_gradient_is_the_same_for_every_batch_size_and_accumulation(rows, accumulated):
     """With respect to a factor of a group of terms it is Σ 2 μ_j² over the group."""
     generator = torch.Generator().manual_seed(rows)

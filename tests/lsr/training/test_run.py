@@ -90,6 +90,7 @@ def test_the_collection_says_nothing_by_matching_words(tmp_path):
         tiny.write_model(tmp_path / "c", "gpt")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_logs_and_ends_as_one_that_never_stopped(tmp_path):
     recipe, prepared, model = start("splade-pp", tmp_path / "whole")
     train(recipe, prepared, model, tmp_path / "whole")
@@ -120,6 +121,7 @@ def test_a_resumed_run_logs_and_ends_as_one_that_never_stopped(tmp_path):
     assert environment["products"] == "float32"
 
 
+@pytest.mark.slow
 def test_a_frozen_base_is_passed_once_and_a_resumed_run_ends_the_same(tmp_path, monkeypatch):
     tiny.write_model(tmp_path / "bert", "bert")
     modules = [Transformer(str(tmp_path / "bert")), Pooling(64)]
@@ -189,6 +191,7 @@ def test_a_run_directory_is_of_one_recipe(tmp_path):
         start("splade-doc", tmp_path, training__seed="1")
 
 
+@pytest.mark.slow
 def test_other_positives_of_a_query_are_no_negatives(tmp_path, monkeypatch):
     """In a whole run: of the generated collection queries have several positives."""
     recipe, prepared, model = start("splade-doc", tmp_path)
@@ -204,6 +207,7 @@ def test_other_positives_of_a_query_are_no_negatives(tmp_path, monkeypatch):
     assert sum(left_out) > 0
 
 
+@pytest.mark.slow
 def test_too_large_a_weight_is_stopped_with_the_reason(tmp_path):
     recipe, prepared, model = start(
         "splade-doc",
@@ -220,7 +224,9 @@ def test_too_large_a_weight_is_stopped_with_the_reason(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize(("asked", "waited"), [("30", 100), ("600", 600)])
+@pytest.mark.parametrize(
+    ("asked", "waited"), [("30", 100), pytest.param("600", 600, marks=pytest.mark.slow)]
+)
 def test_the_guard_waits_until_the_target_can_be_reached(tmp_path, monkeypatch, asked, waited):
     settings = {"objective__ramp_steps": asked, "training__max_steps": "1"}
     recipe, prepared, model = start("splade-doc", tmp_path, **settings)
@@ -243,6 +249,7 @@ LIVE = {
 }
 
 
+@pytest.mark.slow
 def test_live_teachers_teach_what_cached_ones_do(tmp_path, monkeypatch):
     cached, live, killed = (tmp_path / name for name in ("cached", "live", "killed"))
     recipe, prepared, model = start("inference-free", cached, **LIVE | {"teachers__live": "false"})
@@ -288,7 +295,10 @@ def test_live_teachers_teach_what_cached_ones_do(tmp_path, monkeypatch):
 @pytest.mark.parametrize("live", ["false", "true"])
 def test_a_wrong_temperature_is_refused_before_the_first_step(tmp_path, live):
     recipe, prepared, model = start(
-        *("inference-free", tmp_path), objective__teacher_temperature="0.01", teachers__live=live
+        *("inference-free", tmp_path),
+        objective__teacher_temperature="0.01",
+        teachers__live=live,
+        data__limit="200",
     )
     assert (prepared.label is None) == (live == "false")
     with pytest.raises(
@@ -299,7 +309,7 @@ def test_a_wrong_temperature_is_refused_before_the_first_step(tmp_path, live):
 
 
 def test_rows_with_negatives_and_scores_are_computed_once(tmp_path, monkeypatch):
-    recipe, prepared, _ = start("splade-pp", tmp_path)
+    recipe, prepared, _ = start("splade-pp", tmp_path, data__limit="200")
     row = prepared.train.rows[0]
     assert len(row.negatives) == 4 and len(row.scores) == 5
     # The teacher that knows: the positive holds both concepts, negatives fewer or as many.
@@ -343,6 +353,7 @@ def test_a_large_collection_is_cut_to_the_judged_and_others(tmp_path):
     assert len(encode(model, prepared.held_out, most_documents=3).ids) == len(judged)
 
 
+@pytest.mark.slow
 def test_held_out_pseudo_queries_are_not_word_for_word_in_their_documents(tmp_path):
     recipe = load_recipe("adapt", tiny=True, settings={"data.limit": "60"})
     prepared = prepare(recipe, tmp_path)
@@ -360,6 +371,7 @@ def test_held_out_pseudo_queries_are_not_word_for_word_in_their_documents(tmp_pa
         prepare(load_recipe("adapt", tiny=True, settings=changed), tmp_path / "teacher")
 
 
+@pytest.mark.slow
 def test_neighbours_of_a_corpus_know_what_was_cut_out_of_a_document(tmp_path, monkeypatch):
     settings = {
         "data.limit": "60",
@@ -419,6 +431,7 @@ def test_labelled_pairs_of_short_texts_need_no_passages(tmp_path, caplog):
         prepare(load_recipe("adapt", settings=changed), tmp_path / "adapt")
 
 
+@pytest.mark.slow
 def test_neighbours_of_questions_are_passages_too(tmp_path):
     settings = {
         "data.neighbours": "64",
@@ -439,6 +452,7 @@ def test_neighbours_of_questions_are_passages_too(tmp_path):
     assert all(np.isfinite(entry["loss"]) for entry in logged(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_soup_is_the_mean_of_the_last_checkpoints(tmp_path):
     recipe, prepared, model = start("splade-doc", tmp_path, training__soup="2")
     path = train(recipe, prepared, model, tmp_path)
@@ -450,7 +464,7 @@ def test_a_soup_is_the_mean_of_the_last_checkpoints(tmp_path):
 
 
 def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
-    recipe, _, model = start("inference-free", tmp_path)
+    recipe, _, model = start("inference-free", tmp_path, data__limit="200")
     objective = objective_of(recipe, model)
     assert list(objective.strengths) == ["document"]
     assert objective.strengths["document"].terms == recipe.objective.document_terms
@@ -467,7 +481,7 @@ def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
         changed = load_recipe("inference-free", tiny=True, settings=settings)
         penalty = objective_of(changed, model).regulariser("document")(vectors)
         assert bool(penalty == plain) == (alpha == "2.0")
-    recipe, _, model = start("splade-pp", tmp_path / "siamese")
+    recipe, _, model = start("splade-pp", tmp_path / "siamese", data__limit="200")
     assert list(objective_of(recipe, model).strengths) == ["document", "query"]
     changed = load_recipe("splade-pp", tiny=True, settings={"objective.regulariser": "idf-flops"})
     with pytest.raises(ValueError, match="'idf-flops' needs queries of weights"):
