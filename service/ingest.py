@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lsr.building.live import Live, awaited, open_live
-from lsr.building.writer import Encoded, Writer
+from lsr.building.writer import Encoded, Writer, capped
 from lsr.documents import Document, checked_id
 from lsr.indexes.buffers import pack_document
 from lsr.indexes.lucene import IndexLockedError
@@ -250,6 +250,7 @@ class Ingest:
         return self._take(self._first)
 
     def _write(self, writer: Writer, group: Sequence[_Waiting]) -> None:
+        capped_before = writer.n_capped
         try:
             applied = _apply(writer, group)
             if not applied:
@@ -260,6 +261,9 @@ class Ingest:
             self._shut()
             _fail((waiting for waiting in group if not waiting.future.done()), error)
             return
+        if n_capped := writer.n_capped - capped_before:
+            reason = capped(n_capped, writer.impact_scale)
+            log.warning("%s: commit %d: %s", self._directory, commit, reason)
         assert self._live
         generation = self._live.manifest.generation
         try:

@@ -66,6 +66,8 @@ class Build(NamedTuple):
     encode_seconds: float
     # ‖weights − impacts / scale‖ ÷ ‖weights‖ over these documents
     quantisation_loss: float
+    # Weights that reached MAX_IMPACT; of a build, those before a kill are counted too.
+    n_capped: int
 
 
 def shards(documents: Iterable[Document], size: int = SHARD) -> Iterator[list[Document]]:
@@ -316,6 +318,7 @@ def _add(
 ) -> Build:
     """Add `documents`; commit now and then, and at the end."""
     n_documents = n_empty = 0
+    capped_before = 0 if new else writer.n_capped
     encode_seconds = squares = lost = 0.0
     committed = time.monotonic()
     progress("encoding", done, total)
@@ -336,7 +339,8 @@ def _add(
         progress("encoding", done + n_documents, total)
     writer.commit()
     loss = (lost / squares) ** 0.5 if squares else 0.0
-    return Build(n_documents, n_empty, encode_seconds, loss)
+    n_capped = writer.n_capped - capped_before
+    return Build(n_documents, n_empty, encode_seconds, loss, n_capped)
 
 
 def _software() -> dict[str, str]:

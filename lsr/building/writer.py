@@ -49,6 +49,15 @@ class DenseSide(NamedTuple):
     writer: DenseWriter
 
 
+def capped(n_capped: int, impact_scale: int) -> str:
+    """A sentence that says how many weights reached the largest impact, and what it is."""
+    weights = "1 weight" if n_capped == 1 else f"{n_capped:,} weights"
+    return (
+        f"{weights} reached the largest impact, {MAX_IMPACT:,}: weights above "
+        f"{MAX_IMPACT / impact_scale:,.2f} count as that"
+    )
+
+
 class Writer:
     """Changes an index that is open for writing; nothing is durable or seen before `commit`.
 
@@ -81,7 +90,7 @@ class Writer:
         self._encoder = encoder
         self._dense = dense
         self._top_k = top_k
-        self._impact_scale = impact_scale
+        self.impact_scale = impact_scale
         self._user_data = dict(user_data)
         # Indexes once kept their largest impact here.
         self._user_data.pop("max_impact", None)
@@ -121,7 +130,7 @@ class Writer:
             vectors = self._dense.encoder.encode_documents(texts)
             check_vectors([document.id for document in documents], vectors)
         try:
-            impacts = quantise(weights, self._impact_scale)
+            impacts = quantise(weights, self.impact_scale)
         except ValueError as error:
             raise ValueError(
                 f"among documents {documents[0].id!r} to {documents[-1].id!r}: {error}"

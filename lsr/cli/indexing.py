@@ -137,12 +137,16 @@ def _check(directory: Path) -> list[str]:
     from dataclasses import asdict
 
     from lsr.building.live import open_live
+    from lsr.building.writer import capped
 
     with open_live(directory) as live:
         clean, report = live.index.check()
         typer.echo(f"{directory}: {live.index.n_docs:,} documents")
         for key, value in asdict(live.manifest).items():
             typer.echo(f"  {key}: {value}")
+        # An index from before impacts had a cap does not say it.
+        if (n_capped := live.index.user_data.get("n_capped")) is not None:
+            typer.echo(f"  {capped(int(n_capped), live.manifest.impact_scale)}")
         problems = [] if clean else [report]
         if live.dense:
             live.dense.check()
@@ -167,12 +171,17 @@ def _report(build: Build, corpus: Corpus, what: str) -> None:
     bad_lines = sorted(set(corpus.bad_lines))
     for bad in bad_lines:
         typer.echo(f"skipped {bad.path}:{bad.line}: {bad.reason}", err=True)
+    from lsr.building.build import IMPACT_SCALE
+    from lsr.building.writer import capped
+
     parts = [f"{build.n_documents:,} documents {what}"]
     if build.encode_seconds:
         parts.append(f"encoded at {build.n_documents / build.encode_seconds:,.0f} documents/s")
     parts.append(f"quantisation loss {build.quantisation_loss:.2%}")
     if build.n_empty:
         parts.append(f"{build.n_empty} without a term (no query finds them)")
+    if build.n_capped:
+        parts.append(capped(build.n_capped, IMPACT_SCALE))
     if bad_lines:
         parts.append(f"{len(bad_lines)} bad lines were skipped")
     typer.echo("; ".join(parts), err=True)

@@ -64,6 +64,23 @@ def until(condition):
         time.sleep(0.005)
 
 
+def test_the_log_says_how_many_weights_reached_the_cap(index, monkeypatch, caplog):
+    encode = LexicalEncoder.encode_documents
+    with ingest(index) as writes:
+        writes.submit(put(("a", "heat")), soon()).result(30)
+        assert "largest impact" not in caplog.text
+        monkeypatch.setattr(
+            LexicalEncoder,
+            "encode_documents",
+            lambda self, texts, *more: encode(self, texts, *more) * np.float32(1e3),
+        )
+        receipt = writes.submit(put(("a", "heat flow")), soon()).result(30)
+    assert caplog.messages == [
+        f"{index}: commit {receipt.commit}: 2 weights reached the largest impact, 16,383: weights "
+        "above 255.98 count as that"
+    ]
+
+
 def test_operations_that_wait_are_applied_in_order_and_committed_once(index):
     before, commit = texts(index), commit_of(index)
     with ingest(index) as writes:

@@ -3,10 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from lsr.cli import app
+from lsr.encoders.lexical import LexicalEncoder
 from lsr.search import Searcher
 
 DOCUMENTS = {
@@ -52,6 +54,29 @@ def test_run_and_eval(built):
     assert [line.split()[2] for line in run.read_text().splitlines()] == ["d2", "d1"]
     result = lsr("eval", built, "--index", built / "index", "--json")
     assert json.loads(result.stdout)["means"]["RR@10"] == 1.0
+
+
+def test_a_build_an_addition_and_doctor_say_how_many_weights_reached_the_cap(
+    built, tmp_path, monkeypatch
+):
+    cap = "reached the largest impact, 16,383: weights above 255.98 count as that"
+    directory = tmp_path / "index"
+    assert "largest impact" not in lsr("doctor", built / "index").stderr
+    assert f"  0 weights {cap}\n" in lsr("doctor", built / "index").stdout
+    encode = LexicalEncoder.encode_documents
+    monkeypatch.setattr(
+        LexicalEncoder,
+        "encode_documents",
+        lambda self, texts, *more: encode(self, texts, *more) * np.float32(1e3),
+    )
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "x", "text": "heat flow"}\n')
+    result = lsr("index", tmp_path / "corpus.jsonl", "--out", directory, "--encoder", "lexical")
+    assert (result.exit_code, result.stdout) == (0, "") and f"2 weights {cap}" in result.stderr
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "y", "text": "heat"}\n')
+    result = lsr("add", directory, tmp_path / "corpus.jsonl")
+    assert result.exit_code == 0 and f"1 weight {cap}" in result.stderr
+    result = lsr("doctor", directory)
+    assert result.exit_code == 0 and f"  3 weights {cap}\n" in result.stdout
 
 
 def test_explain_prints_a_chart(built):
