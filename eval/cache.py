@@ -50,9 +50,11 @@ class IndexSpec(NamedTuple):
 class Cache:
     """Indexes and runs in a folder, made if absent. Entries are there whole or not at all."""
 
-    def __init__(self, folder: Path, progress: Progress = lambda step, done, total: None) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], progress: Progress = lambda step, done, total: None
+    ) -> None:
         """See the module; `progress` is told where a call says no other."""
-        self.folder = folder
+        self.folder = Path(folder)
         self._progress = progress
         # By what `open_corpus` knows a corpus by: none is read twice to see what is in it.
         self._digests: dict[str, str] = {}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,10 +89,10 @@ class FeedbackGrid:
 
 
 def feedback_grid(
-    index: Path,
+    index: str | os.PathLike[str],
     test: Dataset,
     dev: Dataset | None,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     measures: Sequence[str] = MEASURES,
     progress: Progress = lambda step, done, total: None,
@@ -118,7 +119,7 @@ def feedback_grid(
     if not dev:
         parts = [([q for q in ids if q not in set(part)], part) for part in folds(ids)]
     with Searcher(index) as searcher:
-        grid = _Grid(searcher, tuning, measures[0], out, progress)
+        grid = _Grid(searcher, tuning, measures[0], Path(out), progress)
         chosen = grid.choose(parts)
         results = [
             Result(name, test, run, evaluate_run(run, test, measures), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +125,9 @@ class Learned:
 
 
 def learn(
-    recipe: Recipe, out: Path, progress: Progress = lambda step, done, total: None
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    progress: Progress = lambda step, done, total: None,
 ) -> Learned:
     """Train by a recipe in a run directory, measure before and after, write out/evaluation.json.
 
@@ -133,6 +136,7 @@ def learn(
         FileNotFoundError, ValueError: data, base or settings cannot be used.
     """
     check_devices()  # before hours of preparation
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     # One of the processes that train together prepares; the others read.
     with FileLock(out / "lock"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lsr.eval.results import Result
 
 def publish(
     results: Sequence[Result],
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     documents: Documents | None = None,
     explain: Explain | None = None,
@@ -39,6 +40,7 @@ def publish(
         ImportError: jinja2 or matplotlib is missing.
         ValueError: the results are no grid (see `arrange`).
     """
+    folder = Path(folder)
     grid = arrange(results)
     page = render(grid, documents=documents, explain=explain)
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,7 +97,7 @@ def cross_validate(
 
 
 def tune(
-    directory: Path,
+    directory: str | os.PathLike[str],
     dataset: Dataset,
     measure: str = "nDCG@10",
     *,
@@ -115,6 +116,7 @@ def tune(
         ValueError: no dense side, an unknown measure or normalisation, fewer than FOLDS queries.
         IndexLockedError: another process builds this index or writes to it.
     """
+    directory = Path(directory)
     folds(list(dataset.qrels))
     with Searcher(directory) as searcher:
         values, sides = interpolations(

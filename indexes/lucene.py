@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -43,23 +44,27 @@ class IndexLockedError(LuceneError):
 class LuceneIndex:
     """One Lucene directory. Safe to use from any Python thread: Java calls share one thread."""
 
-    def __init__(self, path: Path, vocabulary: Sequence[str], create: bool, writable: bool) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], vocabulary: Sequence[str], create: bool, writable: bool
+    ) -> None:
         """Use `create` or `open`."""
-        self.path = path
+        self.path = Path(path)
         self.n_terms = len(vocabulary)
         self._keys: frozenset[str] | None = None  # not asked for since the last change
         terms = pack_strings(vocabulary)
         # Java's working directory is that of the VM's start.
-        place = str(path.absolute())
+        place = str(self.path.absolute())
         self._engine = self._ask(lambda: jvm.engine_class()(place, terms, create, writable))
 
     @classmethod
-    def create(cls, path: Path, vocabulary: Sequence[str]) -> LuceneIndex:
+    def create(cls, path: str | os.PathLike[str], vocabulary: Sequence[str]) -> LuceneIndex:
         """A new, empty, writable index; what lies at `path` is replaced at the first commit."""
         return cls(path, vocabulary, create=True, writable=True)
 
     @classmethod
-    def open(cls, path: Path, vocabulary: Sequence[str], *, writable: bool = False) -> LuceneIndex:
+    def open(
+        cls, path: str | os.PathLike[str], vocabulary: Sequence[str], *, writable: bool = False
+    ) -> LuceneIndex:
         """An existing index as of its last commit.
 
         Raises:

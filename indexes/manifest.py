@@ -44,13 +44,14 @@ def generation_folder(directory: Path, generation: int) -> Path:
     return directory / f"generation-{generation}"
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     """Read the manifest of an index directory.
 
     Raises:
         FileNotFoundError: the directory holds none.
         ValueError: it is truncated, foreign, or of another format version.
     """
+    directory = Path(directory)
     path = directory / NAME
     try:
         text = path.read_text(encoding="utf-8")

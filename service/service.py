@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +22,7 @@ log = logging.getLogger("lsr.service")
 class Service:
     """Open indexes by name, kept up to date."""
 
-    def __init__(self, directories: Sequence[Path], settings: Settings) -> None:
+    def __init__(self, directories: Sequence[str | os.PathLike[str]], settings: Settings) -> None:
         """Open them.
 
         Args:
@@ -31,18 +32,19 @@ class Service:
         Raises:
             FileNotFoundError, ValueError: an index cannot be opened, or two have one name.
         """
+        paths = [Path(directory) for directory in directories]
         self.settings = settings
         self.metrics = Metrics()
         self.stopping = False
         self.indexes: dict[str, Served] = {}
         self.ingests: dict[str, Ingest] = {}
-        names = [directory.resolve().name for directory in directories]
+        names = [path.resolve().name for path in paths]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two indexes are called {name!r}: rename a directory")
         try:
-            for name, directory in zip(names, directories, strict=True):
-                self.indexes[name] = Served(name, directory)
+            for name, path in zip(names, paths, strict=True):
+                self.indexes[name] = Served(name, path)
         except BaseException:
             self._close_indexes()
             raise

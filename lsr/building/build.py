@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,11 +80,11 @@ def shards(documents: Iterable[Document], size: int = SHARD) -> Iterator[list[Do
 
 def build_index(
     corpus: Corpus,
-    directory: Path,
-    encoder: str = DEFAULT,
+    directory: str | os.PathLike[str],
+    encoder: str | os.PathLike[str] = DEFAULT,
     *,
     top_k: int = 256,
-    dense: str | None = None,
+    dense: str | os.PathLike[str] | None = None,
     dense_kind: Kind = "auto",
     dtype: Dtype | None = None,
     progress: Progress = lambda step, done, total: None,
@@ -117,10 +118,11 @@ def build_index(
         raise ValueError(f"`dense_kind` must be one of {', '.join(KINDS)}, got {dense_kind!r}")
     if dtype not in (None, *DTYPES):
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    directory = Path(directory)
     refuse_foreign(directory)
     n_documents, corpus_sha256 = read_through(corpus, progress)
-    vectors = [] if dense is None else [dense_name(dense), dense_kind]
-    of_encoder = [encoder_name(encoder), dtype]
+    vectors = [] if dense is None else [dense_name(os.fspath(dense)), dense_kind]
+    of_encoder = [encoder_name(os.fspath(encoder)), dtype]
     settings = json.dumps([*of_encoder, top_k, IMPACT_SCALE, corpus_sha256, *vectors])
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
@@ -186,7 +188,7 @@ def _build(
 
 def add_documents(
     corpus: Corpus,
-    directory: Path,
+    directory: str | os.PathLike[str],
     *,
     progress: Progress = lambda step, done, total: None,
 ) -> Build:
@@ -199,13 +201,14 @@ def add_documents(
         ValueError: bad corpus or weights; what was committed stays.
         IndexLockedError: another process builds this index or writes to it.
     """
+    directory = Path(directory)
     n_documents, _ = read_through(corpus, progress)
     with open_live(directory, writable=True) as live:
         writer = Writer.of(live, directory)
         return _add(writer, corpus, done=0, total=n_documents, progress=progress, new=False)
 
 
-def delete_documents(directory: Path, ids: Sequence[str]) -> None:
+def delete_documents(directory: str | os.PathLike[str], ids: Sequence[str]) -> None:
     """Delete documents by id from the live index, all or none, while searches go on.
 
     Raises:
@@ -213,6 +216,7 @@ def delete_documents(directory: Path, ids: Sequence[str]) -> None:
         KeyError: an unknown id; nothing is deleted.
         IndexLockedError: another process builds this index or writes to it.
     """
+    directory = Path(directory)
     with open_live(directory, writable=True) as live:
         live.index.documents(ids)
         writer = Writer.of(live, directory)
@@ -220,7 +224,9 @@ def delete_documents(directory: Path, ids: Sequence[str]) -> None:
         writer.commit()
 
 
-def merge_index(directory: Path, *, progress: Progress = lambda step, done, total: None) -> None:
+def merge_index(
+    directory: str | os.PathLike[str], *, progress: Progress = lambda step, done, total: None
+) -> None:
     """Merge the live index into one segment: searches get faster, deleted documents are dropped.
 
     Of vectors too; and as many as there are now decide what these are searched by.
@@ -229,6 +235,7 @@ def merge_index(directory: Path, *, progress: Progress = lambda step, done, tota
         FileNotFoundError: no index there.
         IndexLockedError: another process builds this index or writes to it.
     """
+    directory = Path(directory)
     with open_live(directory, writable=True) as live:
         live.index.force_merge()
         _merge_vectors(Writer.of(live, directory), live.manifest.dense_kind, progress)

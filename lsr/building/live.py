@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -142,7 +143,7 @@ def awaited(directory: Path) -> bool:
 
 @contextmanager
 def open_live(
-    directory: Path,
+    directory: str | os.PathLike[str],
     *,
     writable: bool = False,
     before: Live | None = None,
@@ -166,6 +167,7 @@ def open_live(
             is damaged.
         IndexLockedError: `writable`, and another process builds or writes.
     """
+    directory = Path(directory)
     with ExitStack() as stack:
         manifest = read_manifest(directory)
         if writable:

@@ -12,6 +12,7 @@ packs a checkpoint of `lsr train default` into the package.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -132,12 +133,13 @@ def default_model(folder: Path = FOLDER) -> Any:
     return model
 
 
-def export_default(out: Path) -> None:
+def export_default(out: str | os.PathLike[str]) -> None:
     """Write the whole model as a stock sentence-transformers directory, with its model card.
 
     Raises:
         FileExistsError: `out` exists.
     """
+    out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists: export into a directory that does not")
     # There whole or not at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -56,7 +57,7 @@ class QueryTerm(NamedTuple):
 class Searcher:
     """An open index with its encoders. Answers are the same at any concurrency."""
 
-    def __init__(self, directory: Path, before: Searcher | None = None) -> None:
+    def __init__(self, directory: str | os.PathLike[str], before: Searcher | None = None) -> None:
         """Open the live generation of an index.
 
         Args:
@@ -68,6 +69,7 @@ class Searcher:
             FileNotFoundError: no index there, or its encoder is gone.
             ValueError: the encoder is not the one the index was built with.
         """
+        directory = Path(directory)
         self._opened = ExitStack()
         older = before._live if before else None
         self._live: Live = self._opened.enter_context(open_live(directory, before=older))

@@ -17,7 +17,7 @@ from lsr.building.build import add_documents, build_index, delete_documents, mer
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer
-from lsr.indexes.lucene import IndexLockedError, LuceneError
+from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
 from lsr.indexes.manifest import read_manifest
 from lsr.search import Searcher
 
@@ -306,3 +306,25 @@ def test_empty_documents_are_kept_and_counted(tmp_path):
     path.write_text('{"_id": "b", "text": ""}\n')
     with pytest.raises(ValueError, match="none of 1 documents holds a token"):
         build_index(open_corpus(path), tmp_path / "other", "lexical")
+
+
+def test_paths_may_be_strings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.jsonl").write_text('{"_id": "d1", "text": "heat flow"}\n')
+    Path("more.jsonl").write_text('{"_id": "d2", "text": "heat and heat"}\n')
+    build_index(open_corpus("corpus.jsonl"), "index", "lexical")
+    add_documents(open_corpus("more.jsonl"), "index")
+    with Searcher("index") as searcher:
+        assert [hit.document.id for hit in searcher.search("heat")] == ["d2", "d1"]
+        assert searcher.index.path == searcher.manifest.folder(Path("index")) / "lucene"
+        path, vocabulary = str(searcher.index.path), searcher.encoder.vocabulary
+    with LuceneIndex.open(path, vocabulary) as index:
+        assert index.n_docs == 2 and index.size_bytes > 0
+    delete_documents("index", ["d2"])
+    merge_index("index")
+    with live.open_live("index") as opened:
+        assert opened.index.matching({}) == ["d1"]
+    with live.open_live("index", writable=True) as opened:
+        assert opened.manifest == read_manifest("index")
+    with pytest.raises(FileNotFoundError, match="absent is not an index"):
+        Searcher("absent")
