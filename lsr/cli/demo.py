@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rich.console import Console
+from rich.text import Text
 
 from lsr.building.build import build_index
 from lsr.building.live import open_encoder
 from lsr.cli.display import hit_view, progress_bar
+from lsr.cli.terminal import terminal
 from lsr.corpus.corpus import open_corpus
 from lsr.eval.datasets import load_dataset
 from lsr.eval.measuring import measure_index
@@ -47,23 +48,24 @@ def run_demo(folder: Path) -> None:
 
     The documentation is that of the running Python, so that each version has its own indexes.
     """
-    console = Console()
+    console = terminal()
     home = folder / f"python{sys.version_info.major}.{sys.version_info.minor}"
     paths = {encoder: home / encoder for encoder in ENCODERS}
     for encoder, path in paths.items():
         if not _is_there(path):
-            console.print(f"[bold]Indexing the standard library's documentation: {encoder}[/]")
+            console.print(f"Indexing the standard library's documentation: {encoder}", style="bold")
             path.parent.mkdir(parents=True, exist_ok=True)
             with progress_bar() as progress:
                 build_index(open_corpus("pydoc"), path, encoder, progress=progress)
     learned = paths["default"]
     with Searcher(learned) as searcher:
         for query in QUERIES:
-            console.rule(f"[bold]{query}[/]", align="left")
+            console.rule(Text(query, "bold"), align="left")
             for rank, hit in enumerate(searcher.search(query, HITS), 1):
                 reasons = searcher.explain(query, hit.document.id)
                 console.print(hit_view(rank, hit, reasons, searcher.encoder.tokenizer))
-    console.rule("[bold]100 bundled questions: BM25 beside the learned encoder[/]", align="left")
+    title = Text("100 bundled questions: BM25 beside the learned encoder", "bold")
+    console.rule(title, align="left")
     dataset = load_dataset("pydoc")
     results = []
     for path in paths.values():

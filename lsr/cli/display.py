@@ -8,11 +8,12 @@ from typing import Any
 
 import rich.progress
 from rich.bar import Bar
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from lsr.building.build import Progress
+from lsr.cli.terminal import terminal, visible
 from lsr.search import Hit
 from lsr.search.explanation import Contribution, Explanation
 from lsr.search.highlight import excerpt, matches
@@ -20,7 +21,7 @@ from lsr.search.highlight import excerpt, matches
 
 def snippet(tokenizer: Any, text: str, terms: set[str]) -> Text:
     """The part of `text` with the most words that hold `terms`, which are highlighted."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     part, matched = excerpt(text, matches(tokenizer, text, dict.fromkeys(terms, True)))
     shown = Text(part)
     for match in matched:
@@ -71,10 +72,10 @@ def hit_view(rank: int, hit: Hit, why: Explanation, tokenizer: Any) -> Group:
     """One hit: rank, score, id, title, text with matched words highlighted, and the chart."""
     reasons = why.terms
     head = Text.assemble(
-        (f"{rank:2}. ", "dim"), (hit.document.id, "bold"), (f"  {hit.score:.3f}", "green")
+        (f"{rank:2}. ", "dim"), (visible(hit.document.id), "bold"), (f"  {hit.score:.3f}", "green")
     )
     if hit.document.title and hit.document.title != hit.document.id:
-        head.append(f"  {hit.document.title}", "dim")
+        head.append(f"  {visible(' '.join(hit.document.title.split()))}", "dim")
     if sides := shares(why):
         head.append(f"  {sides}", "dim")
     literal = {reason.term for reason in reasons if reason.literal_in_document}
@@ -106,7 +107,7 @@ def progress_bar() -> Iterator[Progress]:
         _Rate(),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=terminal(stderr=True),
     ) as bar:
 
         def advance(step: str, done: int, total: int | None) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
+from lsr.cli.terminal import say
+
 
 @contextmanager
 def user_errors() -> Iterator[None]:
@@ -17,9 +19,9 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        typer.echo("lsr: interrupted; a build goes on when it is run again", err=True)
+        say("lsr: interrupted; a build goes on when it is run again", err=True)
         raise typer.Exit(130) from error
     except (ValueError, KeyError, OSError, ImportError, LuceneError, JavaError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
-        typer.echo(f"lsr: {message}", err=True)
+        say(f"lsr: {message}", err=True)
         raise typer.Exit(1) from error

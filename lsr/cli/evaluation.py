@@ -10,6 +10,7 @@ import typer
 
 from lsr.cli.arguments import JsonOption
 from lsr.cli.errors import user_errors
+from lsr.cli.terminal import say, terminal
 
 if TYPE_CHECKING:
     from lsr.eval.datasets import Dataset
@@ -130,13 +131,13 @@ def _evaluate(
     check(data, systems, measures)
     cache = Cache(folder or default_folder())
     if any(system.kind in ("index", "encoder") for system in systems):
-        typer.echo(f"cache: {cache.folder}", err=True)
+        say(f"cache: {cache.folder}", err=True)
     results: list[Result] = []
     records: list[dict[str, Any]] = []
     for dataset in data:
         of_dataset = []
         for system in systems:
-            typer.echo(f"{dataset.label}: {system.name}", err=True)
+            say(f"{dataset.label}: {system.name}", err=True)
             with progress_bar() as progress:
                 result = evaluate_system(
                     system,
@@ -160,7 +161,7 @@ def _evaluate(
         with ExitStack() as opened:
             evidence = Evidence(data, systems, cache, opened)
             page = publish(results, out, documents=evidence.documents, explain=evidence.explain)
-        typer.echo(f"{page} (and .md, .tex, results.json, runs/)", err=True)
+        say(f"{page} (and .md, .tex, results.json, runs/)", err=True)
     return results
 
 
@@ -174,9 +175,7 @@ def _print_dataset(results: list[Result], alone: bool, as_json: bool) -> list[di
         for record in records:
             typer.echo(json.dumps(record))
         return records
-    from rich.console import Console
-
-    console = Console()
+    console = terminal()
     console.print(report.table(results, found), "")
     if found:
         for table in found.tables() if alone else ():
@@ -187,8 +186,6 @@ def _print_dataset(results: list[Result], alone: bool, as_json: bool) -> list[di
 
 
 def _print_averages(averages: list[Any], as_json: bool) -> list[dict[str, Any]]:
-    from rich.console import Console
-
     from lsr.eval import report
 
     records = []
@@ -196,7 +193,7 @@ def _print_averages(averages: list[Any], as_json: bool) -> list[dict[str, Any]]:
         of_systems = [report.average_record(average, system) for system in average.means]
         records += of_systems
         if not as_json:
-            Console().print(report.average_table(average), "")
+            terminal().print(report.average_table(average), "")
             continue
         for record in of_systems:
             typer.echo(json.dumps(record))
@@ -232,9 +229,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(found.record()))
         return
-    from rich.console import Console
-
-    console = Console()
+    console = terminal()
     for table in found.tables():
         console.print(table, "")
     console.print(_note(found.n_queries, len(systems) - 1), soft_wrap=True)

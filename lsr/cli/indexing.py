@@ -11,6 +11,7 @@ import typer
 
 from lsr.cli.arguments import CorpusArgument, IndexArgument, SkipBadOption
 from lsr.cli.errors import user_errors
+from lsr.cli.terminal import say
 
 if TYPE_CHECKING:
     from lsr.building.build import Build
@@ -93,7 +94,7 @@ def delete(
 
     with user_errors():
         delete_documents(directory, ids)
-    typer.echo(f"deleted {len(ids)} documents from {directory}", err=True)
+    say(f"deleted {len(ids)} documents from {directory}", err=True)
 
 
 def merge(directory: IndexArgument) -> None:
@@ -118,16 +119,16 @@ def doctor(
         for runtime in find_runtimes():
             state = f"rejected: {runtime.rejected}" if runtime.rejected else "suitable"
             mark = "→" if runtime.home == chosen.home else " "
-            typer.echo(
+            say(
                 f"{mark} Java {runtime.version} at {runtime.home} ({runtime.source}; "
                 f"vector module: {'yes' if runtime.has_vector else 'no'}; {state})"
             )
-        typer.echo(f"  Lucene from {anserini_jar()}")
+        say(f"  Lucene from {anserini_jar()}")
         if directory is None:
             return
         problems = _check(directory)
     for problem in problems:
-        typer.echo(problem)
+        say(problem)
     if problems:
         sys.exit(1)
 
@@ -141,16 +142,16 @@ def _check(directory: Path) -> list[str]:
 
     with open_live(directory) as live:
         clean, report = live.index.check()
-        typer.echo(f"{directory}: {live.index.n_docs:,} documents")
+        say(f"{directory}: {live.index.n_docs:,} documents")
         for key, value in asdict(live.manifest).items():
-            typer.echo(f"  {key}: {value}")
+            say(f"  {key}: {value}")
         # An index from before impacts had a cap does not say it.
         if (n_capped := live.index.user_data.get("n_capped")) is not None:
-            typer.echo(f"  {capped(int(n_capped), live.manifest.impact_scale)}")
+            say(f"  {capped(int(n_capped), live.manifest.impact_scale)}")
         problems = [] if clean else [report]
         if live.dense:
             live.dense.check()
-            typer.echo(
+            say(
                 f"  dense side: {live.manifest.dense}, {live.dense.kind}, {len(live.dense):,} "
                 f"vectors of {live.dense.dimension} numbers, {live.dense.size_bytes / 1e6:,.1f} MB"
             )
@@ -160,9 +161,9 @@ def _check(directory: Path) -> list[str]:
                     f"{len(apart)} documents are on one side only, such as {apart[0]!r}"
                 )
             else:
-                typer.echo("  both sides hold the same documents")
+                say("  both sides hold the same documents")
     if clean:
-        typer.echo("  CheckIndex: clean")
+        say("  CheckIndex: clean")
     return problems
 
 
@@ -170,7 +171,7 @@ def _report(build: Build, corpus: Corpus, what: str) -> None:
     # A corpus is read more than once: a bad line is told once.
     bad_lines = sorted(set(corpus.bad_lines))
     for bad in bad_lines:
-        typer.echo(f"skipped {bad.path}:{bad.line}: {bad.reason}", err=True)
+        say(f"skipped {bad.path}:{bad.line}: {bad.reason}", err=True)
     from lsr.building.build import IMPACT_SCALE
     from lsr.building.writer import capped
 
@@ -184,4 +185,4 @@ def _report(build: Build, corpus: Corpus, what: str) -> None:
         parts.append(capped(build.n_capped, IMPACT_SCALE))
     if bad_lines:
         parts.append(f"{len(bad_lines)} bad lines were skipped")
-    typer.echo("; ".join(parts), err=True)
+    say("; ".join(parts), err=True)

@@ -13,6 +13,7 @@ import typer
 
 from lsr.cli.arguments import JsonOption
 from lsr.cli.errors import user_errors
+from lsr.cli.terminal import say
 
 if TYPE_CHECKING:
     from lsr.building.build import Progress
@@ -55,7 +56,7 @@ def reproduce(
         else:
             outcomes = _reproduce(published, rows, cache or default_folder(), as_json)
             if any(outcome.ours is None for outcome in outcomes):
-                typer.echo("\nThe machinery, on the miniature collection in the package:", err=True)
+                say("\nThe machinery, on the miniature collection in the package:", err=True)
                 outcomes += _check_machinery(published, choose(published, MINIATURE), as_json)
     if any(outcome.verdict in ("off", "missing") for outcome in outcomes):
         raise typer.Exit(1)
@@ -80,8 +81,8 @@ def _reproduce(
             typer.echo(json.dumps(_record(published, outcome)))
         elif outcome.ours is not None:
             if not any(earlier.ours is not None for earlier in outcomes):
-                typer.echo(_HEAD)
-            typer.echo(_line(outcome))
+                say(_HEAD)
+            say(_line(outcome))
         outcomes.append(outcome)
     if not as_json:
         _print_missing(outcomes)
@@ -90,7 +91,7 @@ def _reproduce(
             f"{sum(outcome.verdict == verdict for outcome in outcomes)} {verdict}"
             for verdict in ("ok", "close", "off", "missing")
         ]
-        typer.echo(f"{len(outcomes)} numbers: {', '.join(counts)}")
+        say(f"{len(outcomes)} numbers: {', '.join(counts)}")
     return outcomes
 
 
@@ -98,7 +99,7 @@ def _reproduce(
 def _watch(what: str) -> Iterator[Progress]:
     from lsr.cli.display import progress_bar
 
-    typer.echo(what, err=True)
+    say(what, err=True)
     with progress_bar() as progress:
         yield progress
 
@@ -130,11 +131,11 @@ def _print_missing(outcomes: Iterable[Outcome]) -> None:
     for (model, dataset, reasons), measures in lines.items():
         why = "".join(f"[{numbers[reason]}]" for reason in reasons)
         shown = " ".join(dict.fromkeys(measures))
-        typer.echo(f"missing  {model:26} {dataset:22} {shown:22} {why}")
+        say(f"missing  {model:26} {dataset:22} {shown:22} {why}")
     for reason, number in numbers.items():
-        typer.echo(f"[{number}] {reason}")
+        say(f"[{number}] {reason}")
     if numbers:
-        typer.echo(
+        say(
             "What is not on disk is downloaded where there is a network; or copy ~/.ir_datasets "
             "and the hub's cache from there."
         )
@@ -142,7 +143,7 @@ def _print_missing(outcomes: Iterable[Outcome]) -> None:
 
 def _print_sources(published: Published, outcomes: Iterable[Outcome]) -> None:
     for key in dict.fromkeys(outcome.row.source for outcome in outcomes):
-        typer.echo(_source_line(key, published.sources[key]))
+        say(_source_line(key, published.sources[key]))
 
 
 def _source_line(key: str, source: Source) -> str:
@@ -173,25 +174,25 @@ def _list(published: Published, as_json: bool) -> None:
             record = {"table": name, "datasets": table.datasets, "models": sources}
             typer.echo(json.dumps(record))
             continue
-        typer.echo(f"{name}: {len(table.rows)} numbers on {', '.join(table.datasets)}")
+        say(f"{name}: {len(table.rows)} numbers on {', '.join(table.datasets)}")
         for model_name, keys in sources.items():
             runs = "runs" if published.models[model_name].encoder else "-"
-            typer.echo(f"  {runs:5} {model_name:31} {', '.join(keys)}")
-        typer.echo("")
+            say(f"  {runs:5} {model_name:31} {', '.join(keys)}")
+        say("")
     if as_json:
         for key, source in published.sources.items():
             typer.echo(json.dumps({"source": key, **source._asdict()}))
         for name, model in published.models.items():
             typer.echo(json.dumps({"model": name, **model._asdict()}))
         return
-    typer.echo("Models that lsr runs, and their encoders:")
+    say("Models that lsr runs, and their encoders:")
     for name, model in published.models.items():
         if model.encoder:
-            typer.echo(f"  {name:31} {model.encoder}")
-    typer.echo("\nModels that it cannot run:")
+            say(f"  {name:31} {model.encoder}")
+    say("\nModels that it cannot run:")
     for name, model in published.models.items():
         if model.obstacle:
-            typer.echo(f"  {name:31} {model.obstacle}")
-    typer.echo("\nSources:")
+            say(f"  {name:31} {model.obstacle}")
+    say("\nSources:")
     for key, source in published.sources.items():
-        typer.echo(f"  {_source_line(key, source)}")
+        say(f"  {_source_line(key, source)}")

@@ -10,6 +10,7 @@ import typer
 
 from lsr.cli.arguments import IndexArgument, JsonOption, TermsOption
 from lsr.cli.errors import user_errors
+from lsr.cli.terminal import say, terminal
 
 if TYPE_CHECKING:
     from lsr.search import Hit, Searcher
@@ -110,21 +111,19 @@ def _print_hits(
 ) -> None:
     hits = searcher.search(query, k, **settings)
     for reason in searcher.approximations(query, **settings):
-        typer.echo(f"approximate: {reason}", err=True)
+        say(f"approximate: {reason}", err=True)
     reasons = [searcher.explain(query, hit.document.id, **settings) for hit in hits]
     if as_json:
         for hit, why in zip(hits, reasons, strict=True):
             typer.echo(json.dumps(_hit_record(hit, why), ensure_ascii=False))
         return
-    from rich.console import Console
-
     from lsr.cli.display import hit_view
 
-    console = Console()
+    console = terminal()
     for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
         console.print(hit_view(rank, hit, why, searcher.encoder.tokenizer))
     if not hits:
-        typer.echo("no document matches", err=True)
+        say("no document matches", err=True)
 
 
 def request_settings(mode: str, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:
@@ -201,11 +200,9 @@ def explain(
     if as_json:
         typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))
         return
-    from rich.console import Console
-
     from lsr.cli.display import chart, shares, snippet
 
-    console = Console()
+    console = terminal()
     literal = {reason.term for reason in why.terms if reason.literal_in_document}
     console.print(snippet(searcher.encoder.tokenizer, document.text, literal), "")
     if why.terms:

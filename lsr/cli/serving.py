@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lsr.cli.errors import user_errors
+from lsr.cli.terminal import say
 
 
 def serve(
@@ -43,7 +44,7 @@ def serve(
         except ValidationError as error:
             raise ValueError("; ".join(map(_told, error.errors()))) from error
         try:
-            run(directories, settings, lambda url: typer.echo(f"serving at {url}", err=True))
+            run(directories, settings, lambda url: say(f"serving at {url}", err=True))
         except KeyboardInterrupt:
             pass  # how a service is stopped: it has answered what it had begun
 

@@ -10,6 +10,7 @@ import typer
 
 from lsr.cli.arguments import CorpusArgument, JsonOption
 from lsr.cli.errors import user_errors
+from lsr.cli.terminal import say, terminal
 
 RunOption = Annotated[Path, typer.Option(help="The run directory; a killed run in it goes on.")]
 SettingsOption = Annotated[
@@ -65,7 +66,7 @@ def export(
 
     with user_errors():
         export_default(out)
-    typer.echo(f"open it with sentence_transformers.SparseEncoder({str(out)!r})", err=True)
+    say(f"open it with sentence_transformers.SparseEncoder({str(out)!r})", err=True)
 
 
 def recipes(
@@ -82,8 +83,8 @@ def recipes(
             return
         for each in names():
             found = load_recipe(each)
-            typer.echo(f"{each}\n  {found.paper}\n  Deviates: {found.deviations}")
-            typer.echo(f"  Expected: {found.expected}\n")
+            say(f"{each}\n  {found.paper}\n  Deviates: {found.deviations}")
+            say(f"  Expected: {found.expected}\n")
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -105,17 +106,15 @@ def _train(recipe: str, out: Path, settings: dict[str, str], *, tiny: bool, as_j
             with progress_bar() as progress:
                 learned = learn(loaded, out, progress)
         except TrainingStopped as error:
-            typer.echo(f"lsr: training was stopped: {error}", err=True)
+            say(f"lsr: training was stopped: {error}", err=True)
             raise typer.Exit(1) from error
         except ImportError as error:
-            typer.echo(f'lsr: {error}; training needs `pip install "lsr-search[train]"`', err=True)
+            say(f'lsr: {error}; training needs `pip install "lsr-search[train]"`', err=True)
             raise typer.Exit(1) from error
     if as_json:
         typer.echo(json.dumps(learned.record()))
         return
-    from rich.console import Console
-
-    console = Console()
+    console = terminal()
     console.print(learned.table())
     if learned.curve:
         console.print("", learned.curve_table())

@@ -11,6 +11,7 @@ import typer
 from lsr.cli.arguments import IndexArgument, JsonOption
 from lsr.cli.errors import user_errors
 from lsr.cli.evaluation import DATASETS, DatasetArgument
+from lsr.cli.terminal import say
 
 if TYPE_CHECKING:
     from lsr.eval.datasets import Dataset
@@ -39,7 +40,7 @@ def tune(
         typer.echo(json.dumps(found.record()))
         return
     how = found.interpolation
-    typer.echo(
+    say(
         f"α {how.alpha} with {how.normalisation}, stored in {directory}\n"
         f"{measure} of {found.n_queries} queries ({found.dataset}, {found.split}): "
         f"{found.tuned:.4f}; {found.cross_validated:.4f} cross-validated; "
@@ -108,9 +109,9 @@ def _write_grids(grids: dict[str, FeedbackGrid], folder: Path) -> None:
     report.write_records(folder, records)
     publish([result for of_dataset in grids.values() for result in of_dataset.results], folder)
     write_stages(grids, MEASURES[0], folder)
-    typer.echo(f"{folder}/report.html, stages.md, stages.svg, chosen.json", err=True)
-    typer.echo((folder / "report.md").read_text(encoding="utf-8"))
-    typer.echo((folder / "stages.md").read_text(encoding="utf-8"))
+    say(f"{folder}/report.html, stages.md, stages.svg, chosen.json", err=True)
+    say((folder / "report.md").read_text(encoding="utf-8"))
+    say((folder / "stages.md").read_text(encoding="utf-8"))
 
 
 def _splits(name: str, dev: str) -> tuple[Dataset, Dataset | None]:
@@ -120,5 +121,5 @@ def _splits(name: str, dev: str) -> tuple[Dataset, Dataset | None]:
     test = load_dataset(name, "test")
     if (Path(name) / "qrels" / f"{dev}.tsv").exists():
         return test, load_dataset(name, dev)
-    typer.echo(f"{name}: no split {dev!r}; tuned by folds of its test queries", err=True)
+    say(f"{name}: no split {dev!r}; tuned by folds of its test queries", err=True)
     return test, None

@@ -68,8 +68,12 @@ export async function call(path, body = null, signal = null) {
     response = await send(path, body, signal);
   }
   if (!response.ok) throw await problem(response);
-  return response.json();
+  return JSON.parse(await response.text(), exact);
 }
+
+/** An integer that no JavaScript number holds as its digits, where the browser shows these. */
+const exact = (_, value, context) =>
+  Number.isInteger(value) && !Number.isSafeInteger(value) ? (context?.source ?? value) : value;
 
 async function send(path, body, signal) {
   const headers = {};

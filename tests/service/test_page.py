@@ -15,6 +15,13 @@ from lsr.service.settings import Settings
 
 BROKEN = "document.title='broken'"
 CODE = f'</style></script><img src=x onerror="{BROKEN}"><script>{BROKEN}</script> \U0001f600 wing'
+METADATA = {
+    "by": {"name": "N", "n": 2**53 + 1},
+    "tags": ["a", "b"],
+    "sizes": [1, 2.5, 2**64],
+    "ok": [True],
+    "none": [],
+}
 KEY = "a-key-for-reading-only"
 FILES = Path(served_page.__file__).parent / "page"
 QUERY = "heat flow wing"
@@ -31,7 +38,7 @@ def code(tmp_path_factory):
     documents = [
         {"_id": "a/b?c#<i>", "title": CODE, "text": f"heat {CODE} heat", f"<b>{CODE}": CODE},
         {"_id": "long", "title": "", "text": "heat " + "unbroken" * 60},
-        {"_id": "plain", "title": "Plain", "text": "pressure nose cone"},
+        {"_id": "plain", "title": "Plain", "text": "pressure nose cone"} | {"metadata": METADATA},
     ]
     lines = "".join(json.dumps(document) + "\n" for document in documents)
     (folder / "corpus.jsonl").write_text(lines)
@@ -581,6 +588,16 @@ def test_texts_stay_texts(visit, expect, width):
     expect(dialog.locator(".metadata dt")).to_have_text(f"<b>{CODE}")
     expect(dialog.locator(".metadata dd")).to_have_text(CODE)
     assert not overflows(page)
+
+
+def test_nested_metadata_lists_and_large_integers_are_shown(visit, expect):
+    page = visit(q="pressure", index="code")
+    settled(expect, page, "sparse")
+    column(page).locator(".open").first.click()
+    metadata = page.get_by_role("dialog").locator(".metadata")
+    expect(metadata.locator("dt")).to_have_text(["by.name", "by.n", "tags", "sizes", "ok", "none"])
+    values = ["N", str(2**53 + 1), "a, b", f"1, 2.5, {2**64}", "true", ""]
+    expect(metadata.locator("dd")).to_have_text(values)
 
 
 def test_errors_are_texts_in_their_place(visit, expect):
