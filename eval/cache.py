@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lsr
-from lsr.building.build import Progress, build_index, read_through
+from lsr.building.build import build_index, read_through
 from lsr.building.live import DEFAULT, FITTED, Dtype, encoder_name
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.default import DefaultEncoder
@@ -25,6 +25,7 @@ from lsr.encoders.load import resolve
 from lsr.eval.datasets import Dataset
 from lsr.eval.results import Cost
 from lsr.indexes.manifest import NAME
+from lsr.progress import Progress
 from lsr.run import Run
 from lsr.training.run_files import write_whole
 

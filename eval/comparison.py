@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from lsr.building.build import Progress
 from lsr.eval.datasets import Dataset
 from lsr.eval.measuring import evaluate_run, names_of_measures, rank_queries
 from lsr.eval.results import Result
 from lsr.eval.significance import Paired, compare, holm
 from lsr.eval.systems import read_run
+from lsr.progress import Progress
 from lsr.run import Run
 from lsr.search import Searcher
 

@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from lsr.building.build import Progress
 from lsr.documents import Query
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import parse_measures
 from lsr.eval.measuring import evaluate_run
 from lsr.eval.results import Result
 from lsr.eval.tuning import best_setting, folds, interpolations
+from lsr.progress import Progress
 from lsr.request import Interpolation, Side, ask
 from lsr.run import Ranking, Run
 from lsr.search import Searcher

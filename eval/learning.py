@@ -15,13 +15,13 @@ from scipy.sparse import csr_array, vstack
 
 from lsr.eval.measures import evaluate
 from lsr.eval.pruning import Point, pruning_curve, rank_vectors, table
+from lsr.progress import Progress
 from lsr.training.arguments import in_bfloat16
 from lsr.training.prepare import HeldOut, is_main_process, prepare
 from lsr.training.processes import check_devices
 from lsr.training.recipe import Recipe
 from lsr.training.run import build, open_run, train
 from lsr.training.run_files import write_whole
-from lsr.training.scoring import Progress
 
 # A model is measured on at most so many documents: the judged ones first, then others.
 MOST_DOCUMENTS = 50_000

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lsr.building.build import Progress
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import Evaluation, evaluate, parse_measures, with_relevant_grade
 from lsr.eval.results import Cost, Result
+from lsr.progress import Progress
 from lsr.request import ask
 from lsr.run import Run
 from lsr.search import Searcher

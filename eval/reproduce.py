@@ -18,12 +18,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr.building.build import Progress
 from lsr.building.live import DEFAULT, FITTED
 from lsr.eval.cache import Cache
 from lsr.eval.datasets import SHORT_NAMES, Dataset, load_dataset
 from lsr.eval.measures import with_relevant_grade
 from lsr.eval.systems import TOP_K, System, evaluate_system
+from lsr.progress import Progress
 
 # The table, and the dataset, of the collection that checks the machinery.
 MINIATURE = "miniature"

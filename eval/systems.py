@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from lsr.building.build import Progress
 from lsr.building.live import DEFAULT, FITTED, Dtype
 from lsr.encoders.load import resolve
 from lsr.eval.cache import Cache, IndexSpec, digest, index_identity
@@ -33,6 +32,7 @@ from lsr.eval.measuring import (
 )
 from lsr.eval.results import Cost, Result
 from lsr.indexes.manifest import NAME
+from lsr.progress import Progress
 from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
 from lsr.run import Run
 from lsr.search import Searcher

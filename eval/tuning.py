@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from lsr.building.build import Progress
 from lsr.building.live import locked
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import parse_measures
 from lsr.eval.measuring import evaluate_run
 from lsr.indexes.manifest import read_manifest
+from lsr.progress import Progress
 from lsr.request import Interpolation, Request, ask
 from lsr.run import Run
 from lsr.search import Searcher

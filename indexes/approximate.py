@@ -7,17 +7,17 @@ import importlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from lsr.progress import Progress
+
 Kind = Literal["auto", "flat", "hnsw", "ivf-pq"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# Called with the number of vectors added so far, and with their total number.
-Progress = Callable[[int, int], None]
 
 HNSW_FROM = 100_000
 IVF_PQ_FROM = 1_000_000
@@ -55,7 +55,7 @@ def choose_kind(kind: Kind, n: int) -> Kind:
 
 
 def build_structure(
-    kind: Kind, vectors: np.ndarray, progress: Progress = lambda done, total: None
+    kind: Kind, vectors: np.ndarray, progress: Progress = lambda step, done, total: None
 ) -> Any:
     """Build a faiss index over the rows of `vectors`. The same vectors give the same bytes.
 
@@ -67,7 +67,7 @@ def build_structure(
     Args:
         kind: "hnsw" or "ivf-pq".
         vectors: float32, shape (n, D), contiguous; a memory-mapped file will do.
-        progress: called while vectors are added.
+        progress: called while vectors are added, step "linking vectors".
     """
     faiss = faiss_module()
     n, dimension = vectors.shape
@@ -85,7 +85,7 @@ def build_structure(
     with faiss_threads(1 if kind == "hnsw" else 0):
         for start in range(0, n, BLOCK):
             index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
-            progress(min(start + BLOCK, n), n)
+            progress("linking vectors", min(start + BLOCK, n), n)
     return index
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lsr.indexes.approximate import Kind, Progress, build_structure, choose_kind, write_structure
+from lsr.indexes.approximate import Kind, build_structure, choose_kind, write_structure
 from lsr.indexes.dense import check_vectors
 from lsr.indexes.dense_rows import live_places
 from lsr.indexes.dense_segments import (
@@ -18,6 +18,7 @@ from lsr.indexes.dense_segments import (
     structure_name,
     write_segment,
 )
+from lsr.progress import Progress
 
 # Rows copied at once when segments are merged.
 BLOCK = 16_384
@@ -89,7 +90,7 @@ class DenseWriter:
             if path.stem not in self._names:
                 path.unlink()
 
-    def merge(self, kind: Kind, progress: Progress = lambda done, total: None) -> None:
+    def merge(self, kind: Kind, progress: Progress = lambda step, done, total: None) -> None:
         """Write all rows as one segment in order of id, and its structure if `kind` asks for one.
 
         Args:

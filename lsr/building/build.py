@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -46,9 +46,7 @@ from lsr.indexes.manifest import (
     read_manifest,
     write_manifest,
 )
-
-# Told what is being done, how many documents of it are done, and of how many (None: not known).
-Progress = Callable[[str, int, int | None], None]
+from lsr.progress import Progress
 
 IMPACT_SCALE = 64
 # Documents encoded at once: enough for batches of like length.
@@ -242,7 +240,7 @@ def merge_index(
 
 
 def _merge_vectors(writer: Writer, kind: str | None, progress: Progress) -> None:
-    writer.merge_vectors(kind, lambda done, total: progress("linking vectors", done, total))
+    writer.merge_vectors(kind, progress)
     writer.commit()
 
 

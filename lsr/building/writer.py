@@ -17,10 +17,11 @@ from scipy.sparse import csr_array
 from lsr.building.live import DENSE, Encoder, Live, commit_both
 from lsr.documents import Document
 from lsr.encoders.dense import DenseEncoder
-from lsr.indexes.approximate import Kind, Progress
+from lsr.indexes.approximate import Kind
 from lsr.indexes.dense import check_vectors
 from lsr.indexes.dense_writer import DenseWriter
 from lsr.indexes.lucene import LuceneIndex
+from lsr.progress import Progress
 from lsr.vectors import MAX_IMPACT, quantise
 
 

@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lsr.building.build import Progress
 from lsr.cli.terminal import terminal, visible
+from lsr.progress import Progress
 from lsr.search import Hit
 from lsr.search.explanation import Contribution, Explanation
 from lsr.search.highlight import excerpt, matches

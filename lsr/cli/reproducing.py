@@ -16,8 +16,8 @@ from lsr.cli.errors import user_errors
 from lsr.cli.terminal import say
 
 if TYPE_CHECKING:
-    from lsr.building.build import Progress
     from lsr.eval.reproduce import Outcome, Published, Row, Source
+    from lsr.progress import Progress
 
 
 def reproduce(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lsr.encoders.load import resolve, trunk_path
 
 if TYPE_CHECKING:
-    from lsr.encoders.embeddings import Embeddings, Progress
+    from lsr.encoders.embeddings import Embeddings
+    from lsr.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from lsr.progress import Progress
+
 # Texts encoded between two writes; what a kill can lose.
 SHARD = 1024
 BATCH = 64
 SHA256_BYTES = 32
-Progress = Callable[[str, int, int | None], None]
 
 
 class Embeddings:

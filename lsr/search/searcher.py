@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.building.build import Progress
 from lsr.building.live import Live, open_live
 from lsr.documents import Document
 from lsr.indexes.lucene import LARGEST_K, LuceneError
+from lsr.progress import Progress
 from lsr.request import Interpolation, Request, ask
 from lsr.run import Ranking
 from lsr.search.explanation import Contribution, Explanation, contributions

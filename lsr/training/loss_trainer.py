@@ -26,7 +26,7 @@ class LossTrainer(Trainer):  # type: ignore[misc]
         # It would print each log to stdout.
         self.remove_callback(PrinterCallback)
         if sys.stderr.isatty():
-            self.add_callback(Progress())
+            self.add_callback(LossProgress())
         # Ours is a mean over a pass, to be divided by their number.
         self.model_accepts_loss_kwargs = False
         self._loss = loss
@@ -59,7 +59,7 @@ class LossTrainer(Trainer):  # type: ignore[misc]
         return SequentialSampler(self.train_dataset)
 
 
-class Progress(ProgressCallback):  # type: ignore[misc]
+class LossProgress(ProgressCallback):  # type: ignore[misc]
     """The Trainer's bar with the loss beside it, instead of lines on stdout."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

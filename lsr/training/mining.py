@@ -21,9 +21,9 @@ import numpy as np
 from lsr.documents import Document
 from lsr.indexes.dense import DenseIndex
 from lsr.indexes.lucene import LuceneIndex
+from lsr.progress import Progress
 from lsr.run import Run
 from lsr.training.examples import Example, Examples, folded, seeded
-from lsr.training.scoring import Progress
 from lsr.training.teachers import DenseTeacher, Encoder, Teacher
 from lsr.vectors import quantise, quantise_queries
 

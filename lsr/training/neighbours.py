@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from lsr.progress import Progress
 from lsr.run import Run
 from lsr.training.examples import seeded
-from lsr.training.scoring import Progress
 
 # Pairs of queries and documents that are scored at once: 256 MiB for each teacher.
 PAIRS = 1 << 26

@@ -28,6 +28,7 @@ from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer, load_encoder
+from lsr.progress import Progress
 from lsr.training import tiny
 from lsr.training.examples import Example, Examples, draw_negatives, hold_out
 from lsr.training.mining import dense_candidates, mine, sparse_candidates
@@ -35,7 +36,7 @@ from lsr.training.neighbours import NearQuery, Neighbours, Vectors, VectorTeache
 from lsr.training.pseudo import SHORTEST, pseudo_queries
 from lsr.training.recipe import Data, Recipe, Teachers
 from lsr.training.run_files import write_array, write_whole
-from lsr.training.scoring import Label, Progress, label_batch, score_examples
+from lsr.training.scoring import Label, label_batch, score_examples
 from lsr.training.sources import ExampleSource, load_examples
 from lsr.training.teachers import (
     Combine,

@@ -30,6 +30,7 @@ import torch
 from filelock import FileLock
 from transformers import TrainerCallback
 
+from lsr.progress import Progress
 from lsr.training import tiny
 from lsr.training.arguments import arguments, in_bfloat16
 from lsr.training.curves import write_curves
@@ -43,7 +44,7 @@ from lsr.training.prepare import Prepared, batches, is_main_process
 from lsr.training.recipe import Recipe
 from lsr.training.regularisers import L1, DFFlops, Flops, Regulariser
 from lsr.training.run_files import last_whole, write_folder, write_whole
-from lsr.training.scoring import Labelled, Progress
+from lsr.training.scoring import Labelled
 from lsr.training.sparsity import Fixed, Strength, StrengthCallback, Target
 
 SOFTWARE = ("torch", "transformers", "sentence-transformers", "datasets", "accelerate", "peft")

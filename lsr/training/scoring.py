@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from lsr.progress import Progress
 from lsr.training.examples import Examples
 from lsr.training.teachers import Combine, Teacher, ensemble
 
 # Rows scored at once; what a kill can lose.
 SHARD = 512
-Progress = Callable[[str, int, int | None], None]
 # Sets the "label" of the rows of a batch, see `label_batch`.
 Label = Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]
 

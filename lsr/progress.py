@@ -1,0 +1,10 @@
+"""How long work says how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+# Called again and again with a step, such as "encoding", how much of it is done, and how much
+# there is to do (None: not known yet).
+Progress: TypeAlias = Callable[[str, int, int | None], None]
