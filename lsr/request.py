@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -249,7 +250,7 @@ def _filter(key: object, value: object) -> object:
     """
     if isinstance(value, str | bool):
         return value
-    if isinstance(value, int | float):
+    if isinstance(value, Real):
         return _number(key, value)
     if isinstance(value, Sequence) and len(value) == 2:
         low, high = (None if bound is None else _bound(key, bound) for bound in value)
@@ -265,7 +266,7 @@ def _filter(key: object, value: object) -> object:
 
 
 def _bound(key: object, bound: object) -> int | float:
-    if isinstance(bound, bool) or not isinstance(bound, int | float):
+    if isinstance(bound, bool) or not isinstance(bound, Real):
         raise ValueError(f"filter {key!r}: the bounds must be numbers, got {_excerpt(bound)}")
     number = _number(key, bound)
     if abs(number) > sys.float_info.max:
@@ -276,7 +277,9 @@ def _bound(key: object, bound: object) -> int | float:
     return number
 
 
-def _number(key: object, number: int | float) -> int | float:
+def _number(key: object, given: Real) -> int | float:
+    # Numbers of numpy too.
+    number = int(given) if isinstance(given, Integral) else float(given)
     if isinstance(number, float):
         if not math.isfinite(number):
             raise ValueError(f"filter {key!r}: a number must be finite, got {number}")

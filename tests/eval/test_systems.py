@@ -39,6 +39,7 @@ def records(result):
         ("x=lexical?mode=dense", "x", "lexical", {"mode": "dense"}, (256, "default")),
         ("x=lexical?mode=dense&dense=a/b", "x", "lexical", {"mode": "dense"}, (256, "a/b")),
         ("x=lexical?filters.year=1990", "x", "lexical", {"filters": {"year": "1990"}}, None),
+        ("x=lexical?filters.a.b=1..2.5", "x", "lexical", {"filters": {"a.b": (1, 2.5)}}, None),
         (
             "x=default?mode=hybrid&interpolation.alpha=0.4&feedback.documents=5",
             "x",

@@ -127,6 +127,17 @@ def test_the_keys_are_those_of_all_segments_and_follow_commits(tmp_path):
                 index.check_filters(["b"])
 
 
+def test_a_key_of_deleted_documents_alone_is_no_error(tmp_path):
+    with LuceneIndex.create(tmp_path / "index", ["a"]) as index:
+        documents = [Document("d", metadata={"gone": 1}), Document("e", metadata={"x": 1})]
+        index.add(documents, csr_array(np.ones((2, 1), dtype=np.int32)))
+        index.commit({})
+        index.delete(["d"])
+        index.commit({})
+        index.check_filters(["gone", "x"])
+        assert found(index, "gone", 1) == found(index, "gone", (0, 2)) == []
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [

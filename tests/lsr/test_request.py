@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from lsr.request import Feedback, Interpolation, Request, ask, parse_filters, parse_settings
@@ -179,6 +180,11 @@ def test_one_filter_for_each_key():
 def test_filters_of_python_and_http(value, message):
     with pytest.raises(ValueError, match=message):
         ask("heat", filters={"d": value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"a": np.int64(2**53 + 1), "b": (np.float32(0.5), np.int8(3)), "c": np.float64(2.0)}
+    assert ask("heat", filters=given).filters == {"a": 2**53 + 1, "b": (0.5, 3), "c": 2}
 
 
 def test_integers_of_filters_keep_all_their_digits():
