@@ -1,6 +1,7 @@
 """The import table and the packaging promises of ARCHITECTURE.md."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,7 +149,6 @@ def test_no_circle_of_rooms_or_files() -> None:
         for module, path in KNOWN.items()
     }
     assert circles(files) == [
-        ["lsr.encoders.build", "lsr.encoders.default"],
         ["lsr.training.losses", "lsr.training.sparsity"],
     ]
     assert circles(MAY_IMPORT) == []
@@ -157,6 +157,46 @@ def test_no_circle_of_rooms_or_files() -> None:
 def test_circles_are_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+# Of other libraries, but public all the same.
+PUBLIC = {"_asdict", "_replace", "_ctypes"}
+
+
+def own_names(source: str) -> set[str]:
+    """Return the names that a file defines: functions, classes, fields and attributes of self."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found |= {node.attr} if ast.unparse(node.value) in ("self", "cls") else set()
+    return found
+
+
+def private_names(source: str, own: set[str]) -> set[str]:
+    """Return the names with an underscore that a file uses and that are not `own`."""
+    used: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            used.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            used |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
+            used |= {part.value for part in node.args[1:2] if isinstance(part, ast.Constant)}
+    return {name for name in used if re.match("_[a-z]", name) and name not in own | PUBLIC}
+
+
+def test_private_names_of_other_libraries_are_in_one_file() -> None:
+    sources = {module: path.read_text(encoding="utf-8") for module, path in KNOWN.items()}
+    own = set().union(*map(own_names, sources.values()))
+    found = {module: private_names(source, own) for module, source in sources.items()}
+    assert {module: names for module, names in found.items() if names} == {
+        "lsr.encoders.private": {"_attn_implementation", "_init_weights"}
+    }
+    assert private_names("from a import _b\nc._d = getattr(e, '_f')\n_g()", {"_d"}) == {"_b", "_f"}
 
 
 @pytest.mark.parametrize("folder", LINKED)

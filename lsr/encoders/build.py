@@ -14,6 +14,7 @@ import torch
 
 from lsr.encoders.load import resolve, trunk_path
 from lsr.encoders.masked_lm import positions
+from lsr.encoders.shipped import checked_trunk, put_changed
 from lsr.encoders.stock import check_weights, loading
 from lsr.encoders.tokens import check_tokenizer, special_ids
 from lsr.kernels.reference import Activation, Pooling
@@ -177,7 +178,10 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str], device: str) -> Any:
         trim_head,
     )
 
-    directory = trunk_path() if config.base in ("default", TRAINED) else resolve(config.base)
+    if config.base == TRAINED:
+        directory = checked_trunk()
+    else:
+        directory = trunk_path() if config.base == "default" else resolve(config.base)
     if not (directory / "config.json").exists():
         raise ValueError(
             f"{directory}: holds no config.json; `base` must be the checkpoint of a masked LM or "
@@ -206,9 +210,7 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str], device: str) -> Any:
     keep_offset_exact(model)
     trim_head(model, len(tokenizer))
     if config.base == TRAINED:
-        from lsr.encoders.default import default_model
-
-        model.load_state_dict(default_model()[0].sub_modules["document"][0].model.state_dict())
+        put_changed(model.state_dict())
     transformer.to(device)
     if config.calibrate_terms is not None and config.base != TRAINED:
         calibrate(
@@ -237,10 +239,10 @@ def _has_head(directory: Path) -> bool:
     Raises:
         ValueError: the architecture has no masked LM, or the checkpoint is damaged.
     """
-    from transformers import AutoConfig, AutoModelForMaskedLM
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM
 
     kind = AutoConfig.from_pretrained(directory)
-    if type(kind) not in AutoModelForMaskedLM._model_mapping:
+    if type(kind) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise ValueError(
             f"{directory}: the architecture {kind.model_type!r} has no masked LM in transformers"
         )

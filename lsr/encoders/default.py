@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.encoders.load import default_tokenizer, trunk_path
+from lsr.encoders.load import default_tokenizer
+from lsr.encoders.shipped import (
+    CHANGED,
+    FOLDER,
+    QUERIES,
+    TRUNK_SHA256,
+    checked_trunk,
+    put_changed,
+    read_query_weights,
+)
 from lsr.encoders.tokens import look_up, own_terms, vocabulary
 from lsr.encoders.truncation import Length, Limit
 
@@ -32,9 +41,6 @@ if TYPE_CHECKING:
 
     from lsr.encoders.masked_lm import MaskedLMEncoder
 
-FOLDER = Path(__file__).parent.parent / "data" / "default"
-CHANGED, QUERIES = "changed.safetensors", "query_weights.npy"
-TRUNK_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # The query weights among a model's parameters.
 QUERY_WEIGHT = "0.sub_modules.query.0.weight"
 # Tokens that are read of a document (it was trained on 128), and of a query.
@@ -116,20 +122,8 @@ def default_model(folder: Path = FOLDER) -> Any:
         ValueError: the trunk's weights are not those that were trained from, or a file is truncated
             or of another model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / CHANGED
-    try:
-        changed = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not the weights of a model: {error}") from error
     model = _untrained(read_query_weights(folder, len(default_tokenizer())))
-    state = model.state_dict()
-    for name, weights in changed.items():
-        if name not in state or state[name].shape != weights.shape:
-            raise ValueError(f"{path}: the trunk has no {name!r} of shape {tuple(weights.shape)}")
-        state[name].copy_(weights)  # the model's own storage
+    put_changed(model[0].sub_modules["document"][0].model.state_dict(), folder)
     return model
 
 
@@ -148,25 +142,6 @@ def export_default(out: str | os.PathLike[str]) -> None:
     default_model().save(str(partial), create_model_card=False)
     shutil.copyfile(FOLDER / "README.md", partial / "README.md")
     partial.rename(out)
-
-
-def read_query_weights(folder: Path, n_terms: int) -> np.ndarray:
-    """The weight of each term in queries, float32, shape (V,).
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it is truncated or of another vocabulary.
-    """
-    path = folder / QUERIES
-    try:
-        weights = np.load(path)
-    except (EOFError, ValueError) as error:
-        raise ValueError(f"{path}: not query weights: {error}") from error
-    if weights.shape != (n_terms,) or weights.dtype != np.float32:
-        raise ValueError(
-            f"{path}: expected {n_terms} weights in float32, got {weights.shape} in {weights.dtype}"
-        )
-    return np.asarray(weights)
 
 
 def pack(checkpoint: Path, folder: Path = FOLDER) -> None:
@@ -206,13 +181,7 @@ def _untrained(query_weights: np.ndarray) -> Any:
     """
     from lsr.encoders.build import ModelConfig, build_model
 
-    path = trunk_path() / "model.safetensors"
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != TRUNK_SHA256:
-        raise ValueError(
-            f"{path}: not the weights that the default model was trained from: expected sha256 "
-            f"{TRUNK_SHA256}, got {found}"
-        )
+    checked_trunk()
     config = ModelConfig(
         queries="idf",
         max_length=MAX_LENGTH,

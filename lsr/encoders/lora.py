@@ -98,7 +98,7 @@ def merge_lora(model: Any) -> Any:
     from transformers import PreTrainedModel
 
     for part in [part for part in model.modules() if isinstance(part, PreTrainedModel)]:
-        if getattr(part, "_hf_peft_config_loaded", False):
+        if getattr(part, "peft_config", None):
             _merge(part)
     return model
 
@@ -115,8 +115,7 @@ def _merge(model: Any) -> None:
         if isinstance(layer, BaseTunerLayer):
             layer.merge()
             model.set_submodule(name, layer.get_base_layer())
-    model._hf_peft_config_loaded = False
-    del model.peft_config
+    model.delete_adapter(list(model.peft_config))
 
 
 def four_bits() -> Any:

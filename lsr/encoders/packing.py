@@ -17,6 +17,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lsr.encoders.private import attention_of
+
 ATTENTION = "lsr_packed"
 # Of the largest difference to the padded states that is arithmetic, of states of size 1.
 TOLERANCE = 1e-3
@@ -35,7 +37,7 @@ def pack(transformer: Any) -> bool:
         Whether it was done.
     """
     model = transformer.model
-    if model.config._attn_implementation != "sdpa" or getattr(model.config, "is_decoder", False):
+    if attention_of(model) != "sdpa" or getattr(model.config, "is_decoder", False):
         return False
     parameters = inspect.signature(model.forward).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

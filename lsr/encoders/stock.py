@@ -5,6 +5,7 @@ Everything here follows sentence-transformers' own `encode_query` and `encode_do
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,12 @@ def open_sparse_encoder(
     from sentence_transformers import SparseEncoder
 
     with loading(directory):
-        model = SparseEncoder._load_with_module_classes(str(directory), modules, device=device)
+        files = (directory / "modules.json", *sorted(directory.rglob("router_config.json")))
+        named = "".join(path.read_text(encoding="utf-8") for path in files)
+        if any(f'"{name}"' in named for name in modules):
+            model = _with_modules(directory, modules, device)
+        else:
+            model = SparseEncoder(str(directory), device=device)
     check_weights(directory, model)
     if model.similarity_fn_name != "dot":
         raise ValueError(
@@ -58,6 +64,27 @@ def open_sparse_encoder(
             f"'dot', since an index scores by dot products, got {model.similarity_fn_name!r}"
         )
     return model
+
+
+def _with_modules(directory: Path, modules: Mapping[str, type], device: str | None) -> Any:
+    """A SparseEncoder put together from what its modules read, which may be classes of ours."""
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.util import import_from_string
+
+    parts = []
+    for entry in json.loads((directory / "modules.json").read_text(encoding="utf-8")):
+        name = entry["type"]
+        if name not in modules and not name.startswith("sentence_transformers."):
+            raise ValueError(f"its modules.json names the class {name!r}, which is not known here")
+        part: Any = modules.get(name) or import_from_string(name)
+        given = {"module_classes": modules} if issubclass(part, Router) else {}
+        parts.append(part.load(str(directory), subfolder=entry["path"], **given))
+    file = directory / "config_sentence_transformers.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    names = ("prompts", "default_prompt_name", "similarity_fn_name", "max_active_dims")
+    applied = {name: settings[name] for name in names if settings.get(name) is not None}
+    return SparseEncoder(modules=parts, device=device, **applied)
 
 
 def check_weights(directory: Path, model: Any) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
+from lsr.encoders.private import initialise
 from lsr.training.masked_prediction import masked_cross_entropy
 from lsr.training.processes import gather_rows
 
@@ -58,7 +59,7 @@ class Cocondenser:
             )
         layer = type(model.base_model.encoder.layer[0])
         model.condenser = nn.ModuleList([layer(model.config) for _ in range(HEAD_LAYERS)])
-        model.condenser.apply(model._init_weights)
+        initialise(model, model.condenser)
         model.condenser.to(decoder.weight.device, decoder.weight.dtype)
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:

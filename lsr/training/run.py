@@ -30,6 +30,7 @@ import torch
 from filelock import FileLock
 from transformers import TrainerCallback
 
+from lsr.encoders.stock import open_sparse_encoder
 from lsr.progress import Progress
 from lsr.training import tiny
 from lsr.training.arguments import arguments, in_bfloat16
@@ -280,11 +281,16 @@ def _tensorboard(out: Path) -> list[TrainerCallback]:
 
 def _average(trainer: Any, checkpoints: Path, count: int) -> None:
     """Put the mean of the last checkpoints' weights into the model (arXiv:2203.05482)."""
+    from sentence_transformers.base.modules.module import Module
+
     paths = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     totals: dict[str, torch.Tensor] = {}
+    kinds = {type(part) for part in trainer.model.modules() if isinstance(part, Module)}
+    names = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}
+    ours = {name: kind for name, kind in names.items() if name.startswith("lsr.")}
     for path in paths[-count:]:
-        trainer._load_from_checkpoint(str(path))
-        for name, weights in trainer.model.state_dict().items():
+        loaded = open_sparse_encoder(path, ours, "cpu")
+        for name, weights in loaded.state_dict().items():
             if weights.is_floating_point():
                 totals[name] = totals.get(name, 0) + weights.double()
     mean = {name: total / len(paths[-count:]) for name, total in totals.items()}

@@ -11,17 +11,10 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SparseEncoder
 
-from lsr.encoders import default, load
+from lsr.encoders import load, shipped
 from lsr.encoders.build import ModelConfig, build_model
-from lsr.encoders.default import (
-    CHANGED,
-    FOLDER,
-    QUERIES,
-    DefaultEncoder,
-    default_model,
-    export_default,
-    pack,
-)
+from lsr.encoders.default import DefaultEncoder, default_model, export_default, pack
+from lsr.encoders.shipped import CHANGED, FOLDER, QUERIES
 
 TEXTS = [
     "Copy a file with its metadata: permission bits, last access and modification time.",
@@ -134,7 +127,7 @@ def test_what_does_not_belong_together_is_refused(packed, tmp_path, monkeypatch)
     np.save(folder / QUERIES, np.ones(7, np.float32))
     with pytest.raises(ValueError, match=r"expected 30522 weights in float32, got \(7,\)"):
         DefaultEncoder(folder)
-    monkeypatch.setattr(default, "TRUNK_SHA256", "0" * 64)
+    monkeypatch.setattr(shipped, "TRUNK_SHA256", "0" * 64)
     with pytest.raises(ValueError, match=r"not the weights .* expected sha256 0{64}, got 53"):
         default_model()
 
