@@ -105,10 +105,23 @@ def decode(raw: bytes) -> str:
     return line
 
 
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object whose keys are given once; of others the json module keeps the last value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is given twice")
+    return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_distinct)
+
+
 def parse_object(line: str) -> dict[str, object]:
     """Return the JSON object on a line; ValueError if there is none."""
     try:
-        value = json.loads(line)
+        value = _decoder.decode(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"invalid JSON ({error})") from error
     if not isinstance(value, dict):

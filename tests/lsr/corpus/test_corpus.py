@@ -126,6 +126,8 @@ BAD_LINES = [
     (b'{"id": "b", "text": "x", "a": {"b": [NaN]}}', "an item of a.b must be finite, got nan"),
     (b'{"id": "b", "text": "x", "a": {"b": 1}, "a.b": 2}', "a.b is given twice"),
     (b'{"id": "b", "text": "x", "a": 1, "metadata": {"a": 2}}', "a is given twice"),
+    (b'{"id": "b", "text": "x", "text": "y"}', r"invalid JSON .the key 'text' is given twice"),
+    (b'{"id": "b", "text": "x", "by": {"a": 1, "a": 2}}', r"invalid JSON .the key 'a' is given tw"),
     (
         b'{"id": "b", "text": "x", "vector": [' + b"1, " * 100 + b"0.5]}",
         r"vector: a list of 101 numbers is not metadata \(at most 100, but for integers\); vector",
