@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lsr.eval.datasets import Dataset
+from lsr.eval.judged import check_index
 from lsr.eval.measuring import evaluate_run, names_of_measures, rank_queries
 from lsr.eval.results import Result
 from lsr.eval.significance import Paired, compare, holm
@@ -157,6 +158,7 @@ def read_system(
         ValueError: the run file cannot be used, or has no query of the dataset.
     """
     if Path(path).is_dir():
+        check_index(Path(path), dataset)
         with Searcher(Path(path)) as searcher:
             return rank_queries(searcher, dataset, progress=progress)
     return read_run(Path(path), dataset)

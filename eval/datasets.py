@@ -12,6 +12,7 @@ from lsr.corpus.corpus import beir_file
 from lsr.corpus.downloads import downloaded
 from lsr.corpus.records import read_queries
 from lsr.documents import Query
+from lsr.paths import is_path, missing
 from lsr.run import Qrels, checked_grade, read_qrels
 
 _SPLITS = ("train", "dev", "test")
@@ -126,6 +127,10 @@ def load_dataset(name: str | os.PathLike[str], split: str = "test") -> Dataset:
         return _load_beir(Path(name), split)
     if name == "pydoc":
         return _load_pydoc(split)
+    if Path(name).exists():
+        raise NotADirectoryError(f"{name}: a dataset is a BEIR folder, and this is a file")
+    if is_path(name):
+        raise missing(name, "folder")
     if name in GROUPS:
         parts = ", ".join(GROUPS[name][:2])
         raise ValueError(f"{name} is {len(GROUPS[name])} datasets ({parts}, …): name one of them")
@@ -167,6 +172,8 @@ def _load_ir_datasets(name: str, split: str) -> Dataset:
             collection = ir_datasets.load(f"{ir_id}/{split}")
             ir_id = f"{ir_id}/{split}"
     except KeyError as error:
+        if Path(name).parent != Path() and Path(name).parent.is_dir():
+            raise missing(name, "folder or ir_datasets id") from error
         raise ValueError(
             f"{name}: not a folder or an ir_datasets id with split {split!r} "
             f"(https://ir-datasets.com), and none of the short names: {_short_names()}"
@@ -211,11 +218,13 @@ def _dataset(
         for query_id, grades in qrels.items()
         if any(grade > 0 for grade in grades.values())
     }
-    kept = [query for query in queries if query.id in judged]
-    if missing := judged.keys() - {query.id for query in kept}:
+    asked = list(queries)
+    kept = [query for query in asked if query.id in judged]
+    if unknown := judged.keys() - {query.id for query in kept}:
+        found = f"; a query is for example {asked[0].id!r}" if asked and not kept else ""
         raise ValueError(
-            f"{name}: split {split!r} judges {len(missing)} queries that are not among its "
-            f"queries, such as {min(missing)!r}"
+            f"{name}: split {split!r} judges {len(unknown)} queries that are not among its "
+            f"queries, such as {min(unknown)!r}{found}"
         )
     if not kept:
         raise ValueError(f"{name}: split {split!r} has no query with a relevant document")

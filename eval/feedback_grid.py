@@ -29,8 +29,9 @@ import numpy as np
 
 from lsr.documents import Query
 from lsr.eval.datasets import Dataset
+from lsr.eval.judged import check_index
 from lsr.eval.measures import parse_measures
-from lsr.eval.measuring import evaluate_run
+from lsr.eval.measuring import evaluate_run, names_of_measures
 from lsr.eval.results import Result
 from lsr.eval.tuning import best_setting, folds, interpolations
 from lsr.progress import Progress
@@ -111,7 +112,8 @@ def feedback_grid(
         FileNotFoundError: no index there.
         ValueError: no dense side, an unknown measure, too few queries.
     """
-    parse_measures(measures)
+    names_of_measures(measures, test)
+    check_index(index, test)
     tuning = _sample(dev) if dev else test
     ids = list(tuning.qrels)
     # (queries that settings are chosen on, queries that they are measured on)

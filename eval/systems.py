@@ -22,6 +22,7 @@ from lsr.building.live import DEFAULT, FITTED, Dtype
 from lsr.encoders.load import resolve
 from lsr.eval.cache import Cache, IndexSpec, digest, index_identity
 from lsr.eval.datasets import Dataset
+from lsr.eval.judged import check_index
 from lsr.eval.measures import MEASURES
 from lsr.eval.measuring import (
     DEPTH,
@@ -32,6 +33,7 @@ from lsr.eval.measuring import (
 )
 from lsr.eval.results import Cost, Result
 from lsr.indexes.manifest import NAME
+from lsr.paths import is_path, missing
 from lsr.progress import Progress
 from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
 from lsr.run import Run
@@ -113,8 +115,8 @@ def _kind(source: str) -> Literal["run", "runs", "index", "encoder"]:
             f"{source}: this folder holds no index ({NAME}), no checkpoint (config.json) and no "
             "run files (*.trec, *.trec.gz)"
         )
-    if path.suffix in (".trec", ".run", ".gz", ".txt") or path.is_absolute():
-        raise FileNotFoundError(f"{source}: no such run file, index directory or checkpoint")
+    if is_path(source) or source.count("/") > 1:
+        raise missing(source, "run file, index directory or checkpoint")
     # A name for the hub, unless there is none of it.
     resolve(source)
     return "encoder"
@@ -208,6 +210,8 @@ def evaluate_system(
         run = read_run(run_file(system, dataset), dataset)
     else:
         directory = index_of(system, beside, dataset, cache, progress)
+        if system.kind == "index":
+            check_index(directory, dataset)
         run, cost = _first_pass(system, directory, dataset, cache, threads, progress)
     return Result(system.name, dataset, run, evaluate_run(run, dataset, measures), cost)
 
@@ -232,13 +236,22 @@ def read_run(path: Path, dataset: Dataset) -> Run:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be used, or has no query of the dataset.
+        ValueError: it cannot be used, has no query of the dataset, or none of its documents is
+            judged for any query.
     """
     run = Run.read_trec(path)
     if run.keys().isdisjoint(dataset.qrels):
         raise ValueError(
             f"{path}: none of its {len(run)} queries is among the {len(dataset.qrels)} of "
             f"{dataset.name}, split {dataset.split!r}"
+            + (f": {next(iter(run))!r} here, {dataset.queries[0].id!r} there" if run else "")
+        )
+    judged = {doc_id for grades in dataset.qrels.values() for doc_id in grades}
+    if not any(doc_id in judged for ranking in run.values() for doc_id, _ in ranking):
+        first = next(doc_id for ranking in run.values() for doc_id, _ in ranking)
+        raise ValueError(
+            f"{path}: none of its documents is among the {len(judged)} judged ones of "
+            f"{dataset.name}, split {dataset.split!r}: {first!r} here, {min(judged)!r} there"
         )
     return run.without_self().truncate(DEPTH)
 

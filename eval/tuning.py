@@ -13,8 +13,9 @@ import numpy as np
 
 from lsr.building.live import locked
 from lsr.eval.datasets import Dataset
+from lsr.eval.judged import check_index
 from lsr.eval.measures import parse_measures
-from lsr.eval.measuring import evaluate_run
+from lsr.eval.measuring import evaluate_run, names_of_measures
 from lsr.indexes.manifest import read_manifest
 from lsr.progress import Progress
 from lsr.request import Interpolation, Request, ask
@@ -118,6 +119,8 @@ def tune(
     """
     directory = Path(directory)
     folds(list(dataset.qrels))
+    names_of_measures([measure], dataset)
+    check_index(directory, dataset)
     with Searcher(directory) as searcher:
         values, sides = interpolations(
             searcher, dataset, measure, normalisations=normalisations, progress=progress

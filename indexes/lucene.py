@@ -323,6 +323,15 @@ class LuceneIndex:
             found.append(Document(doc_id, title, text, json.loads(metadata)))
         return found
 
+    def holds(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that are ids of live documents."""
+        numbers = pack_queries(csr_array((1, self.n_terms), dtype=np.int32))
+        numbers += pack_integers([len(ids)])
+        packed = pack_strings(ids)
+        answer = self._ask(lambda: bytes(self._engine.score(numbers, packed, 1).tostring()))
+        scores = np.frombuffer(answer, dtype="<i8").tolist()
+        return {doc_id for doc_id, score in zip(ids, scores, strict=True) if score >= 0}
+
     def _unknown(self, doc_id: str) -> KeyError:
         return KeyError(f"no document {doc_id!r} in {self.path}")
 

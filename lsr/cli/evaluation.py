@@ -42,7 +42,10 @@ def evaluate(
     directory: Annotated[
         Path | None, typer.Option("--index", help="An index as a system; built if there is none.")
     ] = None,
-    encoder: Annotated[str, typer.Option(help="For an index built by --index.")] = "default",
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Of the index that --index builds, or that is there; default if none."),
+    ] = None,
     split: SplitOption = "test",
     measures: MeasuresOption = MEASURES,
     relevant_grade: Annotated[
@@ -82,6 +85,8 @@ def evaluate(
             raise ValueError(
                 f"--run is for 1 system on 1 dataset, got {len(named)} on {len(data)}: use --out"
             )
+        if encoder is not None and directory is None:
+            raise ValueError("--encoder is for --index; a system names its own: --system ENCODER")
         if directory is not None:
             _build_unless_there(directory, data, encoder)
         results = _evaluate(named, data, split_measures(measures), cache, out, threads, as_json)
@@ -89,19 +94,26 @@ def evaluate(
             results[0].run.write_trec(run, "lsr")
 
 
-def _build_unless_there(directory: Path, data: list[Dataset], encoder: str) -> None:
+def _build_unless_there(directory: Path, data: list[Dataset], encoder: str | None) -> None:
     from lsr.building.build import build_index
+    from lsr.building.live import DEFAULT, encoder_name
     from lsr.cli.display import progress_bar
     from lsr.corpus.corpus import open_corpus
-    from lsr.indexes.manifest import NAME
+    from lsr.indexes.manifest import NAME, read_manifest
 
     if (directory / NAME).exists():
+        built_with = read_manifest(directory).encoder
+        if encoder is not None and encoder_name(encoder) != built_with:
+            raise ValueError(
+                f"{directory} was built with encoder {built_with!r}, not {encoder!r}: leave "
+                "--encoder out, or name another directory"
+            )
         return
     corpora = {dataset.source or dataset.name for dataset in data}
     if len(corpora) > 1:
         raise ValueError(f"{directory}: one index for {len(corpora)} corpora; use --system ENCODER")
     with progress_bar() as progress:
-        build_index(open_corpus(corpora.pop()), directory, encoder, progress=progress)
+        build_index(open_corpus(corpora.pop()), directory, encoder or DEFAULT, progress=progress)
 
 
 def _evaluate(

@@ -17,6 +17,7 @@ from lsr.corpus.records import (
 )
 from lsr.documents import Document
 from lsr.lines import BadLine, CorpusError, OnBad, fail, read_lines
+from lsr.paths import is_path, missing
 
 
 class Corpus:
@@ -83,6 +84,8 @@ def open_corpus(name: str | os.PathLike[str], *, skip_bad: bool = False) -> Corp
     if path.exists() or format_of(path):
         parse = {".jsonl": document_from_json, ".tsv": document_from_tsv}[require_format(path)]
         return Corpus(name, lambda bad: read_lines(path, distinct(parse), bad), skip_bad=skip_bad)
+    if is_path(name):
+        raise missing(name)
     return Corpus(name, ir_datasets_reader(name), skip_bad=skip_bad)
 
 

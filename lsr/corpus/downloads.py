@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -16,16 +17,30 @@ def downloaded(name: str, read: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     Raises:
         ConnectionError: it cannot be downloaded.
     """
+    from requests.exceptions import RequestException
+
+    logger = logging.getLogger("ir_datasets")
+    logger.addFilter(_is_no_failed_attempt)
     try:
         yield from read()
-    except RuntimeError as error:
-        # What ir_datasets raises when every source of a file failed.
-        if "download" not in str(error):
+    except (RuntimeError, RequestException) as error:
+        # A RuntimeError is what ir_datasets raises when every source of a file failed.
+        if isinstance(error, RuntimeError) and "download" not in str(error):
             raise
+        from ir_datasets.util import home_path
+
+        home = home_path()
         raise ConnectionError(
-            f"{name}: ir_datasets could not download it. Run this where there is a network, or "
-            "copy the folder ~/.ir_datasets from there"
+            f"{name}: it is no local path and not in {home}, and ir_datasets could not download "
+            f"it. Run this where there is a network, or copy the folder {home} from there"
         ) from error
+    finally:
+        logger.removeFilter(_is_no_failed_attempt)
+
+
+def _is_no_failed_attempt(record: logging.LogRecord) -> bool:
+    """Whether a message of ir_datasets is not about a download that fails: the error says so."""
+    return not str(record.msg).lower().startswith(("download error", "download failed", "[error]"))
 
 
 def ir_datasets_reader(name: str) -> Callable[[OnBad], Iterator[Document]]:

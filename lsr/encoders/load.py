@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lsr.encoders.stock import check_weights, loading, open_sparse_encoder, prompt_of, route
+from lsr.paths import is_path, missing
 
 if TYPE_CHECKING:
     import torch
@@ -77,16 +78,30 @@ def resolve(name: str) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
+    if is_path(name) or name.count("/") > 1 or Path(name).exists():
+        raise missing(name, "directory of a checkpoint")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = f"did not give it ({str(error).partition(chr(10))[0]})"
+        if isinstance(error, LocalEntryNotFoundError):
+            reason = "does not answer"
+        elif isinstance(error, RepositoryNotFoundError):
+            reason = "has none of this name, or does not show it to you"
+        elif isinstance(error, HFValidationError):
+            reason = "allows no such name"
         raise FileNotFoundError(
-            f"no encoder {name!r}: it is not a directory, not in the hub cache, and the hub did "
-            f"not give it ({error}). Offline, pass the path of a checkpoint, or fill the "
-            f"cache where there is a network: `hf download {name}`"
+            f"no encoder {name!r}: it is not a local directory and not in the cache of the Hugging "
+            f"Face hub, and the hub {reason}. Pass the path of a checkpoint, or run "
+            f"`hf download {name}` where there is a network"
         ) from error
 
 

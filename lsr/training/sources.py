@@ -17,6 +17,7 @@ from lsr.corpus.downloads import downloaded
 from lsr.corpus.records import read_queries
 from lsr.documents import Query
 from lsr.lines import parse_object, read_lines
+from lsr.paths import is_path, missing
 from lsr.run import Run, finite_number, is_qrels_header, parse_trec, qrels_columns, read_qrels
 from lsr.training.examples import Example, Examples
 from lsr.training.texts import Texts
@@ -81,6 +82,8 @@ def load_examples(source: ExampleSource) -> Examples:
         if source.collection is None:
             return _from_texts(path, source.limit)
         collected = _from_ids(path, source.collection)
+    elif is_path(source.name):
+        raise missing(source.name)
     else:
         collected = _from_ir_datasets(source.name, source.split)
     kept = list(islice(collected.present(), source.limit))

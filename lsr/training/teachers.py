@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.encoders.dense import DenseEncoder, weights_sha256
+from lsr.encoders.load import resolve
 from lsr.training.examples import Examples
 from lsr.training.sources import read_scores
 
@@ -141,7 +142,7 @@ class CrossTeacher:
         from sentence_transformers import CrossEncoder
 
         if not isinstance(model, CrossEncoder):
-            model = CrossEncoder(str(model), device=device)
+            model = CrossEncoder(str(resolve(str(model))), device=device)
         if model.num_labels != 1:
             raise ValueError(f"a cross-encoder must have 1 label, got {model.num_labels}")
         self.model = model

@@ -97,6 +97,9 @@ def test_systems_by_path(two, monkeypatch):
         ("one/qrels", ValueError, "one/qrels: this folder holds no index .*manifest.json"),
         ("gone.trec", FileNotFoundError, "gone.trec: no such run file, index directory"),
         ("/gone/index", FileNotFoundError, "/gone/index: no such run file, index directory"),
+        ("./gone", FileNotFoundError, "^./gone: no such run file, index directory or checkpoint$"),
+        ("runs/a/b", FileNotFoundError, "runs/a/b: no such .*; runs is there, and does not hold"),
+        ("x=~/gone", FileNotFoundError, "~/gone: no such .* write the home directory out"),
         ("missing/model", FileNotFoundError, "no encoder 'missing/model'"),
     ],
 )
@@ -238,6 +241,20 @@ def test_run_files_of_several_datasets(two):
     [
         (["one"], 2, "give at least one --system, or --index"),
         (["one", "gone", "--system", "lexical"], 1, "gone: not a folder or an ir_datasets id"),
+        (["one", "./gone", "--system", "lexical"], 1, "lsr: ./gone: no such folder"),
+        (["one/gone", "--system", "lexical"], 1, "one/gone: no such folder or ir_datasets id; one"),
+        (["runs/one.trec", "--system", "lexical"], 1, "a dataset is a BEIR folder, and this is a"),
+        (["one", "--system", "lexical", "--encoder", "x"], 1, "--encoder is for --index"),
+        (
+            ["one", "--system", "lexical", "--measures", "RR@10 RR@10"],
+            1,
+            "`measures` names 'RR@10' twice",
+        ),
+        (
+            ["one", "--system", "lexical", "--measures", "R@5000"],
+            1,
+            "'R@5000': the cutoff must be in [1, 1000], the documents of a query that are measured",
+        ),
         (["one", "one", "--system", "lexical"], 1, "2 datasets are called 'one'"),
         (
             ["one", "--system", "lexical", "--system", "lexical"],
@@ -301,3 +318,62 @@ def test_published_runs_have_their_published_values():
     # TREC counts grade 2 and 3 (Craswell et al., 2020).
     graded = records(lsr_eval(folder, *systems[:2], "--relevant-grade", 2, "--json"))
     assert round(graded[0]["means"]["RR(rel=2)@10"], 3) == 0.702
+
+
+def test_an_index_of_another_encoder_is_not_taken_for_the_one_asked_for(two):
+    root = two[0].parent
+    build_index(open_corpus(two[0]), root / "index", "lexical")
+    arguments = (
+        two[0],
+        "--index",
+        root / "index",
+        "--measures",
+        "RR@10",
+        "--cache",
+        root / "cache",
+    )
+    for encoder in ("default", "no-such"):
+        result = lsr_eval(*arguments, "--encoder", encoder)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"was built with encoder 'lexical', not '{encoder}'" in " ".join(
+            result.stderr.split()
+        )
+    (record,) = records(lsr_eval(*arguments, "--encoder", "lexical", "--json"))
+    assert record["means"] == {"RR@10": 0.25}
+
+
+@pytest.mark.parametrize("command", ["eval", "compare"])
+def test_a_run_file_that_shares_no_document_with_the_judgements(two, command):
+    path = two[0].parent / "other.trec"
+    Run({"q1": [("B", 1.0), ("q1", 2.0)]}).write_trec(path, "x")
+    arguments = [two[0], "--system", path] if command == "eval" else [two[0], path, path]
+    result = CliRunner().invoke(app, [command, *map(str, arguments)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    message = "none of its documents is among the 2 judged ones of"
+    assert message in result.stderr and "'q1' here, 'b' there" in result.stderr
+    Run({"Q1": [("b", 1.0)]}).write_trec(path, "x")
+    result = CliRunner().invoke(app, [command, *map(str, arguments)])
+    assert "none of its 1 queries is among" in result.stderr
+    assert "'Q1' here, 'q1' there" in result.stderr
+
+
+def test_tied_scores_of_a_run_file_are_ranked_as_by_trec_eval(two):
+    """nDCG@10 of a file is trec_eval's, and of what is written from it again."""
+    import pytrec_eval
+
+    path, out = two[0].parent / "tied.trec", two[0].parent / "out"
+    path.write_text("q1 Q0 b 1 1.0 x\nq1 Q0 c 2 1.0 x\nq2 Q0 a 1 0 x\nq2 Q0 c 2 0 x\n")
+    arguments = (two[0], "--system", f"tied={path}", "--measures", "nDCG@10 RR", "--json")
+    (record,) = records(lsr_eval(*arguments, "--out", out))
+    evaluator = pytrec_eval.RelevanceEvaluator(
+        {"q1": {"b": 1}, "q2": {"c": 1}}, {"ndcg_cut_10", "recip_rank"}
+    )
+    expected = evaluator.evaluate({"q1": {"b": 1.0, "c": 1.0}, "q2": {"a": 0.0, "c": 0.0}})
+    for query_id, values in expected.items():
+        assert record["per_query"]["nDCG@10"][query_id] == pytest.approx(values["ndcg_cut_10"])
+        assert record["per_query"]["RR"][query_id] == values["recip_rank"]
+    assert record["per_query"]["RR"] == {"q1": 0.5, "q2": 1.0}
+    (again,) = records(
+        lsr_eval(two[0], "--system", out / "runs/tied/one.trec", "--measures", "RR", "--json")
+    )
+    assert again["per_query"]["RR"] == record["per_query"]["RR"]

@@ -1,0 +1,67 @@
+"""Whether an index can hold the answers to a dataset's queries: its judged documents."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import islice
+from pathlib import Path
+
+from lsr.corpus.corpus import open_corpus
+from lsr.eval.datasets import Dataset
+from lsr.indexes.lucene import LuceneIndex
+from lsr.indexes.manifest import read_manifest
+
+# Documents of a corpus whose texts are compared with those of an index.
+COMPARED = 10
+
+
+def check_index(directory: Path, dataset: Dataset) -> None:
+    """Refuse an index of another corpus; warn where it lacks some of the relevant documents.
+
+    It is of another corpus if it holds none of the relevant documents, or if the dataset is a
+    folder with a corpus, and all of the first COMPARED documents that the index holds too have
+    other texts there.
+
+    Raises:
+        FileNotFoundError: no index there.
+        ValueError: the index is of another corpus.
+    """
+    manifest = read_manifest(directory)
+    relevant = sorted(
+        {doc for grades in dataset.qrels.values() for doc, grade in grades.items() if grade > 0}
+    )
+    about = f"{dataset.label}, split {dataset.split!r}"
+    with LuceneIndex.open(manifest.folder(directory) / "lucene", []) as index:
+        held = index.holds(relevant)
+        if not held:
+            example = next(iter(index.matching({})), None)
+            raise ValueError(
+                f"{directory} holds none of the {len(relevant)} relevant documents of {about}, "
+                f"such as {relevant[0]!r}: it is an index of {manifest.corpus} with "
+                f"{index.n_docs} documents" + ("" if example is None else f", such as {example!r}")
+            )
+        _compare_texts(directory, index, dataset, manifest.corpus)
+    if len(held) < len(relevant):
+        absent = next(doc_id for doc_id in relevant if doc_id not in held)
+        warnings.warn(
+            f"{directory} holds {len(held)} of the {len(relevant)} relevant documents of {about}: "
+            f"the others, such as {absent!r}, count as not found",
+            stacklevel=2,
+        )
+
+
+def _compare_texts(directory: Path, index: LuceneIndex, dataset: Dataset, corpus: str) -> None:
+    folder = Path(dataset.source or dataset.name)
+    if not any((folder / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
+        return
+    first = {document.id: document for document in islice(open_corpus(folder), COMPARED)}
+    both = [first[doc_id] for doc_id in first if doc_id in index.holds(list(first))]
+    there = index.documents([document.id for document in both])
+    if both and all(
+        (one.title, one.text) != (other.title, other.text)
+        for one, other in zip(both, there, strict=True)
+    ):
+        raise ValueError(
+            f"{directory} is an index of {corpus}, not of {folder}: document {both[0].id!r} has "
+            "another text there"
+        )
