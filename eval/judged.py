@@ -13,6 +13,8 @@ from lsr.indexes.manifest import read_manifest
 
 # Documents of a corpus whose texts are compared with those of an index.
 COMPARED = 10
+# Documents that are looked up at once.
+CHUNK = 1000
 
 
 def check_index(directory: Path, dataset: Dataset) -> None:
@@ -32,7 +34,7 @@ def check_index(directory: Path, dataset: Dataset) -> None:
     )
     about = f"{dataset.label}, split {dataset.split!r}"
     with LuceneIndex.open(manifest.folder(directory) / "lucene", []) as index:
-        held = index.holds(relevant)
+        held = _held(index, relevant)
         if not held:
             example = next(iter(index.matching({})), None)
             raise ValueError(
@@ -54,14 +56,25 @@ def _compare_texts(directory: Path, index: LuceneIndex, dataset: Dataset, corpus
     folder = Path(dataset.source or dataset.name)
     if not any((folder / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
         return
-    first = {document.id: document for document in islice(open_corpus(folder), COMPARED)}
-    both = [first[doc_id] for doc_id in first if doc_id in index.holds(list(first))]
-    there = index.documents([document.id for document in both])
-    if both and all(
-        (one.title, one.text) != (other.title, other.text)
-        for one, other in zip(both, there, strict=True)
-    ):
+    first = list(islice(open_corpus(folder), COMPARED))
+    stored = index.stored([document.id for document in first])
+    same = {
+        one.id: (one.title, one.text) == (other.title, other.text)
+        for one, other in zip(first, stored, strict=True)
+        if other is not None
+    }
+    if same and not any(same.values()):
         raise ValueError(
-            f"{directory} is an index of {corpus}, not of {folder}: document {both[0].id!r} has "
+            f"{directory} is an index of {corpus}, not of {folder}: document {min(same)!r} has "
             "another text there"
         )
+
+
+def _held(index: LuceneIndex, ids: list[str]) -> set[str]:
+    """Those of `ids` that are in an index."""
+    held = set()
+    for start in range(0, len(ids), CHUNK):
+        for document in index.stored(ids[start : start + CHUNK]):
+            if document is not None:
+                held.add(document.id)
+    return held

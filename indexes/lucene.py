@@ -313,24 +313,25 @@ class LuceneIndex:
         Raises:
             KeyError: an unknown id.
         """
+        found = []
+        for doc_id, document in zip(ids, self.stored(ids), strict=True):
+            if document is None:
+                raise self._unknown(doc_id)
+            found.append(document)
+        return found
+
+    def stored(self, ids: Sequence[str]) -> list[Document | None]:
+        """Stored documents in the order asked; None for an id that is not in the index."""
         packed = pack_strings(ids)
         answer = Reader(self._ask(lambda: bytes(self._engine.fetch(packed).tostring())))
-        found = []
+        found: list[Document | None] = []
         for doc_id in ids:
             if not answer.integer():
-                raise self._unknown(doc_id)
+                found.append(None)
+                continue
             title, text, metadata = answer.string(), answer.string(), answer.string()
             found.append(Document(doc_id, title, text, json.loads(metadata)))
         return found
-
-    def holds(self, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` that are ids of live documents."""
-        numbers = pack_queries(csr_array((1, self.n_terms), dtype=np.int32))
-        numbers += pack_integers([len(ids)])
-        packed = pack_strings(ids)
-        answer = self._ask(lambda: bytes(self._engine.score(numbers, packed, 1).tostring()))
-        scores = np.frombuffer(answer, dtype="<i8").tolist()
-        return {doc_id for doc_id, score in zip(ids, scores, strict=True) if score >= 0}
 
     def _unknown(self, doc_id: str) -> KeyError:
         return KeyError(f"no document {doc_id!r} in {self.path}")

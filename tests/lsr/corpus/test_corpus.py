@@ -321,7 +321,10 @@ def test_a_failed_download_is_told_and_other_errors_pass() -> None:
         yield 1
         raise RuntimeError(message)
 
-    with pytest.raises(ConnectionError, match="beir/x: ir_datasets could not download it"):
+    with pytest.raises(
+        ConnectionError,
+        match="beir/x: it is no local path and not in .*, and ir_datasets could not download it",
+    ):
         list(downloaded("beir/x", lambda: failing("All download sources failed")))
     with pytest.raises(RuntimeError, match="something else"):
         list(downloaded("beir/x", lambda: failing("something else")))
