@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ COMPARED = 10
 CHUNK = 1000
 
 
-def check_index(directory: Path, dataset: Dataset) -> None:
+def check_index(directory: str | os.PathLike[str], dataset: Dataset) -> None:
     """Refuse an index of another corpus; warn where it lacks some of the relevant documents.
 
     It is of another corpus if it holds none of the relevant documents, or if the dataset is a
@@ -28,6 +29,7 @@ def check_index(directory: Path, dataset: Dataset) -> None:
         FileNotFoundError: no index there.
         ValueError: the index is of another corpus.
     """
+    directory = Path(directory)
     manifest = read_manifest(directory)
     relevant = sorted(
         {doc for grades in dataset.qrels.values() for doc, grade in grades.items() if grade > 0}
