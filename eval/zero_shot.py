@@ -42,7 +42,7 @@ from lsr.indexes.manifest import NAME
 from lsr.request import Interpolation
 from lsr.run import Run
 from lsr.search import Searcher
-from lsr.search.fusion import fuse
+from lsr.search.fusion import interpolate
 
 FOLDERS = ("nfcorpus", "arguana", "cranfield", "mlquestions", "msmarco-dl19")
 INDEXED = ("lexical", "grafted", "default")
@@ -98,9 +98,9 @@ def kept_as(system: str) -> str:
 
 
 def interpolate(sparse: Run, dense: Run, how: Interpolation) -> Run:
-    """The two runs as one, query by query; see `lsr.search.fusion.fuse`."""
+    """The two runs as one, query by query; see `lsr.search.fusion.interpolate`."""
     fused = {
-        query_id: fuse(list(sparse.get(query_id, ())), list(dense.get(query_id, ())), how)
+        query_id: interpolate(list(sparse.get(query_id, ())), list(dense.get(query_id, ())), how)
         for query_id in sparse.keys() | dense.keys()
     }
     mixed = {q: [(hit.doc_id, hit.score) for hit in hits] for q, hits in fused.items()}

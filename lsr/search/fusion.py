@@ -25,7 +25,7 @@ class Fused(NamedTuple):
     dense: float
 
 
-def fuse(
+def interpolate(
     sparse: Ranking,
     dense: Ranking,
     how: Interpolation,
@@ -130,7 +130,7 @@ def contenders(
     k: int | None = None,
     exact_dense: bool = False,
 ) -> Union:
-    """Return documents of two rankings that hold the k best of `fuse`, ties included.
+    """Return documents of two rankings that hold the k best of `interpolate`, ties included.
 
     A document that an exact search did not return scores no more there than the last one that it
     did. All normalisations keep the order of scores, rounding included, so that the fused score
@@ -170,7 +170,7 @@ def contenders(
 
 
 def _share(name: str, ranking: Ranking, how: Interpolation, weight: float) -> np.ndarray:
-    """What a side adds to the fused score of each document of its own list, as in `fuse`."""
+    """What a side adds to the fused score of each document of its own list, as in `interpolate`."""
     scores = np.fromiter((score for _, score in ranking), np.float64, len(ranking))
     share: np.ndarray = weight * _normalisation(name, np.sort(scores), how)(scores) + 0.0
     return share

@@ -16,7 +16,7 @@ from lsr.indexes.dense import DenseIndex
 from lsr.request import Feedback, Interpolation, Request, Side
 from lsr.run import Ranking
 from lsr.search.feedback import heaviest, move_dense, move_sparse
-from lsr.search.fusion import Fused, contenders, fuse
+from lsr.search.fusion import Fused, contenders, interpolate
 from lsr.vectors import concatenate, quantise_queries, rows
 
 Queries = Sequence[str | Mapping[str, float]]
@@ -243,7 +243,7 @@ class Passes:
         self.search(batch, ("sparse", "dense"), request, how.depth)
         lists = list(zip(batch.lists["sparse"], batch.lists["dense"], strict=True))
         if how.method != "convex" or how.missing != "exact":
-            return [fuse(sparse, dense, how, k=k) for sparse, dense in lists]
+            return [interpolate(sparse, dense, how, k=k) for sparse, dense in lists]
         assert batch.sparse is not None and batch.dense is not None
         exact_dense = self.dense.is_exact(how.depth, batch.allowed)
         unions = [contenders(sparse, dense, how, k, exact_dense) for sparse, dense in lists]
@@ -261,7 +261,7 @@ class Passes:
             for ids, scores, factor in zip(no_sparse, scored.result(), factors, strict=True)
         ]
         return [
-            fuse(sparse, dense, how, exact, k, chain(*union))
+            interpolate(sparse, dense, how, exact, k, chain(*union))
             for (sparse, dense), exact, union in zip(
                 lists, zip(of_sparse, of_dense, strict=True), unions, strict=True
             )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lsr.request import Interpolation
-from lsr.search.fusion import Fused, contenders, fuse
+from lsr.search.fusion import Fused, contenders, interpolate
 
 SPARSE = [("a", 10.0), ("b", 6.0), ("c", 2.0)]
 DENSE = [("b", 1.0), ("d", 0.5), ("a", 0.0)]
@@ -31,7 +31,7 @@ def scores_of(fused: list[Fused]) -> dict[str, float]:
 
 
 def test_min_max_with_exact_scores() -> None:
-    assert fuse(SPARSE, DENSE, how(alpha=0.5), EXACT) == [
+    assert interpolate(SPARSE, DENSE, how(alpha=0.5), EXACT) == [
         ("b", 0.75, 0.25, 0.5),  # (6 − 2) / 8 = 1/2 · and 1
         ("a", 0.5, 0.5, 0.0),  #   (10 − 2) / 8 = 1    and 0
         ("d", 0.125, -0.125, 0.25),  # (0 − 2) / 8 = −1/4 and 1/2
@@ -40,13 +40,13 @@ def test_min_max_with_exact_scores() -> None:
 
 
 def test_alpha_weighs_the_sparse_side() -> None:
-    fused = by_id(fuse(SPARSE, DENSE, how(alpha=0.25), EXACT))
+    fused = by_id(interpolate(SPARSE, DENSE, how(alpha=0.25), EXACT))
     assert fused["b"] == (0.25 * 0.5, 0.75 * 1.0)
     assert fused["c"] == (0.0, 0.75 * -0.5)
 
 
 def test_missing_zero() -> None:
-    fused = fuse(SPARSE, DENSE, how(missing="zero"))
+    fused = interpolate(SPARSE, DENSE, how(missing="zero"))
     assert scores_of(fused) == {"b": 0.75, "a": 0.5, "d": 0.25, "c": 0.0}
     assert by_id(fused)["d"] == (0.0, 0.25)
 
@@ -61,13 +61,13 @@ def test_missing_zero() -> None:
     ],
 )
 def test_missing_minimum(normalisation: str, sparse_of_d: float, dense_of_c: float) -> None:
-    fused = by_id(fuse(SPARSE, DENSE, how(normalisation=normalisation, missing="minimum")))
+    fused = by_id(interpolate(SPARSE, DENSE, how(normalisation=normalisation, missing="minimum")))
     assert fused["d"][0] == pytest.approx(sparse_of_d / 2)
     assert fused["c"][1] == pytest.approx(dense_of_c / 2)
 
 
 def test_theoretical_minimum() -> None:
-    fused = by_id(fuse(SPARSE, DENSE, how(normalisation="theoretical"), EXACT))
+    fused = by_id(interpolate(SPARSE, DENSE, how(normalisation="theoretical"), EXACT))
     # s / 10 and (s + 1) / 2, halved.
     assert fused == {
         "a": (0.5, 0.25),
@@ -79,13 +79,13 @@ def test_theoretical_minimum() -> None:
 
 def test_theoretical_minimum_does_not_depend_on_the_last_document() -> None:
     setting = how(normalisation="theoretical")
-    short = by_id(fuse(SPARSE[:2], DENSE[:2], setting, ({"d": 0.0}, {"a": 0.0})))
-    full = by_id(fuse(SPARSE, DENSE, setting, EXACT))
+    short = by_id(interpolate(SPARSE[:2], DENSE[:2], setting, ({"d": 0.0}, {"a": 0.0})))
+    full = by_id(interpolate(SPARSE, DENSE, setting, EXACT))
     assert short == {doc_id: full[doc_id] for doc_id in "abd"}
 
 
 def test_z_scores() -> None:
-    fused = by_id(fuse(SPARSE, DENSE, how(normalisation="z-score"), EXACT))
+    fused = by_id(interpolate(SPARSE, DENSE, how(normalisation="z-score"), EXACT))
     one = math.sqrt(1.5) / 2  # 4 / √(32/3) = ½ / √(1/6) = √1.5
     expected = {"a": (one, -one), "b": (0, one), "c": (-one, -2 * one), "d": (-1.5 * one, 0)}
     assert fused.keys() == expected.keys()
@@ -94,12 +94,12 @@ def test_z_scores() -> None:
 
 
 def test_z_score_zero_is_the_mean() -> None:
-    fused = by_id(fuse(SPARSE, DENSE, how(normalisation="z-score", missing="zero")))
+    fused = by_id(interpolate(SPARSE, DENSE, how(normalisation="z-score", missing="zero")))
     assert fused["d"][0] == 0 == fused["b"][0]
 
 
 def test_no_normalisation() -> None:
-    assert scores_of(fuse(SPARSE, DENSE, how(normalisation="none"), EXACT)) == {
+    assert scores_of(interpolate(SPARSE, DENSE, how(normalisation="none"), EXACT)) == {
         "a": 5.0,
         "b": 3.5,
         "c": 0.75,
@@ -108,7 +108,9 @@ def test_no_normalisation() -> None:
 
 
 def test_reciprocal_ranks() -> None:
-    fused = fuse(SPARSE, DENSE, how(method="rrf"))  # `missing` is "exact", which is not asked
+    fused = interpolate(
+        SPARSE, DENSE, how(method="rrf")
+    )  # `missing` is "exact", which is not asked
     assert [doc.doc_id for doc in fused] == ["b", "a", "d", "c"]
     assert by_id(fused) == {
         "a": (1 / 61, 1 / 63),
@@ -119,20 +121,20 @@ def test_reciprocal_ranks() -> None:
 
 
 def test_reciprocal_ranks_weighted() -> None:
-    fused = by_id(fuse(SPARSE, DENSE, how(method="rrf", alpha=0.25, rank_constant=1)))
+    fused = by_id(interpolate(SPARSE, DENSE, how(method="rrf", alpha=0.25, rank_constant=1)))
     assert fused["a"] == (0.5 / 2, 1.5 / 4)
     assert fused["d"] == (0.0, 1.5 / 3)
 
 
 def test_ranks_of_ties_go_by_id() -> None:
-    fused = by_id(fuse([("z", 1.0), ("x", 1.0), ("y", 2.0)], [], how(method="rrf")))
+    fused = by_id(interpolate([("z", 1.0), ("x", 1.0), ("y", 2.0)], [], how(method="rrf")))
     assert fused == {"y": (1 / 61, 0.0), "x": (1 / 62, 0.0), "z": (1 / 63, 0.0)}
 
 
 @pytest.mark.parametrize("method", ["convex", "rrf"])
 def test_ties_go_by_id(method: str) -> None:
     setting = how(method=method, missing="zero")
-    mirrored = fuse([("n", 2.0), ("k", 1.0)], [("é", 2.0), ("Z", 1.0)], setting)
+    mirrored = interpolate([("n", 2.0), ("k", 1.0)], [("é", 2.0), ("Z", 1.0)], setting)
     assert [doc.doc_id for doc in mirrored] == ["n", "é", "Z", "k"]  # by code point
 
 
@@ -144,19 +146,19 @@ def test_ties_go_by_id(method: str) -> None:
 def test_equal_scores_are_one_each(normalisation: str, ids: str) -> None:
     # 0 is the least sparse score there can be, −1 the least dense one.
     setting = how(normalisation=normalisation, missing="zero")
-    fused = by_id(fuse([(i, 0.0) for i in ids], [(i, -1.0) for i in ids], setting))
+    fused = by_id(interpolate([(i, 0.0) for i in ids], [(i, -1.0) for i in ids], setting))
     assert fused == dict.fromkeys(ids, (0.5, 0.5))
 
 
 def test_theoretical_minimum_above_all_scores() -> None:
     setting = how(normalisation="theoretical", missing="zero")
-    fused = by_id(fuse([("a", -1.0), ("b", -2.0), ("c", -3.0)], [], setting))
+    fused = by_id(interpolate([("a", -1.0), ("b", -2.0), ("c", -3.0)], [], setting))
     assert fused == {"a": (0.5, 0.0), "b": (0.25, 0.0), "c": (0.0, 0.0)}  # as min-max
 
 
 def test_theoretical_minimum_of_equal_scores() -> None:
     setting = how(normalisation="theoretical")
-    fused = by_id(fuse([("a", 4.0)], [("b", 0.0)], setting, ({"b": 1.0}, {"a": -0.5})))
+    fused = by_id(interpolate([("a", 4.0)], [("b", 0.0)], setting, ({"b": 1.0}, {"a": -0.5})))
     assert fused == {"a": (0.5, 0.25), "b": (0.125, 0.5)}
 
 
@@ -166,7 +168,7 @@ def test_theoretical_minimum_of_equal_scores() -> None:
 )
 def test_what_one_document_leaves_to_others(missing: str, score: float, share: float) -> None:
     exact = ({"q": score}, {"p": 0.0})
-    fused = by_id(fuse([("p", 3.0)], [("q", 0.5)], how(missing=missing), exact))
+    fused = by_id(interpolate([("p", 3.0)], [("q", 0.5)], how(missing=missing), exact))
     assert fused["p"][0] == 0.5 and fused["q"][0] == share
 
 
@@ -176,14 +178,16 @@ def test_z_scores_of_equal_scores_are_zero(missing: str) -> None:
     equal = [(i, 0.1) for i in "pqr"]
     assert np.mean([0.1] * 3) != 0.1
     setting = how(normalisation="z-score", missing=missing)
-    fused = by_id(fuse(equal, [("s", 0.5)], setting, ({"s": 0.05}, dict.fromkeys("pqr", 0.0))))
+    fused = by_id(
+        interpolate(equal, [("s", 0.5)], setting, ({"s": 0.05}, dict.fromkeys("pqr", 0.0)))
+    )
     assert fused == dict.fromkeys("pqrs", (0.0, 0.0))
 
 
 @pytest.mark.parametrize("normalisation", ["min-max", "z-score", "theoretical"])
 def test_scores_so_small_that_squares_vanish(normalisation: str) -> None:
     tiny = [("a", 2e-200), ("b", 1e-200)]
-    fused = by_id(fuse(tiny, [], how(normalisation=normalisation)))
+    fused = by_id(interpolate(tiny, [], how(normalisation=normalisation)))
     expected = {"min-max": (1, 0), "z-score": (1, -1), "theoretical": (1, 0.5)}[normalisation]
     assert (fused["a"][0], fused["b"][0]) == pytest.approx((expected[0] / 2, expected[1] / 2))
 
@@ -193,23 +197,23 @@ def test_scores_so_small_that_squares_vanish(normalisation: str) -> None:
 
 def test_nothing() -> None:
     for method in ("convex", "rrf"):
-        assert fuse([], [], how(method=method)) == []
+        assert interpolate([], [], how(method=method)) == []
 
 
 @pytest.mark.parametrize("normalisation", ["min-max", "theoretical", "z-score", "none"])
 @pytest.mark.parametrize("missing", ["exact", "zero", "minimum"])
 def test_an_empty_side_gives_nothing(normalisation: str, missing: str) -> None:
     setting = how(normalisation=normalisation, missing=missing)
-    fused = fuse([], DENSE, setting)  # a query without terms: nothing in `exact` either
+    fused = interpolate([], DENSE, setting)  # a query without terms: nothing in `exact` either
     assert [doc.doc_id for doc in fused] == ["b", "d", "a"]
     assert all(doc.sparse == 0 and doc.score == doc.dense for doc in fused)
-    fused = fuse(SPARSE, [], setting, ({}, {"a": 0.5}))
+    fused = interpolate(SPARSE, [], setting, ({}, {"a": 0.5}))
     assert [doc.doc_id for doc in fused] == ["a", "b", "c"]
     assert all(doc.dense == 0 and doc.score == doc.sparse for doc in fused)
 
 
 def test_disjoint_lists() -> None:
-    fused = fuse(
+    fused = interpolate(
         [("a", 2.0), ("b", 1.0)], [("c", 0.5), ("d", 0.25)], how(missing="minimum", alpha=0.75)
     )
     assert scores_of(fused) == {"a": 0.75, "c": 0.25, "b": 0.0, "d": 0.0}
@@ -217,12 +221,12 @@ def test_disjoint_lists() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_identical_lists(alpha: float) -> None:
-    fused = fuse(SPARSE, SPARSE, how(alpha=alpha))
+    fused = interpolate(SPARSE, SPARSE, how(alpha=alpha))
     assert [(doc.doc_id, doc.score) for doc in fused] == [("a", 1.0), ("b", 0.5), ("c", 0.0)]
 
 
 def test_alpha_one_does_not_let_negative_zeros_out() -> None:
-    fused = fuse(SPARSE, DENSE, how(alpha=1), EXACT)
+    fused = interpolate(SPARSE, DENSE, how(alpha=1), EXACT)
     assert all(math.copysign(1, doc.dense) == 1 for doc in fused)
 
 
@@ -231,22 +235,22 @@ def test_alpha_one_does_not_let_negative_zeros_out() -> None:
 
 def test_a_document_without_exact_score() -> None:
     with pytest.raises(KeyError, match="`exact` holds no dense score of document 'c'"):
-        fuse(SPARSE, DENSE, how(), ({"d": 0.0}, {}))
+        interpolate(SPARSE, DENSE, how(), ({"d": 0.0}, {}))
     with pytest.raises(KeyError, match="`exact` holds no sparse score of document 'd'"):
-        fuse(SPARSE, DENSE, how())
+        interpolate(SPARSE, DENSE, how())
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_scores_are_finite(score: float) -> None:
     with pytest.raises(ValueError, match=f"`dense` scores must be finite, got {score} for 'x'"):
-        fuse(SPARSE, [("b", 1.0), ("x", score)], how(missing="zero"))
+        interpolate(SPARSE, [("b", 1.0), ("x", score)], how(missing="zero"))
     with pytest.raises(ValueError, match=f"`exact sparse` scores must be .* got {score} for 'd'"):
-        fuse(SPARSE, DENSE, how(), ({"d": score}, {"c": 0.0}))
+        interpolate(SPARSE, DENSE, how(), ({"d": score}, {"c": 0.0}))
 
 
 def test_a_document_twice() -> None:
     with pytest.raises(ValueError, match="`sparse` holds document 'c' twice"):
-        fuse([*SPARSE, ("c", 1.0)], DENSE, how(missing="zero"))
+        interpolate([*SPARSE, ("c", 1.0)], DENSE, how(missing="zero"))
 
 
 @pytest.mark.parametrize("exact_dense", [True, False])
@@ -282,8 +286,8 @@ def test_contenders_hold_the_best_of_all(normalisation: str, exact_dense: bool) 
                 {doc_id: known["sparse"][doc_id] for doc_id in union.only_dense},
                 {doc_id: known["dense"][doc_id] for doc_id in union.only_sparse},
             )
-            everything = fuse(*lists.values(), settings, tuple(known.values()), k)
-            assert fuse(*lists.values(), settings, asked, k, chain(*union)) == everything
+            everything = interpolate(*lists.values(), settings, tuple(known.values()), k)
+            assert interpolate(*lists.values(), settings, asked, k, chain(*union)) == everything
             whole = len(dict(lists["sparse"]) | dict(lists["dense"]))
             assert k is not None or len([*chain(*union)]) == whole
             fewer += len([*chain(*union)]) < whole

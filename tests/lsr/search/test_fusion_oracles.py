@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.request import Interpolation
-from lsr.search.fusion import fuse
+from lsr.search.fusion import interpolate
 
 SCORE = st.floats(-1e3, 1e3, width=32)
 # A normalised difference below float64's precision would be none.
@@ -90,7 +90,7 @@ def root(value: Fraction) -> Fraction:
 @given(RANKING, RANKING, SETTINGS, EXACTS, EXACTS)
 @settings(max_examples=400, deadline=None)
 def test_equals_the_oracle(sparse, dense, setting, first, second) -> None:
-    fused = fuse(sparse, dense, setting, (first, second))
+    fused = interpolate(sparse, dense, setting, (first, second))
     expected = fuse_slowly(sparse, dense, setting, (first, second))
     assert len(fused) == len(expected)
     for doc in fused:
@@ -112,17 +112,17 @@ ANY_SCORE = st.floats(allow_nan=False, allow_infinity=False, width=32)
     st.fixed_dictionaries(dict.fromkeys("abcdefgh", ANY_SCORE)),
 )
 def test_float32_scores_give_finite_ones(sparse, dense, setting, known) -> None:
-    for doc in fuse(sparse, dense, setting, (known, known)):
+    for doc in interpolate(sparse, dense, setting, (known, known)):
         assert math.isfinite(doc.sparse) and math.isfinite(doc.dense) and math.isfinite(doc.score)
 
 
 @given(RANKING, RANKING, SETTINGS, EXACTS, st.randoms(use_true_random=False))
 def test_input_order_does_not_matter(sparse, dense, setting, known, random) -> None:
-    fused = fuse(sparse, dense, setting, (known, known))
+    fused = interpolate(sparse, dense, setting, (known, known))
     random.shuffle(sparse)
     random.shuffle(dense)
     backwards = dict(reversed(known.items()))
-    assert fuse(sparse, dense, setting, (backwards, backwards)) == fused
+    assert interpolate(sparse, dense, setting, (backwards, backwards)) == fused
 
 
 @given(
@@ -136,7 +136,7 @@ def test_alpha_one_keeps_the_sparse_order(sparse, dense, known, normalisation) -
     returned = dict(sparse)
     sparse_scores = [
         returned[doc.doc_id]
-        for doc in fuse(sparse, dense, setting, (known, known))
+        for doc in interpolate(sparse, dense, setting, (known, known))
         if doc.doc_id in returned
     ]
     assert sparse_scores == sorted(sparse_scores, reverse=True)
@@ -148,9 +148,9 @@ def test_swapping_the_sides_mirrors_alpha(sparse, dense, setting) -> None:
     if setting.normalisation == "theoretical":  # which treats the sides differently
         return
     mirrored = setting.model_copy(update={"alpha": 0.75})
-    swapped = fuse(dense, sparse, mirrored)
+    swapped = interpolate(dense, sparse, mirrored)
     assert [(d.doc_id, d.score, d.dense, d.sparse) for d in swapped] == [
-        tuple(d) for d in fuse(sparse, dense, setting)
+        tuple(d) for d in interpolate(sparse, dense, setting)
     ]
 
 
@@ -189,7 +189,7 @@ def test_equals_ranx(norm: str | None, method: str, setting: Interpolation) -> N
         params={"weights": (0.3, 0.7)} if method == "wsum" else {"k": 60},
     ).to_dict()
     for query, expected in theirs.items():
-        fused = fuse(list(runs[0][query].items()), list(runs[1][query].items()), setting)
+        fused = interpolate(list(runs[0][query].items()), list(runs[1][query].items()), setting)
         assert {doc.doc_id: doc.score for doc in fused} == pytest.approx(
             expected, rel=1e-12, abs=1e-12
         )

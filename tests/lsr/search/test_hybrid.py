@@ -13,7 +13,7 @@ from lsr.encoders.load import default_tokenizer
 from lsr.request import Interpolation, ask
 from lsr.search import Searcher
 from lsr.search.feedback import heaviest, move_dense, move_sparse
-from lsr.search.fusion import fuse
+from lsr.search.fusion import interpolate
 from lsr.search.passes import Batch
 from lsr.search.tuning import write_tuning
 
@@ -94,7 +94,7 @@ class Oracle:
     def fused(self):
         how = self.request.interpolation or Interpolation()
         lists = self.list("sparse", how.depth), self.list("dense", how.depth)
-        return fuse(*lists, how, (self.all["sparse"], self.all["dense"]))
+        return interpolate(*lists, how, (self.all["sparse"], self.all["dense"]))
 
     def feed_back(self):
         how = self.request.feedback
