@@ -51,7 +51,7 @@ class DefaultEncoder:
     """Documents by the trained model, made when the first is encoded; queries by lookup."""
 
     def __init__(self, folder: Path = FOLDER, dtype: torch.dtype | None = None) -> None:
-        """The encoder of a folder that `pack` wrote; for `dtype` see MaskedLMEncoder.
+        """The encoder of a folder that `write_default` wrote; for `dtype` see MaskedLMEncoder.
 
         Raises:
             FileNotFoundError: a file is missing.
@@ -144,7 +144,7 @@ def export_default(out: str | os.PathLike[str]) -> None:
     partial.rename(out)
 
 
-def pack(checkpoint: Path, folder: Path = FOLDER) -> None:
+def write_default(checkpoint: Path, folder: Path = FOLDER) -> None:
     """Write what a checkpoint changed of the trunk, matrices in bfloat16, and its query weights.
 
     Raises:
@@ -194,4 +194,4 @@ def _untrained(query_weights: np.ndarray) -> Any:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(f"usage: python -m lsr.encoders.default CHECKPOINT, got {sys.argv[1:]}")
-    pack(Path(sys.argv[1]))
+    write_default(Path(sys.argv[1]))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsr.encoders.packing import pack
+from lsr.encoders.packing import leave_out_padding
 from lsr.kernels.head import splade_head
 
 
@@ -42,7 +42,7 @@ def fuse(model: Any) -> Any:
     for transformer, pooling in pairs:
         pooling.forward = partial(_pool, pooling, decoders[id(transformer)])
     for transformer in transformers.values():
-        pack(transformer)
+        leave_out_padding(transformer)
     return model
 
 

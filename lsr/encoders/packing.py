@@ -24,7 +24,7 @@ ATTENTION = "lsr_packed"
 TOLERANCE = 1e-3
 
 
-def pack(transformer: Any) -> bool:
+def leave_out_padding(transformer: Any) -> bool:
     """Make a sentence-transformers Transformer pass its model tokens without padding, in place.
 
     What it returns is then flat, as with FlashAttention: `token_embeddings` of shape (1, N, D) for

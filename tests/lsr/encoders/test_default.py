@@ -13,7 +13,7 @@ from sentence_transformers import SparseEncoder
 
 from lsr.encoders import load, shipped
 from lsr.encoders.build import ModelConfig, build_model
-from lsr.encoders.default import DefaultEncoder, default_model, export_default, pack
+from lsr.encoders.default import DefaultEncoder, default_model, export_default, write_default
 from lsr.encoders.shipped import CHANGED, FOLDER, QUERIES
 
 TEXTS = [
@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
 def packed(trained, tmp_path_factory):
     """What would ship of it, not to be changed."""
     folder = tmp_path_factory.mktemp("packed")
-    pack(trained, folder)
+    write_default(trained, folder)
     return folder
 
 
@@ -122,7 +122,7 @@ def test_what_does_not_belong_together_is_refused(packed, tmp_path, monkeypatch)
     siamese = build_model(ModelConfig(calibrate_terms=None), [])
     siamese.save(str(tmp_path / "siamese"), create_model_card=False)
     with pytest.raises(ValueError, match="siamese: has no inference-free queries"):
-        pack(tmp_path / "siamese", tmp_path)
+        write_default(tmp_path / "siamese", tmp_path)
     folder = shutil.copytree(packed, tmp_path / "packed")
     np.save(folder / QUERIES, np.ones(7, np.float32))
     with pytest.raises(ValueError, match=r"expected 30522 weights in float32, got \(7,\)"):

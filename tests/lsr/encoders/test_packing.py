@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lsr.encoders.load import default_tokenizer
-from lsr.encoders.packing import ATTENTION, pack
+from lsr.encoders.packing import ATTENTION, leave_out_padding
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
 WIDE = {"intermediate_size": 32, "initializer_range": 0.5, **SIZES}
@@ -65,7 +65,7 @@ def test_packed_states_and_gradients_equal_padded_ones(kind, tmp_path):
     torch.manual_seed(0)
     padded = transformer(tmp_path, MODELS[kind](len(default_tokenizer())))
     packed = copy.deepcopy(padded)
-    assert pack(packed)
+    assert leave_out_padding(packed)
     states, gradients = passed(packed)
     expected, expected_gradients = passed(padded)
     assert packed(packed.preprocess(TEXTS))["token_embeddings"].shape[0] == 1
@@ -80,7 +80,7 @@ def test_packed_states_and_gradients_equal_padded_ones(kind, tmp_path):
 def test_a_text_sees_no_other(tmp_path):
     torch.manual_seed(0)
     module = transformer(tmp_path, MODELS["bert"](len(default_tokenizer())))
-    assert pack(module)
+    assert leave_out_padding(module)
 
     def first(texts):
         features = module(module.preprocess(texts))
@@ -98,7 +98,7 @@ def test_others_are_left_alone(reason, tmp_path):
     else:
         module = transformer(tmp_path, MODELS["bert"](n))
         module.model.set_attn_implementation("eager")
-    assert not pack(module)
+    assert not leave_out_padding(module)
     assert module.model.config._attn_implementation != ATTENTION
     assert "forward" not in vars(module)
 
@@ -109,7 +109,7 @@ def test_padded_input_still_works_after_packing(tmp_path):
     arguments = {name: features[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         expected = module.model(**arguments).logits
-        assert pack(module)
+        assert leave_out_padding(module)
         found = module.model(**arguments).logits
     mask = features["attention_mask"].bool()
     torch.testing.assert_close(found[mask], expected[mask])
@@ -119,7 +119,7 @@ def test_saving_keeps_the_attention_of_the_checkpoint(tmp_path):
     module = transformer(tmp_path / "a", MODELS["bert"](len(default_tokenizer())))
     (tmp_path / "before").mkdir()
     module.save(str(tmp_path / "before"))
-    assert pack(module)
+    assert leave_out_padding(module)
     (tmp_path / "after").mkdir()
     module.save(str(tmp_path / "after"))
     names = [path.name for path in (tmp_path / "before").glob("*.json")]
