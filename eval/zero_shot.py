@@ -74,7 +74,7 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
             run = rank_queries(searcher, dataset)
     elif system == "default+dense":
         sparse, dense = (run_of(side, folder, dataset, out) for side in ("default", "dense"))
-        run = interpolate(sparse, dense, FIXED)
+        run = interpolate_runs(sparse, dense, FIXED)
     else:
         rank = _bm25s if system == "bm25s" else _dense
         run = rank(folder, dataset).without_self().truncate(DEPTH)
@@ -97,7 +97,7 @@ def kept_as(system: str) -> str:
     return f"{system}-float32-{DefaultEncoder().fingerprint[:12]}"
 
 
-def interpolate(sparse: Run, dense: Run, how: Interpolation) -> Run:
+def interpolate_runs(sparse: Run, dense: Run, how: Interpolation) -> Run:
     """The two runs as one, query by query; see `lsr.search.fusion.interpolate`."""
     fused = {
         query_id: interpolate(list(sparse.get(query_id, ())), list(dense.get(query_id, ())), how)

@@ -10,7 +10,7 @@ from lsr.encoders.default import DefaultEncoder
 from lsr.encoders.masked_lm import MaskedLMEncoder
 from lsr.eval import zero_shot
 from lsr.eval.datasets import load_dataset
-from lsr.eval.zero_shot import interpolate, kept_as, main, markdown, run_of, table
+from lsr.eval.zero_shot import interpolate_runs, kept_as, main, markdown, run_of, table
 from lsr.request import Interpolation
 from lsr.run import Run
 
@@ -18,7 +18,7 @@ from lsr.run import Run
 def test_interpolation_by_hand():
     sparse = Run({"q": [("a", 30.0), ("b", 20.0), ("c", 10.0)], "r": [("a", 5.0)]})
     dense = Run({"q": [("d", 0.9), ("b", 0.8), ("a", 0.4)], "s": [("b", 0.1), ("c", 0.1)]})
-    mixed = interpolate(sparse, dense, Interpolation(alpha=0.75, missing="zero"))
+    mixed = interpolate_runs(sparse, dense, Interpolation(alpha=0.75, missing="zero"))
     assert mixed["q"] == [
         ("a", pytest.approx(0.75)),
         ("b", pytest.approx(0.75 * 0.5 + 0.25 * 0.8)),
@@ -27,7 +27,7 @@ def test_interpolation_by_hand():
     ]
     assert mixed["r"] == [("a", pytest.approx(0.75))]  # the only one is the best
     assert mixed["s"] == [("b", pytest.approx(0.25)), ("c", pytest.approx(0.25))]
-    alone = interpolate(sparse, dense, Interpolation(alpha=1.0, missing="zero"))
+    alone = interpolate_runs(sparse, dense, Interpolation(alpha=1.0, missing="zero"))
     assert alone["q"][:2] == [("a", 1.0), ("b", 0.5)]
 
 
