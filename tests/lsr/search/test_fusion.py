@@ -108,9 +108,8 @@ def test_no_normalisation() -> None:
 
 
 def test_reciprocal_ranks() -> None:
-    fused = interpolate(
-        SPARSE, DENSE, how(method="rrf")
-    )  # `missing` is "exact", which is not asked
+    # `missing` is "exact", which is not asked.
+    fused = interpolate(SPARSE, DENSE, how(method="rrf"))
     assert [doc.doc_id for doc in fused] == ["b", "a", "d", "c"]
     assert by_id(fused) == {
         "a": (1 / 61, 1 / 63),
