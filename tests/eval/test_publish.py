@@ -282,6 +282,7 @@ def test_pareto():
     assert pareto([(1, 0.5), (2, 0.6), (1, 0.5), (2, 0.4)]) == [0, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_page_of_many_queries_stays_below_5_megabytes(tmp_path):
     data = dataset(n=1_500)
     text = " ".join(f"word{number}" for number in range(200))

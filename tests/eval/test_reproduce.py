@@ -120,6 +120,7 @@ def test_the_miniature_is_a_whole_collection():
     assert {doc_id for of in dataset.qrels.values() for doc_id in of} <= set(ids)
 
 
+@pytest.mark.slow
 def test_miniature_end_to_end(monkeypatch):
     # Weights, and so the numbers, must not depend on what a CPU is fast at.
     monkeypatch.setattr("lsr.encoders.masked_lm.bfloat16_is_fast", lambda: True)

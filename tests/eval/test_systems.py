@@ -111,6 +111,7 @@ def test_bad_systems(two, monkeypatch, text, error, message):
         parse_system(text)
 
 
+@pytest.mark.slow
 def test_two_datasets_and_two_systems_and_a_second_time_nothing_is_done(two, builds, monkeypatch):
     out, cache = two[0].parent / "out", two[0].parent / "cache"
     arguments = (*two, "--system", "BM25=lexical", "--system", "cut=lexical?max_terms=1")

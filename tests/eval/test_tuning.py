@@ -192,6 +192,7 @@ def test_measures_count_from_the_grade_of_the_track(index, tmp_path, few_variant
     assert 0 < tuned.tuned < tune(index, data, "RR@10", store=False).tuned
 
 
+@pytest.mark.slow
 def test_grid_without_dev_is_cross_validated_and_goes_on(
     index, tmp_path, few_variants, monkeypatch
 ):
@@ -265,6 +266,7 @@ def test_stages_are_compared_and_drawn(index, tmp_path, few_variants, monkeypatc
     assert (tmp_path / "report" / "stages.svg").read_bytes() == first_bytes
 
 
+@pytest.mark.slow
 def test_the_command_line_tunes_and_writes_the_grid(index, tmp_path, few_variants, monkeypatch):
     from typer.testing import CliRunner
 

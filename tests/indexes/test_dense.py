@@ -116,7 +116,7 @@ def test_vectors_and_scores_are_those_of_the_search():
             use([ids[0], "nobody"])
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf-pq"])
+@pytest.mark.parametrize("kind", ["hnsw", pytest.param("ivf-pq", marks=pytest.mark.slow)])
 def test_structures_find_nearly_all_with_exact_scores(kind, asked, monkeypatch):
     ids, vectors, queries = clusters(14_000)
     index = DenseIndex(ids, vectors, kind=kind)
@@ -179,7 +179,7 @@ def test_the_same_vectors_make_the_same_structure(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf-pq"])
+@pytest.mark.parametrize("kind", ["hnsw", pytest.param("ivf-pq", marks=pytest.mark.slow)])
 def test_rows_that_came_or_went_since_a_structure_was_built(tmp_path, kind, asked):
     ids, vectors, queries = clusters(15_000)
     writer = DenseWriter(tmp_path / "dense", [], 16)
