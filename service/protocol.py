@@ -1,8 +1,12 @@
 """HTTP as the server reads it, with limits that uvicorn leaves open.
 
-uvicorn ends idle connections between requests, and nothing else: it waits for ever for the rest
+uvicorn closes idle connections between requests, and nothing else: it waits for ever for the rest
 of a request's head, keeps a head of any size, lets any number of requests wait behind one, and
-never gives up a client that does not read.
+never gives up a client that does not read its answer.
+
+`HttpToolsProtocol` is not part of uvicorn's documented interface. Only this file uses it, and
+pyproject.toml bounds uvicorn to versions that pass tests/service/test_protocol.py. Other servers
+were tried in place of this file, see docs/LOG.md, 2026-12-01.
 """
 
 from __future__ import annotations
