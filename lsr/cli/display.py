@@ -29,16 +29,22 @@ def snippet(tokenizer: Any, text: str, terms: set[str]) -> Text:
     return shown
 
 
+def number(value: float, digits: int = 3) -> str:
+    """A weight or a score with so many decimals; in scientific notation where these say little."""
+    plain = not value or 10**-digits <= abs(value) < 1e6
+    return f"{value:.{digits}f}" if plain else f"{value:.{digits}e}"
+
+
 def chart(reasons: Sequence[Contribution], limit: int | None = None) -> Table:
     """Terms with q × d = contribution and a bar for the share; below `limit` rows the rest."""
     table = Table("term", "query", "document", "q × d", "share", "", box=None, pad_edge=False)
     for reason in reasons[:limit]:
         table.add_row(
             Text(reason.term, "yellow" if reason.literal_in_document else "cyan"),
-            f"{reason.query_weight:.3f} {_origin(reason)}",
+            f"{number(reason.query_weight)} {_origin(reason)}",
             f"{reason.document_weight:.3f} "
             f"{'literal' if reason.literal_in_document else 'expanded'}",
-            f"{reason.contribution:.3f}",
+            number(reason.contribution),
             f"{reason.share:.1%}",
             Bar(1.0, 0.0, reason.share, width=24, color="green"),
         )
@@ -47,7 +53,7 @@ def chart(reasons: Sequence[Contribution], limit: int | None = None) -> Table:
         contribution = sum(reason.contribution for reason in rest)
         share = sum(reason.share for reason in rest)
         table.add_row(
-            Text(f"{len(rest)} more", "dim"), "", "", f"{contribution:.3f}", f"{share:.1%}", ""
+            Text(f"{len(rest)} more", "dim"), "", "", number(contribution), f"{share:.1%}", ""
         )
     return table
 
@@ -72,7 +78,9 @@ def hit_view(rank: int, hit: Hit, why: Explanation, tokenizer: Any) -> Group:
     """One hit: rank, score, id, title, text with matched words highlighted, and the chart."""
     reasons = why.terms
     head = Text.assemble(
-        (f"{rank:2}. ", "dim"), (visible(hit.document.id), "bold"), (f"  {hit.score:.3f}", "green")
+        (f"{rank:2}. ", "dim"),
+        (visible(hit.document.id), "bold"),
+        (f"  {number(hit.score)}", "green"),
     )
     if hit.document.title and hit.document.title != hit.document.id:
         head.append(f"  {visible(' '.join(hit.document.title.split()))}", "dim")

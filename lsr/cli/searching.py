@@ -200,11 +200,11 @@ def explain(
     if as_json:
         typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))
         return
-    from lsr.cli.display import chart, shares, snippet
+    from lsr.cli.display import chart, number, shares, snippet
 
     console = terminal()
     literal = {reason.term for reason in why.terms if reason.literal_in_document}
     console.print(snippet(searcher.encoder.tokenizer, document.text, literal), "")
     if why.terms:
         console.print(chart(why.terms))
-    console.print(f"score {why.score:.4f}", shares(why))
+    console.print(f"score {number(why.score, 4)}", shares(why))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.sparse import save_npz
 
-from lsr.eval import index_benchmark as benchmark
+from lsr.eval.benchmarks import index as benchmark
 from lsr.indexes import exact
 from lsr.indexes.jvm import find_runtime
 

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from lsr.cli.display import chart, hit_view, progress_bar, snippet
+from lsr.cli.display import chart, hit_view, number, progress_bar, snippet
 from lsr.documents import Document
 from lsr.encoders.load import default_tokenizer
 from lsr.search import Hit
@@ -88,3 +88,17 @@ def test_progress_has_one_row_a_step(capsys):
     shown = capsys.readouterr().err
     assert "reading" in shown
     assert "100/100" in " ".join(shown.split())
+
+
+def test_small_and_large_numbers_are_not_shown_as_0_or_by_thirty_digits():
+    for value, shown in (
+        (0.0, "0.000"),
+        (0.001, "0.001"),
+        (0.00099, "9.900e-04"),
+        (-2.5, "-2.500"),
+        (1.9e-30, "1.900e-30"),
+        (999_999.4, "999999.400"),
+        (1e30, "1.000e+30"),
+    ):
+        assert number(value) == shown
+    assert number(0.0005, 4) == "0.0005"
