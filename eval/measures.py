@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lsr.run import LARGEST_GRADE, Run, checked_grade
@@ -44,18 +44,8 @@ def evaluate(
     parsed = parse_measures(measures)
     if not qrels or not all(qrels.values()):
         raise ValueError("`qrels` must hold at least one judgement for each query")
+    check_grades(parsed.values(), qrels)
     by_gdeval = [measure for measure in parsed.values() if _is_gdeval(measure)]
-    for query_id, grades in qrels.items():
-        for doc_id, grade in grades.items():
-            try:
-                checked_grade(grade)
-                if by_gdeval and grade > LARGEST_GDEVAL_GRADE:
-                    raise ValueError(
-                        f"{by_gdeval[0]} is defined for grades up to {LARGEST_GDEVAL_GRADE}, "
-                        f"got {grade}"
-                    )
-            except ValueError as error:
-                raise ValueError(f"query {query_id!r}, document {doc_id!r}: {error}") from error
     # ir-measures breaks ties of scores its own way, so it gets the ranks as scores.
     scores = {
         query_id: {doc_id: float(-rank) for rank, (doc_id, _) in enumerate(run[query_id])}
@@ -74,6 +64,26 @@ def evaluate(
     }
     means = {name: sum(values.values()) / len(values) for name, values in per_query.items()}
     return Evaluation(per_query, means)
+
+
+def check_grades(measures: Iterable[Any], qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuse grades for which a measure of `parse_measures` is not defined.
+
+    Raises:
+        ValueError: see `checked_grade`; or a grade is above 4, and a measure is one of gdeval's.
+    """
+    by_gdeval = [measure for measure in measures if _is_gdeval(measure)]
+    for query_id, grades in qrels.items():
+        for doc_id, grade in grades.items():
+            try:
+                checked_grade(grade)
+                if by_gdeval and grade > LARGEST_GDEVAL_GRADE:
+                    raise ValueError(
+                        f"{by_gdeval[0]} is defined for grades up to {LARGEST_GDEVAL_GRADE}, "
+                        f"got {grade}"
+                    )
+            except ValueError as error:
+                raise ValueError(f"query {query_id!r}, document {doc_id!r}: {error}") from error
 
 
 def _calculated(

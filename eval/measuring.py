@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from lsr.eval.datasets import Dataset
-from lsr.eval.measures import Evaluation, evaluate, parse_measures, with_relevant_grade
+from lsr.eval.measures import (
+    Evaluation,
+    check_grades,
+    evaluate,
+    parse_measures,
+    with_relevant_grade,
+)
 from lsr.eval.results import Cost, Result
 from lsr.progress import Progress
 from lsr.request import ask
@@ -75,10 +81,13 @@ def names_of_measures(measures: Sequence[str], dataset: Dataset) -> list[str]:
     """The names of measures on a dataset, which say from which grade on is relevant.
 
     Raises:
-        ValueError: see `parse_measures`; or a cutoff is deeper than rankings are measured.
+        ValueError: see `parse_measures` and `check_grades`; or a cutoff is deeper than rankings are
+            measured.
     """
     names = with_relevant_grade(measures, dataset.relevant_grade)
-    for name, measure in parse_measures(names).items():
+    parsed = parse_measures(names)
+    check_grades(parsed.values(), dataset.qrels)
+    for name, measure in parsed.items():
         cutoff = measure.params.get("cutoff", 1)
         if cutoff > DEPTH:
             raise ValueError(

@@ -34,7 +34,7 @@ from lsr.building.writer import DenseSide, Writer
 from lsr.corpus.corpus import Corpus
 from lsr.documents import Document
 from lsr.encoders.dense import DenseEncoder, dense_name
-from lsr.encoders.load import default_tokenizer
+from lsr.encoders.load import default_tokenizer, resolve
 from lsr.indexes.approximate import KINDS, Kind
 from lsr.indexes.dense_segments import listed
 from lsr.indexes.dense_writer import DenseWriter
@@ -118,6 +118,10 @@ def build_index(
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
     directory = Path(directory)
     refuse_foreign(directory)
+    # Models that cannot be had are told of before the corpus is read.
+    for model in (encoder, *([] if dense is None else [dense])):
+        if (name := os.fspath(model)) not in (DEFAULT, *FITTED):
+            resolve(name)
     n_documents, corpus_sha256 = read_through(corpus, progress)
     vectors = [] if dense is None else [dense_name(os.fspath(dense)), dense_kind]
     of_encoder = [encoder_name(os.fspath(encoder)), dtype]

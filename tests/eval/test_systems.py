@@ -252,6 +252,11 @@ def test_run_files_of_several_datasets(two):
             "`measures` names 'RR@10' twice",
         ),
         (
+            ["one", "--split", "graded", "--system", "lexical", "--measures", "ERR@10"],
+            1,
+            "document 'b': ERR@10 is defined for grades up to 4, got 5",
+        ),
+        (
             ["one", "--system", "lexical", "--measures", "R@5000"],
             1,
             "'R@5000': the cutoff must be in [1, 1000], the documents of a query that are measured",
@@ -263,7 +268,11 @@ def test_run_files_of_several_datasets(two):
             "2 systems are called 'lexical'",
         ),
         (["one", "--system", "lexical", "--measures", "mrr"], 1, "'mrr' is not a measure"),
-        (["one", "--system", "lexical", "--split", "dev"], 1, "no split 'dev'; available: test"),
+        (
+            ["one", "--system", "lexical", "--split", "dev"],
+            1,
+            "no split 'dev'; available: graded, test",
+        ),
         (
             ["one", "other", "--system", "runs/one.trec"],
             1,
@@ -275,6 +284,7 @@ def test_run_files_of_several_datasets(two):
 )
 def test_bad_arguments_are_told_before_any_work(two, builds, monkeypatch, arguments, code, message):
     monkeypatch.chdir(two[0].parent)
+    (two[0] / "qrels" / "graded.tsv").write_text("q1\tb\t5\n")
     result = lsr_eval(*arguments, "--cache", "cache")
     assert (result.exit_code, result.stdout) == (code, "")
     assert message in " ".join(result.stderr.split())
