@@ -128,6 +128,7 @@ def test_what_is_found_is_stored_with_the_index(index):
         path.unlink()
 
 
+@pytest.mark.filterwarnings("ignore:.*relevant documents of toy")
 def test_errors_of_tuning(index, tmp_path):
     with pytest.raises(ValueError, match="'nDCG@x' is not a measure"):
         tune(index, dataset("dev", 12, 1), "nDCG@x")
