@@ -1,14 +1,20 @@
-"""Calibration of an LM head before the first step: as many active terms as asked for.
+"""As many active terms as asked for: where a head's logits begin to be weights.
 
 Untrained as a SPLADE head, an LM head makes thousands of terms active in every text, or none:
 RoBERTa's logits are all far above 0. Then the first steps blow up, or relu passes no gradient.
+
+Everything here asks by how much a term's logit h·E_t is above its mean μ_t over the tokens of some
+texts, and finds the threshold that leaves the number of terms. What is done with it differs: a
+masked LM keeps its tied decoder (`calibrate`), the `grafted` encoder divides each term by its own
+deviation σ_t (lsr/encoders/graft.py), and a decoder LLM gets a shift (`choose_shift`).
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +24,14 @@ from lsr.encoders.lm_head import decoder_of, transform_of
 from lsr.encoders.tokens import special_ids
 from lsr.kernels.head import splade_head
 
-# Texts that a head is calibrated on, drawn from those given.
+if TYPE_CHECKING:
+    from lsr.encoders.decoder_modules import Decoder, DecoderPooling
+    from lsr.encoders.folding import Fold
+
+# Texts that a head is calibrated on, drawn from those given; of a decoder LLM fewer, in smaller
+# passes.
 SAMPLE = 256
+DECODER_SAMPLE, DECODER_BATCH = 128, 8
 # Texts in one pass, and how many deviations below its mean a term's largest logit may lie.
 BATCH = 16
 LOWEST = 20.0
@@ -50,8 +62,8 @@ def fit_calibration(
 
         bias_t = −scale · (μ_t + θ·σ_t),    scale = 1 / median_t σ_t, or 1
 
-    A term is active where it is said θ deviations more strongly than usual, as in
-    lsr/encoders/graft.py, and the decoder stays tied: only its bias is its own.
+    A term is active where it is said θ deviations more strongly than usual, and the decoder stays
+    tied: only its bias is its own.
 
     Args:
         states: packed token states, as the decoder gets them, shape (total tokens, D).
@@ -81,24 +93,58 @@ def fit_calibration(
     offset = LOWEST - mean / deviation
     offset[torch.as_tensor(excluded, dtype=torch.long)] = -torch.inf
     wanted = round(terms * n_texts)
-    counted = 0
-    largest = states.new_zeros(0)
-    for start in range(0, n_texts, BATCH):
-        bounds = cu_seqlens[start : start + BATCH + 1]
-        part = slice(int(bounds[0]), int(bounds[-1]))
-        pooled = splade_head(states[part], scaled, offset, cu_seqlens=bounds - bounds[0])
+    there = 0
+
+    def own_terms(pooled: Tensor, bounds: Tensor) -> Tensor:
+        nonlocal there
         if own is not None:
             texts = torch.arange(len(pooled), device=own.device).repeat_interleave(bounds.diff())
-            pooled *= torch.zeros_like(pooled).index_put_((texts, own[part]), pooled.new_ones(()))
-        counted += int(pooled.count_nonzero())
-        found = torch.cat([largest, pooled.reshape(-1)])
-        largest = found.topk(min(wanted + 1, len(found))).values
+            ids = own[int(bounds[0]) : int(bounds[-1])]
+            pooled *= torch.zeros_like(pooled).index_put_((texts, ids), pooled.new_ones(()))
+        there += int(pooled.count_nonzero())
+        return pooled
+
+    largest = largest_surpluses(states, cu_seqlens, scaled, offset, wanted, own_terms)
     if own is not None:
-        wanted = min(wanted, int(OWN * counted))
+        wanted = min(wanted, int(OWN * there))
     # Halfway between the last that is active and the first that is not.
-    threshold = float(largest[max(wanted - 1, 0) : wanted + 1].expm1().mean()) - LOWEST
+    threshold = float(largest[max(wanted - 1, 0) : wanted + 1].mean()) - LOWEST
     scale = 1 / float(deviation.median()) if rescale else 1.0
     return Calibration(scale, -scale * (mean + threshold * deviation))
+
+
+def largest_surpluses(
+    states: Tensor,
+    cu_seqlens: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    wanted: int,
+    change: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """By how much the logits of texts are above 0: the largest of all pairs of a text and a term.
+
+    Args:
+        states: packed token states, shape (total tokens, D).
+        cu_seqlens: where each text begins and the last ends, integer, shape (n + 1,).
+        weight: of the head, shape (V, D).
+        offset: of the head, float32, shape (V,); −inf for terms that do not count.
+        wanted: how many, and one more.
+        change: called with the vectors of some texts, shape (b, V), and their part of
+            `cu_seqlens`; returns the vectors that count.
+
+    Returns:
+        float32, shape (wanted + 1,) or as many as there are, descending; 0 where none is above 0.
+    """
+    largest = offset.new_zeros(0)
+    for start in range(0, len(cu_seqlens) - 1, BATCH):
+        bounds = cu_seqlens[start : start + BATCH + 1]
+        part = states[int(bounds[0]) : int(bounds[-1])]
+        pooled = splade_head(part, weight, offset, cu_seqlens=bounds - bounds[0])
+        if change is not None:
+            pooled = change(pooled, bounds)
+        found = torch.cat([largest, pooled.reshape(-1)])
+        largest = found.topk(min(wanted + 1, len(found))).values
+    return largest.expm1()
 
 
 def logit_statistics(states: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,3 +265,70 @@ def token_states(
         model.train(training)
     packed = torch.cat(states)
     return packed, torch.cat(lengths).cumsum(0).to(packed.device), torch.cat(ids)
+
+
+@torch.no_grad()
+def choose_shift(
+    decoder: Decoder, pooling: DecoderPooling, fold: Fold | None, texts: Sequence[str], terms: int
+) -> None:
+    """Set scale and bias so that `terms` output terms are active in a text on average.
+
+    bias_v = −scale · (μ_v + c): a term is active where its logit is c above its mean μ_v over the
+    tokens of the texts, much as pointwise mutual information has it. Deviations are not divided by:
+    tokens that a pretraining hardly saw have small ones, and would be noise blown up. The scale
+    makes the surplus of active terms 1 on average, to the next power of two, by which states in 16
+    bits multiply exactly.
+
+    Args:
+        decoder: on the device of the others.
+        pooling: of the decoder; changed in place.
+        fold: what comes after it, if anything.
+        texts: of the collection; up to 128 of them are read.
+        terms: at least 1.
+
+    Raises:
+        ValueError: no texts, or fewer terms than that could be active.
+    """
+    states, cu_seqlens = _decoder_states(decoder, texts)
+    weight = decoder.model.get_output_embeddings().weight.detach()[: pooling.n_terms]
+    mean = (weight @ states.mean(0).to(weight.dtype)).float()
+    offset = -mean
+    offset[torch.as_tensor(pooling.silent, dtype=torch.long)] = -torch.inf
+    there = 0
+
+    def folded(pooled: Tensor, bounds: Tensor) -> Tensor:
+        nonlocal there
+        pooled = pooled if fold is None else fold.fold(pooled)
+        there += int(pooled.count_nonzero())
+        return pooled
+
+    n_texts = len(cu_seqlens) - 1
+    states = states.to(weight.dtype)
+    surplus = largest_surpluses(states, cu_seqlens, weight, offset, terms * n_texts, folded)
+    if terms * n_texts >= there:
+        raise ValueError(
+            f"`calibrate_terms` must be below {there // n_texts}, the terms of a text that are "
+            f"ever above their mean, got {terms}"
+        )
+    threshold = float(surplus[-2:].mean())
+    pooling.scale = 2.0 ** -round(math.log2(float(surplus[:-1].mean()) - threshold))
+    pooling.bias.copy_(-pooling.scale * (mean + threshold))
+
+
+def _decoder_states(decoder: Decoder, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Pooled tokens' states, packed, float32, shape (total tokens, D), and cu_seqlens, (n + 1,)."""
+    from sentence_transformers.util import batch_to_device
+
+    step = max(1, len(texts) // DECODER_SAMPLE)
+    sample = sorted(texts[::step][:DECODER_SAMPLE], key=len)
+    states, lengths = [], [torch.zeros(1, dtype=torch.long)]
+    decoder.eval()
+    for start in range(0, len(sample), DECODER_BATCH):
+        features = decoder.preprocess(sample[start : start + DECODER_BATCH], task="document")
+        features = batch_to_device(features, decoder.model.device)
+        mask = features["pooling_mask"].bool()
+        states.append(decoder(features)["token_embeddings"][mask].float())
+        lengths.append(mask.sum(1).cpu())
+    if not states or not len(packed := torch.cat(states)):
+        raise ValueError("a head is calibrated on texts, but `texts` holds no token")
+    return packed, torch.cat(lengths).cumsum(0).to(packed.device)

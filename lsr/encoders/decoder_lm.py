@@ -120,10 +120,10 @@ def build_decoder(
     """
     from sentence_transformers import SparseEncoder
 
+    from lsr.encoders.calibrate import choose_shift
     from lsr.encoders.decoder_modules import DecoderPooling
     from lsr.encoders.folding import Fold, control_ids, fold_vocabulary
     from lsr.encoders.fuse import fuse
-    from lsr.encoders.shift import choose_shift
 
     weighted = config.queries in ("idf", "learned-idf")
     if idf is not None and not weighted:

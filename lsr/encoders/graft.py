@@ -99,21 +99,25 @@ class GraftedEncoder:
         Raises:
             ValueError: no batch holds a text with a token.
         """
-        from lsr.encoders.trunk import logit_statistics, token_states
-        from lsr.kernels.head import splade_head
+        from lsr.encoders.calibrate import largest_surpluses, logit_statistics, token_states
+        from lsr.encoders.trunk import TrunkWithHead, head, load_trunk
 
         sample: list[str] = []
         lexical = LexicalEncoder.fit(tokenizer, _sampled(batches, sample))
-        states, cu_seqlens = token_states(tokenizer, sorted(sample, key=len))
-        mean, deviation = logit_statistics(states)
-        head = cls(lexical, mean, deviation, 0.0)._decoder
-        weight, bias = head.weight.detach(), head.bias.detach()
-        pooled = splade_head(states, weight, bias, cu_seqlens=cu_seqlens).numpy()
-        active = pooled[pooled > 0]
-        # log(1 + z) as the head returns it, back to z: θ is the quantile that leaves the target.
-        surplus = len(active) - min(len(active), target_terms * len(sample))
-        threshold = float(np.expm1(np.partition(active, surplus)[surplus])) if surplus else 0.0
-        return cls(lexical, mean, deviation, threshold)
+        nothing = np.zeros(len(lexical.vocabulary), np.float32)
+        model = TrunkWithHead(load_trunk(), head(nothing + 1, nothing)).eval()
+        states, cu_seqlens, _ = token_states(model, tokenizer, sample, TRUNK_LENGTH)
+        embeddings = load_trunk().get_input_embeddings().weight.detach()
+        mean, deviation = logit_statistics(states, embeddings)
+        encoder = cls(lexical, mean.numpy(), deviation.numpy(), 0.0)
+        decoder = encoder._decoder
+        weight, bias = decoder.weight.detach(), decoder.bias.detach()
+        wanted = target_terms * len(sample)
+        surplus = largest_surpluses(states, cu_seqlens, weight, bias, wanted)
+        # Where fewer terms than that are above their mean, all of them are active.
+        if len(surplus) > wanted and surplus[wanted] > 0:
+            encoder.threshold = float(surplus[wanted - 1])
+        return encoder
 
     def save(self, folder: Path) -> None:
         """Write calibration and statistics to `folder`/graft.npz and lexical.npz."""

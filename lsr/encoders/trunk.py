@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -61,37 +60,3 @@ def head_encoder(
     """SPLADE over the trunk with `decoder` as its head; for `dtype` see MaskedLMEncoder."""
     model = TrunkWithHead(load_trunk(), decoder)
     return MaskedLMEncoder(model, tokenizer, max_length=TRUNK_LENGTH, dtype=dtype)
-
-
-@torch.inference_mode()
-def token_states(tokenizer: Any, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The trunk's packed token states, shape (total tokens, D), and cu_seqlens, (n + 1,)."""
-    trunk = load_trunk()
-    states, lengths = [], [torch.zeros(1, dtype=torch.long)]
-    for start in range(0, len(texts), 16):
-        tokens = tokenizer(
-            list(texts[start : start + 16]),
-            truncation=True,
-            max_length=TRUNK_LENGTH,
-            padding=True,
-            return_tensors="pt",
-        )
-        mask = tokens["attention_mask"].bool()
-        states.append(trunk(**tokens).last_hidden_state[mask])
-        lengths.append(mask.sum(1))
-    return torch.cat(states), torch.cat(lengths).cumsum(0)
-
-
-@torch.inference_mode()
-def logit_statistics(states: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each term's logit h·E_t over packed token states.
-
-    Both float32, shape (V,). From the mean m and covariance C of the states: mean_t = E_t·m and
-    deviation_t² = E_t·C·E_t, so that no logits are computed.
-    """
-    embeddings = load_trunk().get_input_embeddings().weight
-    covariance = torch.cov(states.T, correction=0)
-    variance = ((embeddings @ covariance) * embeddings).sum(1)
-    # A term whose logit never varies tells nothing; a corpus of one token has only such.
-    deviation = variance.clamp_min(1e-6).sqrt()
-    return (embeddings @ states.mean(0)).numpy(), deviation.numpy()

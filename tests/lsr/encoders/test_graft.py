@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from lsr.encoders.calibrate import logit_statistics, token_states
 from lsr.encoders.graft import SAMPLE, WORD, GraftedEncoder, _sampled
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.load import default_tokenizer
 from lsr.encoders.tokens import count_terms
-from lsr.encoders.trunk import head, load_trunk, logit_statistics, token_states
+from lsr.encoders.trunk import TrunkWithHead, head, load_trunk
 
 TEXTS = [
     "The boundary layer over a flat plate in laminar flow.",
@@ -49,15 +50,32 @@ def test_weights_are_bm25_plus_the_pooled_standardised_logits_written_out(fitted
         np.testing.assert_allclose(vectors[row], expected, rtol=0.05, atol=0.05)
 
 
-def test_statistics_are_those_of_the_logits_written_out(tokenizer):
-    states, cu_seqlens = token_states(tokenizer, TEXTS)
-    lengths = cu_seqlens.diff()
-    assert lengths.tolist() == [len(tokenizer(text)["input_ids"]) for text in TEXTS]
-    assert states.shape == (int(lengths.sum()), 384)
-    logits = states @ load_trunk().get_input_embeddings().weight.detach().T
-    mean, deviation = logit_statistics(states)
-    np.testing.assert_allclose(mean, logits.mean(0).numpy(), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(deviation, logits.std(0, correction=0).numpy(), rtol=1e-2)
+def test_the_calibration_is_that_of_the_logits_written_out(fitted, tokenizer):
+    embeddings = load_trunk().get_input_embeddings().weight.detach()
+    ones = np.ones(len(embeddings), np.float32)
+    model = TrunkWithHead(load_trunk(), head(ones, ones - 1)).eval()
+    texts = sorted(TEXTS, key=len)
+    states, cu_seqlens, _ = token_states(model, tokenizer, TEXTS, 256)
+    assert cu_seqlens.diff().tolist() == [len(tokenizer(text)["input_ids"]) for text in texts]
+    with torch.inference_mode():
+        alone = [
+            load_trunk()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+            for text in texts
+        ]
+    torch.testing.assert_close(states, torch.cat(alone), rtol=1e-4, atol=1e-4)
+    logits = states @ embeddings.T
+    np.testing.assert_allclose(fitted.mean, logits.mean(0).numpy(), rtol=1e-3, atol=1e-4)
+    deviation = logits.std(0, correction=0)
+    np.testing.assert_allclose(fitted.deviation, deviation.numpy(), rtol=1e-2)
+    mean, deviation = logit_statistics(states, embeddings)
+    words = [WORD.fullmatch(term) is not None for term in fitted.vocabulary]
+    standard = ((logits - mean) / deviation)[:, words]
+    largest = torch.cat([part.amax(0) for part in standard.split(cu_seqlens.diff().tolist())])
+    assert fitted.threshold == pytest.approx(float(largest.topk(50 * 6).values[-1]), rel=1e-4)
+
+
+def test_where_fewer_terms_are_above_their_mean_all_are_active(tokenizer):
+    assert GraftedEncoder.fit(tokenizer, [["wing"]], target_terms=30_000).threshold == 0.0
 
 
 def test_head_scales_and_shifts_logits():

@@ -1,11 +1,11 @@
-"""lsr/encoders/shift.py: as many active terms as asked for, by logits above their mean."""
+"""lsr/encoders/calibrate.py on decoder LLMs: as many active terms as asked for."""
 
 import pytest
 import torch
 
+from lsr.encoders.calibrate import choose_shift
 from lsr.encoders.decoder_modules import Decoder, DecoderPooling
 from lsr.encoders.folding import Fold, fold_vocabulary
-from lsr.encoders.shift import choose_shift
 
 SPECIAL = [0, 1, 2]
 
