@@ -286,7 +286,7 @@ def test_another_dense_model_is_refused_when_it_is_needed(corpus, tmp_path, mode
     shutil.rmtree(path)
     with (
         open_live(tmp_path / "index") as opened,
-        pytest.raises(FileNotFoundError, match="no encoder"),
+        pytest.raises(FileNotFoundError, match="no such directory of a checkpoint"),
     ):
         opened.dense_encoder.encode_queries(["heat"])
 
