@@ -57,13 +57,18 @@ class Run(Mapping[str, Ranking]):
             ranking = rankings.setdefault(query_id, {})
             if doc_id in ranking:
                 raise ValueError(f"document {doc_id!r} again for query {query_id!r}")
-            ranking[doc_id] = float(np.float32(min(max(score, -LARGEST), LARGEST)))
+            ranking[doc_id] = float(np.float32(score))
 
-        for _ in read_lines(Path(path), parse):
-            pass
+        # A score beyond float32 is infinite to trec_eval, and ranked above the largest float32.
+        with np.errstate(over="ignore"):
+            for _ in read_lines(Path(path), parse):
+                pass
         return cls._in_order(
             {
-                query_id: sorted(ranking.items(), key=_by_score_and_id, reverse=True)
+                query_id: [
+                    (doc_id, min(max(score, -LARGEST), LARGEST))
+                    for doc_id, score in sorted(ranking.items(), key=_by_score_and_id, reverse=True)
+                ]
                 for query_id, ranking in rankings.items()
             }
         )

@@ -206,11 +206,12 @@ def test_a_run_file_has_trec_evals_order(tmp_path: Path) -> None:
     # 16777217 is no float32; 1e-50 and 0 are the same one; 1e39 is above the largest.
     scores = {"a": 1.0, "b": 1.0, "é": 1.0, "Z": 1.0, "c": 16777217.0, "d": 16777216.0}
     scores |= {"e": 1e-50, "f": 0.0, "g": -0.0, "h": -1e-50, "i": 1e39, "j": 1e300, "k": -5.0}
+    scores |= {"l": 3.4028234663852886e38, "m": -1e39, "n": -3.4028234663852886e38}
     path.write_text("".join(f"q Q0 {doc_id} 1 {score!r} x\n" for doc_id, score in scores.items()))
     run = Run.read_trec(path)
     order = [doc_id for doc_id, _ in run["q"]]
     assert order == trec_eval_order(scores)
-    assert order == ["j", "i", "d", "c", "é", "b", "a", "Z", "h", "g", "f", "e", "k"]
+    assert order == ["j", "i", "l", "d", "c", "é", "b", "a", "Z", *"hgfeknm"]
     # Cut, without a query's own document, and written again, it has the same order.
     assert [doc_id for doc_id, _ in run.truncate(6)["q"]] == order[:6]
     assert run.without_self()["q"] == run["q"]
