@@ -1,9 +1,9 @@
 """The SPLADE head on packed tokens, a chunk of the vocabulary at a time; differentiable.
 
 Logits exist for one chunk only: (total tokens, CHUNK) and never (batch, length, vocabulary). One
-buffer holds every chunk in turn, so that it stays in cache and its pages are touched once. Nothing
-of them is kept for the backward pass: which token a term's maximum came from is found again there,
-for the active terms only. Made of PyTorch operations, it runs on CUDA without Triton too.
+buffer holds every chunk in turn, so that it stays in cache and its pages are touched once. No
+logits are kept for the backward pass, which computes again which token won each active term. It is
+made of PyTorch operations, so it also runs on CUDA without Triton.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def splade_pool(
     activation: Activation = "relu",
     pooling: Pooling = "max",
 ) -> Tensor:
-    """The same as `lsr.kernels.reference.splade_pool`; for arguments and errors see there.
+    """The same as `lsr.kernels.reference.splade_pool`, which documents arguments and errors.
 
     The maximum is taken before the activation, which is monotone, so that only (B, V) values pass
     through the logarithm.
@@ -138,7 +138,9 @@ def _forward(
 
 
 def _reduce(logits: Tensor, bounds: list[int], pooling: Pooling, out: Tensor) -> None:
-    """Write each text's maximum (or sum) over its tokens to `out`, (B, chunk); none for no tokens.
+    """Write each text's maximum (or sum) over its tokens to `out`.
+
+    A text without tokens has no maximum: the caller overwrites its row.
 
     Args:
         logits: shape (total tokens, chunk).
@@ -147,14 +149,14 @@ def _reduce(logits: Tensor, bounds: list[int], pooling: Pooling, out: Tensor) ->
         out: shape (B, chunk).
     """
     if not logits.is_cpu:
-        # One kernel instead of one a text; it runs on a single core of a CPU.
+        # One kernel launch for all texts. On a CPU this operation would use a single core.
         offsets = torch.tensor(bounds, device=logits.device)
         out.copy_(torch.segment_reduce(logits, pooling, offsets=offsets))
         return
     texts = [(row, bounds) for row, bounds in enumerate(pairwise(bounds)) if bounds[0] < bounds[1]]
     if pooling == "max" and logits.dtype == out.dtype:
-        # On one core as fast as PyTorch's amax on two, and without its many short parallel parts,
-        # which cost ten times their work where another program has one of the cores.
+        # NumPy on one core is as fast as PyTorch's amax on two. Amax runs many short parallel
+        # parts, which take ten times as long when another program uses one of the cores.
         values, maxima = logits.numpy(), out.numpy()
         with np.errstate(invalid="ignore"):
             for row, (start, end) in texts:
@@ -166,7 +168,9 @@ def _reduce(logits: Tensor, bounds: list[int], pooling: Pooling, out: Tensor) ->
 
 
 def logit_gradient(gradient: Tensor, activated: Tensor, activation: Activation) -> Tensor:
-    """gradient · f'(x) from y = f(x): 0 where y is 0, also where `gradient` is not finite there.
+    """Return gradient · f'(x), computed from y = f(x); exactly 0 where y is 0.
+
+    An inactive term passes nothing on, also where `gradient` is infinite or NaN.
 
     relu: f'(x) = 1 / (1 + x) = exp(−y). log1p_relu, with u = log(1 + x) = exp(y) − 1:
     f'(x) = 1 / ((1 + u)(1 + x)) = exp(−y − u).
@@ -188,16 +192,16 @@ def _backward_sparse(
     d_hidden: Tensor | None,
     d_weight: Tensor | None,
 ) -> None:
-    """Write d_hidden and d_weight, which are zero, text by text for the active terms alone.
+    """Fill d_hidden and d_weight, which are zero, text by text from the active terms.
 
-    The winning tokens are found again: the first of the largest logits.
+    Of each text and term, the token with the largest logit gets the gradient; the first in a tie.
 
     Args:
-        gradient: of the maximal logits, shape (B, V), mostly 0.
+        gradient: gradient of the maximal logits, shape (B, V), mostly 0.
         hidden: shape (total tokens, D).
         bounds: B + 1 positions in `hidden`.
         weight: shape (V, D).
-        d_hidden: shape of `hidden`, or None where it is not wanted.
+        d_hidden: shape of `hidden`, or None where no gradient is needed.
         d_weight: shape of `weight`, or None.
     """
     used = gradient.any(0).nonzero()[:, 0]
@@ -228,14 +232,14 @@ def _backward_dense(
     d_hidden: Tensor | None,
     d_weight: Tensor | None,
 ) -> None:
-    """The same as `_backward_sparse` by matrix products over all terms."""
+    """Compute the same as `_backward_sparse`, by matrix products over all terms."""
     buffer = hidden.new_empty(len(hidden) * min(CHUNK, len(weight)))
     for columns in _chunks(len(weight)):
         logits = _logits(hidden, weight[columns], buffer)
         best = [
             logits[start:end].argmax(0) if start < end else None for start, end in pairwise(bounds)
         ]
-        # The gradient of the logits: one entry a text and term.
+        # The gradient of the logits: one entry for each text and term.
         d_logits = logits.zero_()
         for row, winners in enumerate(best):
             if winners is not None:
@@ -258,7 +262,7 @@ def _backward_sum(
     d_weight: Tensor | None,
     d_bias: Tensor | None,
 ) -> None:
-    """Write the gradients of sum pooling, which every token with a positive logit takes part in."""
+    """Write the gradients of sum pooling: every token with a positive logit has one."""
     buffer = hidden.new_empty(len(hidden) * min(CHUNK, len(weight)))
     lengths = torch.tensor(bounds, device=hidden.device).diff()
     for columns in _chunks(len(weight)):

@@ -1,4 +1,4 @@
-"""The end of the head at inference: pooled weights become sparse before they leave the device."""
+"""Pooled weights become a sparse matrix at inference, before they leave the device."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def to_csr(pooled: Tensor, *, top_k: int | None = None, threshold: float = 0.0) -> csr_array:
-    """The weights above `threshold`, of each text the `top_k` largest, as a sparse matrix.
+    """Keep the weights above `threshold`, and of each text the `top_k` largest of them.
 
-    They are chosen on the device of `pooled`, and only they are copied from it. Among equal weights
-    the lower term is kept. What is no number is kept, for those to refuse who check.
+    They are chosen on the device of `pooled`, and only they are copied to the CPU. Among equal
+    weights the term with the lower number is kept. NaN is kept, so that the caller can refuse it.
 
     Args:
         pooled: weights, shape (B, V).
-        top_k: terms kept of a text, at most; None for all.
-        threshold: not negative.
+        top_k: how many terms of a text are kept at most; None for no limit.
+        threshold: at least 0.
 
     Returns:
         Shape (B, V), dtype of `pooled`, terms ascending in a row.

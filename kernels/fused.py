@@ -1,7 +1,7 @@
 """The SPLADE head in Triton, for CUDA: one kernel forward, three ways back, differentiable.
 
-Between the passes there are the pooled weights and which token won each, in 16 bits where texts
-are shorter than 32,768 tokens.
+Kept for the backward pass: the pooled weights, and which token won each of them (in 16 bits where
+texts are shorter than 32,768 tokens).
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ def splade_pool(
     bias: Tensor | None = None,
     activation: Activation = "relu",
 ) -> Tensor:
-    """The same as `lsr.kernels.reference.splade_pool` with max pooling; for arguments see there.
+    """The same as `lsr.kernels.reference.splade_pool` with max pooling, which documents arguments.
 
-    `hidden` is float32, bfloat16 or float16, sums run in float32. Two runs are equal bit by bit.
+    `hidden` is float32, bfloat16 or float16; sums are computed in float32. Two runs give the same
+    bits.
 
     Raises:
-        ValueError: shapes that do not fit, or another dtype.
+        ValueError: shapes that do not fit, another dtype, or an unknown activation.
     """
     bounds = check_arguments(hidden, cu_seqlens, weight, bias, "max")
     if hidden.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"`hidden` must be float32, bfloat16 or float16, got {hidden.dtype}")
     if activation not in ("relu", "log1p_relu"):
         raise ValueError(f"`activation` must be 'relu' or 'log1p_relu', got {activation!r}")
-    # The kernels read memory in order.
+    # The kernels expect contiguous memory.
     pooled: Tensor = _FusedPool.apply(  # type: ignore[no-untyped-call]
         hidden.contiguous(),
         cu_seqlens.to(hidden.device, torch.int32).contiguous(),

@@ -3,12 +3,12 @@
 Of each text and active term one token takes the gradient: G, of shape (total tokens, V), has one
 entry for each, d_hidden = G · weight and d_weight = Gᵀ · hidden.
 
-few active terms            their entries are compacted and sorted by row of the result; each row is
-                            summed by one program that gathers, a long one in pieces
-many, and long texts        the same, a part of the texts (or terms) after the other, so that the
+few active terms            the entries of G are listed and sorted by row of the result; one program
+                            gathers and sums each row, and several share a long row
+many, and long texts        the same for one part of the texts (or terms) after another, so that the
                             list of entries stays small
-many, and short texts       both as dense products whose factor G is made in registers from the
-                            winners, on tensor cores
+many, and short texts       two dense products on tensor cores, whose factor G is computed in
+                            registers from the winners
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from lsr.kernels.fused_forward import on_device_of, precision
 
 Regime = Literal["gather", "one-hot"]
 
-# Gathering an entry takes as long as the dense products do over so many tokens (from the roofline
-# of an H200, not measured).
+# Gathering one entry takes as long as the dense products spend on so many elements of G (from the
+# roofline of an H200, not measured).
 GATHER_COST = 144
-# Entries compacted at a time, at most on average: about 50 bytes each.
+# How many entries are listed at a time, on average at most. Each takes about 50 bytes.
 ENTRIES = 2**22
-# Entries of a row that one program sums: a first token can win nearly every term of its text.
+# How many entries of a row one program sums. Rows can be long: the first token of a text can win
+# nearly every term.
 PIECE = 1024
 
 
 class Product(NamedTuple):
-    """The tile of a one-hot product and how it is run."""
+    """The block sizes of a one-hot product, and how the kernel is launched."""
 
     rows: int
     columns: int
@@ -44,12 +45,12 @@ class Product(NamedTuple):
     stages: int
 
 
-# By bytes of an element; not tuned: no GPU has run them yet.
+# By bytes of an element. They are not tuned: no GPU has run them yet.
 PRODUCTS = {2: Product(64, 64, 256, 8, 3), 4: Product(64, 32, 64, 4, 2)}
 
 
 def choose_regime(n_active: int, n_tokens: int, n_terms: int, tensor_cores: bool) -> Regime:
-    """The faster one: gathering costs n_active, the products n_tokens · V."""
+    """Choose the faster one: gathering costs GATHER_COST · n_active, the products n_tokens · V."""
     return "one-hot" if tensor_cores and n_active * GATHER_COST > n_tokens * n_terms else "gather"
 
 
@@ -65,19 +66,19 @@ def backward(
     for_weight: bool = True,
     regime: Regime | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of hidden and weight, each in its dtype, or None where it is not asked for.
+    """Compute the gradients of hidden and weight, each in its dtype; None where not wanted.
 
-    Sums run in float32 in a fixed order: two runs are equal bit by bit.
+    Sums are computed in float32 in a fixed order: two runs give the same bits.
 
     Args:
-        gradient: of the maximal logits, float32, contiguous, shape (B, V).
-        winners: tokens of the texts, integer, shape (B, V).
+        gradient: gradient of the maximal logits, float32, contiguous, shape (B, V).
+        winners: which token of its text won each term, integer, shape (B, V).
         cu_seqlens: int32, shape (B + 1,), on the device.
         bounds: the same on the host.
         hidden: contiguous, shape (total tokens, D).
         weight: contiguous, shape (V, D).
-        for_hidden: whether its gradient is wanted.
-        for_weight: the same.
+        for_hidden: whether the gradient of `hidden` is wanted.
+        for_weight: whether the gradient of `weight` is wanted.
         regime: None to choose by the number of active entries.
     """
     n_active = int(gradient.count_nonzero())
@@ -113,7 +114,7 @@ def backward(
 
 
 class _Entries(NamedTuple):
-    """What is not 0 of G, text by text: int32, int32 and float32, shape (n,)."""
+    """The nonzero entries of G, text by text: int32, int32 and float32, shape (n,)."""
 
     tokens: Tensor
     terms: Tensor
@@ -121,7 +122,7 @@ class _Entries(NamedTuple):
 
 
 def _entries(gradient: Tensor, winners: Tensor, starts: Tensor) -> _Entries:
-    """Of texts that begin at `starts`, of which there may be one more, with the terms given."""
+    """List the entries of the texts that begin at `starts`, which may have one value more."""
     texts, terms = gradient.nonzero(as_tuple=True)
     tokens = starts[texts] + winners[texts, terms]
     return _Entries(tokens, terms.int(), gradient[texts, terms])
@@ -223,14 +224,14 @@ def multiply_one_hot(
 ) -> None:
     """Write Gᵀ · source if `terms`, else G · source, to `out`; G is never stored.
 
-    G[t, v] is the gradient of t's text and term v where t won it, else 0. It is rounded to the
-    dtype of `source`, as autograd rounds the gradient of logits.
+    G[t, v] is the gradient of term v in the text of token t if t won it, else 0. It is rounded to
+    the dtype of `source`, as autograd rounds the gradient of logits.
 
     Args:
         gradient: float32, contiguous, shape (B, V).
         winners: integer, contiguous, shape (B, V).
-        texts: of each token, int32, shape (total tokens,).
-        positions: of each token in its text, int32, shape (total tokens,).
+        texts: number of each token's text, int32, shape (total tokens,).
+        positions: position of each token in its text, int32, shape (total tokens,).
         source: contiguous, shape (total tokens, D) if `terms`, else (V, D).
         out: contiguous, shape (V, D) if `terms`, else (total tokens, D).
         terms: whether the rows of `out` are terms.
@@ -259,7 +260,7 @@ def multiply_one_hot(
 
 
 def one_hot_constants(n_terms: int, depth: int, tile: Product, terms: bool) -> dict[str, int]:
-    """The compile-time arguments of the one-hot kernel but for PRECISION."""
+    """Return the compile-time arguments of the one-hot kernel, except PRECISION."""
     return {
         "V": n_terms,
         "D": depth,

@@ -1,11 +1,11 @@
 """The forward pass of the SPLADE head as one Triton kernel: product and running maximum, fused.
 
 The vocabulary is on the M side of the product, so that the maximum over tokens stays within a
-thread. Tokens are packed and a tile of them may hold parts of several texts: padding costs
-nothing, and of short texts many share a tile. A program walks the tokens of a group of whole texts
-for one tile of the vocabulary and keeps the running maximum in registers; the grid is persistent.
-On Hopper tiles come by TMA, on older cards by pointers. Batch and lengths are run-time values, so
-that nothing is compiled again for another batch; D, V and the tile are compile-time.
+thread. Tokens are packed and a tile of them may hold parts of several texts: there is no padding,
+and many short texts share a tile. A program walks the tokens of a group of whole texts for one
+tile of the vocabulary and keeps the running maximum in registers; the grid is persistent. Tiles
+are loaded by TMA on Hopper and by pointers on older GPUs. Batch and lengths are run-time values,
+so that another batch needs no compilation; D, V and the tile are compile-time constants.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lsr.kernels.reference import Activation
 
-# Programs where no device says how many it runs at once (the interpreter); few, so that each does
-# several tiles.
+# Programs under the interpreter, where no device says how many run at once. They are few, so that
+# each works on several tiles.
 INTERPRETED_PROGRAMS = 3
-# Tokens of a group of texts, at most: of so many the last, partly empty tile is a small part.
+# Tokens of a group of texts, at most. The last tile of a group is partly empty: a small part of
+# so many tokens.
 GROUP_TOKENS = 2048
 # Groups whose programs run side by side, so that they share tiles of the weights in L2 while their
 # own tokens stay there.
@@ -34,24 +35,24 @@ GROUPS_TOGETHER = 8
 
 
 class Tile(NamedTuple):
-    """What one step of the product works on, and how it is run."""
+    """The block sizes of one step of the product, and how the kernel is launched."""
 
     terms: int
     tokens: int
     depth: int
     warps: int
     stages: int
-    # Programs that registers and shared memory of a multiprocessor hold.
+    # Programs that fit the registers and shared memory of a multiprocessor at once.
     programs: int
 
 
-# 16-bit elements, for texts of up to 48 tokens on average and for longer ones: a tile is reduced
-# once for each text in it. All compile for sm_80, sm_89 and sm_90a without spills
-# (tests/kernels/fused_compiled.py). Not tuned: no GPU has run them yet.
+# Tiles for 16-bit elements: "short" for texts of up to 48 tokens on average, since a tile is
+# reduced once for each text in it. All compile for sm_80, sm_89 and sm_90a without spills
+# (tests/kernels/fused_compiled.py). They are not tuned: no GPU has run them yet.
 SHORT = 48
 TMA_TILES = {"short": Tile(256, 64, 64, 8, 3, 1), "long": Tile(256, 128, 64, 8, 3, 1)}
 POINTER_TILES = {"short": Tile(128, 64, 32, 8, 3, 1), "long": Tile(128, 128, 32, 8, 3, 1)}
-# Without TF32 there is no tensor core instruction for it: the product runs in ordinary arithmetic.
+# Without TF32, tensor cores cannot multiply float32: the product uses ordinary arithmetic.
 FLOAT32_TILE = Tile(64, 32, 32, 4, 2, 2)
 
 
@@ -66,10 +67,10 @@ def forward(
     winners: bool,
     tma: bool | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Pooled weights, float32, (B, V), and which token of the text won each, of `winners`.
+    """Compute pooled weights, float32, (B, V), and with `winners` which token of its text won each.
 
-    Winners are int16 where the longest text allows, else int32; 0 for a text without tokens. Among
-    tied tokens the first wins.
+    Winners are int16 where the longest text allows, else int32, and 0 for a text without tokens.
+    Among tied tokens the first wins.
 
     Args:
         hidden: contiguous; for the rest see `lsr.kernels.reference.splade_pool`.
@@ -78,8 +79,9 @@ def forward(
         weight: contiguous.
         bias: contiguous or None.
         activation: see `splade_pool`.
-        winners: False for inference, which needs none.
-        tma: None for Hopper and newer where the rows are aligned to 16 bytes.
+        winners: whether to return winners, which only the backward pass needs.
+        tma: whether to load tiles by TMA; None for yes on Hopper and newer. Rows that are not
+            aligned to 16 bytes are loaded by pointers in any case.
     """
     n_texts, n_terms = len(bounds) - 1, len(weight)
     longest = max((end - start for start, end in pairwise(bounds)), default=0)
@@ -91,13 +93,13 @@ def forward(
     won = torch.empty_like(pooled, dtype=index) if winners else None
     if tma is None:
         tma = hidden.is_cuda and torch.cuda.get_device_capability(hidden.device)[0] >= 9
-    # TMA wants rows at multiples of 16 bytes.
+    # TMA needs rows that begin at multiples of 16 bytes.
     aligned = hidden.data_ptr() | weight.data_ptr() | hidden.shape[1] * hidden.element_size()
     tma = tma and aligned % 16 == 0
     tile = choose_tile(hidden.element_size(), len(hidden) / n_texts, tma)
     programs = _programs(hidden, tile)
     n_tiles = triton.cdiv(n_terms, tile.terms)
-    # Enough groups that the last round of programs is a small part of all.
+    # Enough groups that the last round of programs, which is not full, is a small part of all.
     most = min(GROUP_TOKENS, max(4 * tile.tokens, len(hidden) * n_tiles // (8 * programs)))
     groups = group_texts(bounds, most)
     n_groups = len(groups) - 1
@@ -121,10 +123,10 @@ def forward(
 
 
 def precision() -> str:
-    """How float32 is multiplied: "tf32" where PyTorch's own products on CUDA use it, else "ieee".
+    """Return "tf32" where PyTorch multiplies float32 matrices on CUDA so, else "ieee".
 
     PyTorch 2.9 and newer have `fp32_precision`. Reading the older `allow_tf32` there raises
-    RuntimeError once anybody has set the new one.
+    RuntimeError once `fp32_precision` has been set.
     """
     matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):
@@ -133,18 +135,18 @@ def precision() -> str:
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current CUDA device: make it that of `tensor` for a while."""
+    """Make the device of `tensor` the current one, since Triton launches on the current device."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def group_texts(bounds: Sequence[int], most: int) -> list[int]:
-    """Where each group of consecutive whole texts begins, and the last ends.
+    """Split the texts into groups of consecutive ones; return where each begins and the last ends.
 
-    A group has at most `most` tokens, or is one text.
+    A group has at most `most` tokens, unless it is a single longer text.
 
     Args:
-        bounds: positions of B + 1 ≥ 2 texts among the tokens.
-        most: tokens.
+        bounds: where each of B ≥ 1 texts begins among the tokens and the last ends, B + 1 values.
+        most: tokens of a group.
     """
     groups = [0]
     for text in range(1, len(bounds) - 1):
@@ -154,12 +156,12 @@ def group_texts(bounds: Sequence[int], most: int) -> list[int]:
 
 
 def is_interpreted() -> bool:
-    """Whether Triton was imported under TRITON_INTERPRET=1, where kernels run on the CPU."""
+    """Whether Triton was imported with TRITON_INTERPRET=1, so that kernels run on the CPU."""
     return not isinstance(_pool_kernel, triton.runtime.JITFunction)
 
 
 def choose_tile(element_size: int, mean_length: float, tma: bool) -> Tile:
-    """The tile for elements of so many bytes and texts of so many tokens on average."""
+    """Choose the tile by the bytes of an element and the average tokens of a text."""
     if element_size == 4:
         return FLOAT32_TILE
     return (TMA_TILES if tma else POINTER_TILES)["short" if mean_length <= SHORT else "long"]
@@ -174,7 +176,7 @@ def constants(
     activation: Activation,
     tma: bool,
 ) -> dict[str, Any]:
-    """The compile-time arguments of the kernel but for PRECISION."""
+    """Return the compile-time arguments of the kernel, except PRECISION."""
     return {
         "D": depth,
         "V": n_terms,
@@ -198,13 +200,13 @@ def _programs(hidden: Tensor, tile: Tile) -> int:
 
 @triton.jit
 def larger(one, other):  # type: ignore[no-untyped-def]
-    """The maximum, NaN where one of them is NaN, as in PyTorch; Triton's own drops NaN."""
+    """Return the maximum, or NaN where either is NaN, as PyTorch does; `tl.max` drops NaN."""
     return tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def larger_and_first(one, place, other, other_place):  # type: ignore[no-untyped-def]
-    """The same with its place: of equal ones, or several NaN, the first."""
+    """Return the larger one and its place; the first of equal ones, or of several NaN."""
     wins = (one > other) | ((one != one) & (other == other))
     ties = (one == other) | ((one != one) & (other != other))
     keeps = wins | (ties & (place < other_place))
@@ -213,9 +215,9 @@ def larger_and_first(one, place, other, other_place):  # type: ignore[no-untyped
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _fold(logits, inside, offset, best, winner, WINNERS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The running maximum and its token, after those columns of a tile that are `inside`.
+    """Update the running maximum and its token by the columns of a tile that are `inside`.
 
-    The first NaN wins, and nothing wins against it.
+    The first NaN wins, and no later value replaces it.
     """
     masked = tl.where(inside[None, :], logits, float("-inf"))
     if WINNERS:
@@ -264,7 +266,7 @@ def _pool_kernel(  # type: ignore[no-untyped-def]
         shift = tl.zeros((BV,), tl.float32)
         if HAS_BIAS:
             shift += tl.load(bias + terms, mask=there, other=0.0).to(tl.float32)
-        # Rows past the last are read as the last, by pointers; their results go nowhere.
+        # Pointers past the last row read the last row instead; the results are masked.
         term_rows = tl.minimum(terms, V - 1) - first
 
         text = tl.load(groups + group)
@@ -274,7 +276,7 @@ def _pool_kernel(  # type: ignore[no-untyped-def]
         stop = tl.load(cu_seqlens + last)
         best = tl.full((BV,), float("-inf"), tl.float32)
         winner = tl.zeros((BV,), tl.int32)
-        # A group of texts without tokens is stored like others, after a tile that counts nowhere.
+        # A group of texts without tokens computes one tile, ignores it, and stores zeros.
         for row in tl.range(start, tl.maximum(stop, start + 1), BT):
             tokens = row + tl.arange(0, BT)
             token_rows = tl.minimum(tokens, n_tokens - 1)
@@ -285,7 +287,7 @@ def _pool_kernel(  # type: ignore[no-untyped-def]
                     h = hidden.load([row, k])
                 else:
                     depth = k + tl.arange(0, BK)
-                    # Offsets within a tile fit 32 bits: half the registers of full pointers.
+                    # Offsets within a tile fit 32 bits, and take half the registers of pointers.
                     w_at = (
                         weight + first.to(tl.int64) * D + (term_rows[:, None] * D + depth[None, :])
                     )
@@ -296,7 +298,7 @@ def _pool_kernel(  # type: ignore[no-untyped-def]
                         w = tl.load(w_at, mask=(depth < D)[None, :], other=0.0)
                         h = tl.load(h_at, mask=(depth < D)[None, :], other=0.0)
                 logits = tl.dot(w, h.T, logits, input_precision=PRECISION)
-            # The texts that end in this tile.
+            # Store the texts that end in this tile.
             while (text < last) & (end <= row + BT):
                 inside = (tokens >= start) & (tokens < end)
                 best, winner = _fold(logits, inside, row - start, best, winner, WINNERS)
@@ -314,6 +316,6 @@ def _pool_kernel(  # type: ignore[no-untyped-def]
                 text += 1
                 start = end
                 end = tl.load(cu_seqlens + tl.minimum(text + 1, last))
-            # The text that goes on in the next.
+            # Carry on with the text that continues in the next tile.
             if text < last:
                 best, winner = _fold(logits, tokens >= start, row - start, best, winner, WINNERS)

@@ -1,4 +1,4 @@
-"""The SPLADE head: the one function that encoders and training call, which chooses the path."""
+"""The SPLADE head: the function that encoders and training call. It chooses the implementation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def splade_head(
         weight: output embeddings, shape (V, D); cast to the dtype of `hidden`, as autocast would.
         bias: shape (V,) or None.
         cu_seqlens: where each text begins and the last ends, integer, shape (B + 1,).
-        mask: true (or 1) where there is a token, shape (B, T); tokens may lie anywhere.
+        mask: true (or 1) where there is a token, shape (B, T); padding may be at any place.
         activation: f, see `lsr.kernels.reference.activate`.
         pooling: "max" or "sum".
         impl: "reference" (plain PyTorch, holds all logits), "cpu" (packed tokens and chunks of the
@@ -56,7 +56,7 @@ def splade_head(
         Shape (B, V), float32, or float64 where `hidden` is.
 
     Raises:
-        ValueError: an argument does not fit, named with what was expected.
+        ValueError: an argument does not fit; the message says which, and what was expected.
     """
     if (cu_seqlens is None) == (mask is None):
         raise ValueError("give `cu_seqlens` with packed or `mask` with padded states, and not both")
@@ -84,7 +84,7 @@ def splade_head(
 
 
 def missing_for_triton(hidden: Tensor, pooling: Pooling) -> str | None:
-    """What the Triton kernels need and do not have for this call, or None where they can run."""
+    """Say what the Triton kernels lack for this call; None where they can run."""
     if pooling != "max":
         return f"`pooling` 'max', got {pooling!r}"
     if hidden.dtype == torch.float64:
@@ -113,7 +113,7 @@ def missing_for_triton(hidden: Tensor, pooling: Pooling) -> str | None:
 
 
 def pack(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Padded states as packed ones: shape (total tokens, D), and cu_seqlens, int32, (B + 1,).
+    """Pack padded states: shape (total tokens, D), and cu_seqlens, int32, shape (B + 1,).
 
     Raises:
         ValueError: shapes that do not fit.
@@ -126,7 +126,7 @@ def pack(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     tokens = mask.bool()
     lengths = tokens.sum(1)
     cu_seqlens = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int()
-    # Without padding they are packed as they lie.
+    # Without padding, the states are packed already.
     return hidden.flatten(0, 1) if bool(tokens.all()) else hidden[tokens], cu_seqlens
 
 

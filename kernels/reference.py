@@ -13,7 +13,7 @@ Pooling = Literal["max", "sum"]
 
 
 def activate(logits: Tensor, activation: Activation) -> Tensor:
-    """log(1 + relu(x)) for "relu", log(1 + log(1 + relu(x))) for "log1p_relu", elementwise.
+    """Return log(1 + relu(x)) for "relu", log(1 + log(1 + relu(x))) for "log1p_relu", elementwise.
 
     "relu" is SPLADE (Formal et al. 2021, eq. 1); "log1p_relu" is the l0-activation of OpenSearch's
     inference-free models (arXiv 2504.14839). The names are those of sentence-transformers.
@@ -31,10 +31,10 @@ def activate(logits: Tensor, activation: Activation) -> Tensor:
 def check_arguments(
     hidden: Tensor, cu_seqlens: Tensor, weight: Tensor, bias: Tensor | None, pooling: Pooling
 ) -> list[int]:
-    """`cu_seqlens` as a list; for the arguments see `splade_pool`.
+    """Check the arguments of `splade_pool`, and return `cu_seqlens` as a list.
 
     Raises:
-        ValueError: with what was expected and what was given.
+        ValueError: an argument does not fit; the message says what was expected and what was given.
     """
     if pooling not in ("max", "sum"):
         raise ValueError(f"`pooling` must be 'max' or 'sum', got {pooling!r}")
@@ -95,7 +95,7 @@ def splade_pool(
     values = activate(logits, activation)
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     texts = [values[start:end] for start, end in pairwise(bounds)]
-    # The sum of no tokens is 0; it is no maximum, and activated values are never below 0.
+    # A text without tokens has no maximum: it gets the sum of no values, which is 0.
     rows = [
         tokens.max(0).values if pooling == "max" and len(tokens) else tokens.sum(0)
         for tokens in texts

@@ -369,11 +369,11 @@ def ask(query: str | Mapping[str, float] | Request, **settings: Any) -> Request:
     try:
         return Request.model_validate(values)
     except ValidationError as error:
-        raise ValueError(told(error.errors())) from error
+        raise ValueError(describe_errors(error.errors())) from error
 
 
-def told(details: Sequence[Any]) -> str:
-    """What is wrong with a request, in a sentence for each setting.
+def describe_errors(details: Sequence[Any]) -> str:
+    """Describe what is wrong with a request: one sentence for each setting, joined by "; ".
 
     Args:
         details: pydantic's errors of a Request, or of a model that extends it.
@@ -383,12 +383,12 @@ def told(details: Sequence[Any]) -> str:
     for detail in details:
         if detail["loc"][:2] == ("query", "str") and isinstance(detail["input"], dict):
             continue
-        found.setdefault(".".join(str(part) for part in detail["loc"][:2]), _told(detail))
+        found.setdefault(".".join(str(part) for part in detail["loc"][:2]), _describe_error(detail))
     return "; ".join(found.values())
 
 
-def _told(detail: Any) -> str:
-    """One error of pydantic: the setting, what it may be, and what it is."""
+def _describe_error(detail: Any) -> str:
+    """Describe one error of pydantic: the setting, what it may be, and what was given."""
     name = ".".join(str(part) for part in detail["loc"])
     kind, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "value_error":
@@ -404,7 +404,7 @@ def _told(detail: Any) -> str:
     if kind == "finite_number":
         return f"`{name}` must be finite, got {given!r}"
     if kind == "extra_forbidden":
-        return f"`{name}` is no setting of a request"
+        return f"`{name}` is not a setting of a request"
     return f"`{name}`: {detail['msg']}, got {given!r}"
 
 

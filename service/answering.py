@@ -1,7 +1,7 @@
-"""Hits and explanations of the engine as they go out.
+"""The engine's hits and explanations in the form in which they are sent.
 
-What is returned here has the fields of the model of `lsr.answers` that the docstring names. Not
-the models themselves: an explained answer is made of hundreds of them.
+Each function returns a dictionary with the fields of the model of `lsr.answers` that its docstring
+names. It does not make the model itself: an explained answer would take hundreds of them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Fields: TypeAlias = dict[str, Any]
 
 
 def why(explanation: Explanation) -> Fields:
-    """An explanation: Why."""
+    """Return an explanation with the fields of Why."""
     return {**explanation._asdict(), "terms": [term._asdict() for term in explanation.terms]}
 
 
 def stored(document: Document) -> Fields:
-    """A document: StoredDocument."""
+    """Return a document with the fields of StoredDocument."""
     return {
         "id": document.id,
         "title": document.title,
@@ -35,17 +35,17 @@ def stored(document: Document) -> Fields:
 
 
 def marked(text: str, found: Sequence[Match]) -> Fields:
-    """A text, with what matched in it: Marked."""
+    """Return a text and what matched in it, with the fields of Marked."""
     return {"text": text, "marks": [match._asdict() for match in found]}
 
 
 class Shown:
-    """What one answer shows of its hits besides themselves, worked out on the engine's thread."""
+    """The hits of one answer with their explanations and snippets, made on the engine's thread."""
 
     def __init__(
         self, searcher: Searcher, body: SearchBody, request: Request, hits: Sequence[Hit]
     ) -> None:
-        """Explain and mark the hits of a request as `body` says."""
+        """Explain the hits and mark their texts, where `body` asks for it."""
         ids = [hit.document.id for hit in hits]
         self._why: Sequence[Explanation | None] = [None] * len(hits)
         if body.explain and hits:
@@ -60,7 +60,7 @@ class Shown:
         self._text = body.text
 
     def hits(self) -> list[Fields]:
-        """The hits: AnswerHit."""
+        """Return the hits with the fields of AnswerHit."""
         return [
             {
                 "id": hit.document.id,
@@ -76,11 +76,11 @@ class Shown:
 
 
 def query_terms(searcher: Searcher, request: Request) -> dict[str, bool]:
-    """Term → whether it is the query's own, of all terms that a text is marked by."""
+    """Return the terms that texts are marked by, and whether each is in the query itself."""
     return {term.term: term.literal for term in searcher.expand(request)}
 
 
 def snippet(tokenizer: Any, document: Document, terms: Mapping[str, bool]) -> Fields:
-    """The part of a document that shows most of what matched: Marked."""
+    """Return the part of a document in which most terms matched, with the fields of Marked."""
     text = " ".join(document.text.split())
     return marked(*excerpt(text, matches(tokenizer, text, terms)))

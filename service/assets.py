@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
-# Nothing from elsewhere, nothing inline, no frame around it: a text of a document that was taken
-# for markup could still do nothing.
+# No resources from other hosts, no inline scripts, no frames: even if a document's text were taken
+# for markup, it could not run.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -37,7 +37,7 @@ def _read(path: Path) -> _Asset:
             "Content-Security-Policy": POLICY,
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
-            # Asked for again each time, so that a page never runs with parts of another version.
+            # Browsers ask again each time, so that a page never mixes parts of two versions.
             "Cache-Control": "no-cache",
             "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
         },
@@ -55,13 +55,13 @@ router = APIRouter(include_in_schema=False)
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def start(request: Request) -> Response:
-    """The page."""
+    """Send the page."""
     return _sent(START, request)
 
 
 @router.api_route("/page/{name}", methods=["GET", "HEAD"])
 async def asset(name: str, request: Request) -> Response:
-    """A part of the page.
+    """Send a part of the page.
 
     Raises:
         HTTPException: 404, the page has no such part.
@@ -81,5 +81,5 @@ def _sent(name: str, request: Request) -> Response:
 
 
 def _known(request: Request) -> str:
-    """What the browser has already: `If-None-Match`."""
+    """Return the version that the browser has: `If-None-Match`."""
     return request.headers.get("if-none-match", "")

@@ -1,4 +1,4 @@
-"""What a service is asked beyond a Request, and the limits that it sets."""
+"""The bodies of HTTP requests, which extend a Request, and the service's limits on them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ EXAMPLES: list[JsonValue] = [
 
 
 class GoneError(Exception):
-    """A cursor of a generation that is not there any more."""
+    """The cursor belongs to a generation that no longer exists."""
 
 
 class SearchBody(Request):
-    """A request, and what its answer shows."""
+    """A request, and what to show in its answer."""
 
     model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
@@ -44,11 +44,11 @@ class SearchBody(Request):
     )
 
     def after(self, request: Request, generation: int) -> Position | None:
-        """The hit that `cursor` stands for; None without one.
+        """Return the hit that `cursor` stands for; None without a cursor.
 
         Raises:
-            ValueError: it is none of ours, or one of another request.
-            GoneError: it is of another generation.
+            ValueError: the cursor is not one of ours, or belongs to another request.
+            GoneError: the cursor belongs to another generation.
         """
         if self.cursor is None:
             return None
@@ -69,11 +69,11 @@ class SearchBody(Request):
 
 
 def read_body(kind: type[Body], content: bytes) -> Body:
-    """A body as a model.
+    """Read a body as a model.
 
     Raises:
-        ValueError: it is not JSON.
-        RequestValidationError: there is none, or it does not fit.
+        ValueError: the body is not JSON.
+        RequestValidationError: there is no body, or it does not fit the model.
     """
     if not content:
         missing = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
@@ -82,7 +82,7 @@ def read_body(kind: type[Body], content: bytes) -> Body:
         given = json.loads(content)
     except json.JSONDecodeError as error:
         raise ValueError(f"the body is not valid JSON: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # no UTF-8, too many digits, too deep
+    except (ValueError, RecursionError) as error:  # not UTF-8, too many digits, nested too deeply
         raise ValueError(f"the body cannot be read: {unread(error)}") from error
     try:
         return kind.model_validate(given)
@@ -93,18 +93,18 @@ def read_body(kind: type[Body], content: bytes) -> Body:
 
 
 def unread(error: BaseException) -> str:
-    """Why a body could not be read."""
+    """Say why a body could not be read."""
     reason = str(error)
     return "a number has too many digits" if "integer string conversion" in reason else reason
 
 
 def asked_of(body: Request) -> Request:
-    """What a body asks of the engine, without what is the service's."""
+    """Return the engine's part of a body, without the fields of the service."""
     return Request.model_construct(**{name: getattr(body, name) for name in Request.model_fields})
 
 
 class BatchBody(BaseModel):
-    """Requests that are answered from one state."""
+    """Requests that are answered from one state of the index."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"requests": EXAMPLES}]}
@@ -124,7 +124,7 @@ class ExplainBody(Request):
 
 
 class DocumentBody(BaseModel):
-    """A document to write, but for its id."""
+    """A document to write, without its id."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -143,27 +143,27 @@ class DocumentBody(BaseModel):
     )
 
     def document(self, doc_id: str) -> Document:
-        """The document of this id.
+        """Return the document with this id.
 
         Raises:
-            ValueError: something that metadata cannot hold.
+            ValueError: a value that metadata cannot hold.
         """
         return Document(doc_id, self.title, self.text, metadata_of(self.metadata or {}))
 
 
 def cursor_after(request: Request, generation: int, place: Position) -> str:
-    """What asks for the hits after one."""
+    """Return the cursor that asks for the hits after `place`."""
     parts = [generation, _digest(request), place.score, place.doc_id, place.rank]
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
 
 
 def check_limits(request: Request, settings: Settings, rank: int = 0) -> None:
-    """Hold a request against what the operator allows.
+    """Check a request against the operator's limits.
 
     Args:
-        request: as it came.
+        request: the request as it came.
         settings: the limits.
-        rank: hits before those that are asked for.
+        rank: how many hits come before the requested ones.
 
     Raises:
         ValueError: a limit is exceeded.

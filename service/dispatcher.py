@@ -1,7 +1,7 @@
-"""Where requests meet the engine: one thread, a bounded queue, micro-batches and deadlines.
+"""The engine's thread: it takes requests from a bounded queue, in micro-batches, with deadlines.
 
-All searchers belong to this thread. Nothing else uses them, so that an index is swapped or
-refreshed between two micro-batches and an answer is of one state, whatever goes on beside it.
+Only this thread uses the searchers. An index is swapped or refreshed between two micro-batches, so
+that each answer comes from one state of the index.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class DeadlineError(TimeoutError):
 
 
 class ClosedError(RuntimeError):
-    """The service stops."""
+    """The service is stopping."""
 
 
 class Search(NamedTuple):
-    """A request, the hit that its hits follow, and what is made of them beside the engine."""
+    """A request, the hit after which its hits begin, and a function that prepares the answer."""
 
     request: Request
     after: Position | None = None
@@ -43,7 +43,7 @@ class Search(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a job gave, and the state of the index that it was made from."""
+    """The result of a job, and the state of the index that it was made from."""
 
     value: Any
     generation: int
@@ -67,16 +67,16 @@ class _Job:
 
 
 class Dispatcher:
-    """One thread that takes jobs in the order in which they came."""
+    """One thread that runs jobs in the order in which they were submitted."""
 
     def __init__(self, metrics: Metrics, *, queue: int, micro_batch: int, threads: int) -> None:
         """Start the thread.
 
         Args:
-            metrics: where it counts.
-            queue: requests that may wait.
-            micro_batch: requests that go through the engine together.
-            threads: Java threads of a micro-batch.
+            metrics: where requests are counted and timed.
+            queue: how many requests may wait.
+            micro_batch: how many requests go through the engine together.
+            threads: Java threads for a micro-batch.
         """
         self._metrics = metrics
         self._capacity = queue
@@ -93,27 +93,29 @@ class Dispatcher:
     def search(
         self, served: Served, searches: Sequence[Search], deadline: float
     ) -> Future[Outcome]:
-        """What each search shows of its hits, all of one state; or the exception it met.
+        """Submit searches, which are answered from one state of the index.
+
+        The outcome's value has for each search what its `show` returned, or the exception.
 
         Args:
             served: the index.
             searches: at least one.
-            deadline: in the seconds of time.monotonic; a job that waits longer is not begun.
+            deadline: in seconds of time.monotonic; a job that waits longer is not begun.
 
         Raises:
             OverloadedError: the queue is full.
-            ClosedError: the service stops.
+            ClosedError: the service is stopping.
         """
         return self._submit(_Job(served, deadline, searches))
 
     def work(
         self, served: Served, function: Callable[[Searcher], Any], deadline: float
     ) -> Future[Outcome]:
-        """What `function` returns of the index's searcher; see `search`."""
+        """Submit a function of the index's searcher; for the arguments and errors see `search`."""
         return self._submit(_Job(served, deadline, (), function))
 
     def refusal(self) -> str | None:
-        """Why a request that came now would be refused, which is counted; None if it would not."""
+        """Say why a request is refused now, and count the refusal; None if it is not refused."""
         if self._queued < self._capacity:
             return None
         self._metrics.refused.labels("queue full").inc()
@@ -123,7 +125,7 @@ class Dispatcher:
         )
 
     def control(self, function: Callable[[], T]) -> Future[T]:
-        """`function()` before the next micro-batch; never refused but by ClosedError."""
+        """Run `function` before the next micro-batch; only ClosedError can refuse it."""
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
@@ -133,7 +135,7 @@ class Dispatcher:
         return future
 
     def close(self) -> None:
-        """Finish what was accepted, and stop."""
+        """Finish the accepted jobs, and stop the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -169,7 +171,7 @@ class Dispatcher:
                 self._serve(jobs)
 
     def _take(self) -> list[_Job]:
-        """The next jobs: searches of one index, or one job of another kind."""
+        """Take the next jobs from the queue: searches of one index, or one job of another kind."""
         jobs: list[_Job] = []
         size = 0
         while self._jobs and size < self._micro_batch:
@@ -188,7 +190,7 @@ class Dispatcher:
         for job in jobs:
             self._metrics.stage_seconds.labels("queue").observe(begun - job.submitted)
             if not job.future.set_running_or_notify_cancel():
-                continue  # nobody waits for it any more
+                continue  # the caller has cancelled it
             if begun > job.deadline:
                 self._metrics.refused.labels("deadline").inc()
                 job.future.set_exception(
@@ -202,7 +204,7 @@ class Dispatcher:
         try:
             values = self._values(served, alive)
         except Exception as error:
-            # The thread must go on, and each that waits must hear of it.
+            # The thread must go on, and every waiting caller gets the exception.
             for job in alive:
                 job.future.set_exception(error)
             return

@@ -1,4 +1,4 @@
-"""Exceptions as answers: a status, and a sentence that names the cause."""
+"""Answers to exceptions: a status, and a sentence that names the cause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from lsr.indexes.lucene import IndexLockedError
-from lsr.request import told
+from lsr.request import describe_errors
 from lsr.service.bodies import GoneError, unread
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
 
@@ -34,13 +34,13 @@ STATUS: tuple[tuple[type[Exception], int, dict[str, str]], ...] = (
 def problem(
     status: int, message: str, request_id: str, headers: dict[str, str] | None = None
 ) -> Response:
-    """An answer that says what is wrong.
+    """Return an answer that says what is wrong.
 
     Args:
-        status: of HTTP.
-        message: a sentence; what cannot be sent as UTF-8 of it is escaped.
-        request_id: of the request.
-        headers: more of these.
+        status: HTTP status.
+        message: a sentence; characters that UTF-8 cannot encode are escaped.
+        request_id: id of the request.
+        headers: further headers.
     """
     shown = message.encode("utf-8", "backslashreplace").decode()
     if len(shown) > LONGEST_MESSAGE:
@@ -50,7 +50,7 @@ def problem(
 
 
 def install(app: FastAPI) -> None:
-    """Answer the exceptions of an app's routes."""
+    """Make `app` answer the exceptions that its routes raise."""
 
     async def known(request: Request, error: Exception) -> Response:
         for kind, status, headers in STATUS:
@@ -67,7 +67,7 @@ def install(app: FastAPI) -> None:
         elif error.status_code == 405:
             message = f"{request.method} is not for {request.url.path}"
         elif error.status_code == 400 and error.__cause__:
-            # FastAPI says no more than that the body could not be parsed.
+            # FastAPI's own message does not say why the body could not be parsed.
             message = f"the body cannot be read: {unread(error.__cause__)}"
         return problem(error.status_code, message, _id(request), dict(error.headers or {}))
 
@@ -92,7 +92,7 @@ def install(app: FastAPI) -> None:
 
 
 def _unfit(details: Sequence[Any]) -> str:
-    """FastAPI's errors in our words: where in the body, what may be there, what is."""
+    """Describe FastAPI's validation errors: which field, what it may be, what was given."""
     shortened = []
     for detail in details:
         place, *path = detail["loc"]
@@ -103,7 +103,7 @@ def _unfit(details: Sequence[Any]) -> str:
             shortened.append({**detail, "loc": tuple(path), "input": given})
         else:
             shortened.append({**detail, "loc": (place, *path), "input": given})
-    return told(shortened)
+    return describe_errors(shortened)
 
 
 def _id(request: Request) -> str:

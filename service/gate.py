@@ -1,6 +1,6 @@
-"""What every request passes before it reaches the API: keys, limits, an id, and the log.
+"""The gate in front of the API: it checks keys and limits, gives each request an id, and logs it.
 
-Plain ASGI: answers and bodies stream through, and a request pays some tens of microseconds.
+It is plain ASGI: answers and bodies stream through, at a cost of some tens of microseconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Need = Literal["open", "read", "admin"]
 log = logging.getLogger("lsr.service")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# What needs no key, and what the read key may do; all else is the admin key's.
+# Requests that need no key, and those that the read key may make; all others need the admin key.
 _OPEN = re.compile(r"GET (/healthz|/readyz|/openapi\.json|/|/page/.+)", re.DOTALL)
 _SEARCHES = r"POST /indexes/[^/]+/(search|search/batch|explain|expand)"
 _READ = re.compile(
@@ -51,24 +51,24 @@ _LOOKED_AT = (
     b"x-api-key",
     b"x-request-id",
 )
-# What waits in the queue for the engine.
+# Requests that wait in the queue for the engine.
 _QUEUED = re.compile(_SEARCHES)
-# Its length is not bounded; the route bounds its lines.
+# The length of this body is not bounded; the route bounds its lines.
 _STREAM = re.compile(r"POST /indexes/[^/]+/documents")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 
-# A client that still sends its body when the answer is there may not see the answer if the
-# connection closes at once. So much is read and thrown away before that.
+# A client that is still sending its body when it is answered may not see the answer if the
+# connection closes at once. So much of the body is read and thrown away before closing.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 2**24
 
 
 def needs(method: str, path: str) -> Need:
-    """What a request needs: no key, the read key or the admin key.
+    """Return which key a request needs: none ("open"), the read key or the admin key.
 
     Args:
-        method: of HTTP, in capitals.
+        method: HTTP method, in capitals.
         path: percent-decoded, without a query string.
     """
     asked = f"{'GET' if method == 'HEAD' else method} {path}"
@@ -90,12 +90,12 @@ class Gate:
         """Wrap an app.
 
         Args:
-            app: what is behind the gate.
+            app: the application behind the gate.
             settings: keys and limits.
-            observe: is told of each request: method, route ("/indexes/{name}"; "none" where no
-                route took it), status (499: the client left before it was answered), seconds.
-            refusal: says why the queue takes no more; a request is then refused before anything is
-                spent on it.
+            observe: called for each request with method, route ("/indexes/{name}"; "none" if no
+                route matched), status (499: the client left before it was answered) and seconds.
+            refusal: returns why the queue is full, or None; a request is then refused before any
+                work is done for it.
         """
         self.app = app
         self.settings = settings
@@ -117,7 +117,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})  # the API has no web sockets
 
     def check(self, exchange: _Exchange) -> None:
-        """Refuse a request that may not pass.
+        """Raise for a request that may not pass.
 
         Raises:
             HTTPException: 401, 403, 413, 415 or 400.
@@ -128,7 +128,7 @@ class Gate:
         else:
             _check_local(headers, self.settings)
         if _CONTROL.search(exchange.scope["path"]):
-            # A route matches with or without a newline at the end of a path.
+            # Routes would match a path with a newline at its end, too.
             raise HTTPException(400, "the path must not hold control characters")
         coding = headers.of(b"content-encoding").strip().lower()
         if coding not in ("", "identity"):
@@ -148,13 +148,13 @@ class Gate:
         if need == "open":
             return
         if need == "admin" and not self.settings.admin_key:
-            raise HTTPException(403, f"no admin key is set: nobody may {method} this path")
+            raise HTTPException(403, f"{method} of this path needs an admin key, and none is set")
         if len(given) > 1:
             raise _no_key(f"a request has one key, got {len(given)}")
         if digest is None:
             raise _no_key("a key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
         may: Need | None = None
-        for name, known in self._keys:  # all of them, so that the time tells nothing
+        for name, known in self._keys:  # all of them, so that the time gives nothing away
             if hmac.compare_digest(known, digest):
                 may = name
         if may is None:
@@ -184,7 +184,7 @@ class _Headers:
         return bool(self._all[b"transfer-encoding"]) or self.of(b"content-length").strip("0") != ""
 
     def keys(self) -> list[bytes]:
-        """All keys of a request: it should have one."""
+        """Return all keys that a request carries; it should carry one."""
         keys = [key.strip() for key in self._all[b"x-api-key"]]
         for value in self._all[b"authorization"]:
             scheme, _, key = value.strip().partition(b" ")
@@ -202,12 +202,12 @@ class _Exchange:
         self._receive, self._send = receive, send
         self.headers = _Headers(scope)
         self._id = self.headers.request_id()
-        self._expects = self.headers.has_body()  # and has not had all of it
+        self._expects = self.headers.has_body()  # whether more of the body is to come
         endless = _STREAM.fullmatch(f"{scope['method']} {scope['path']}")
         self.longest = None if endless else gate.settings.max_body
         self._gone = self._silent = False
         self._status = 0
-        # What the log may say of a key: enough to tell keys apart, too little to find one.
+        # What is logged of a key: enough to distinguish keys, too little to guess one.
         self.fingerprint: str | None = None
         self._in = self._out = 0
         state = scope.setdefault("state", {})
@@ -225,18 +225,21 @@ class _Exchange:
                     raise
                 await self._answer(refusal.status_code, refusal.detail, refusal.headers)
             except ClientDisconnect:
-                pass  # nobody waits for an answer
+                pass  # the client is gone
             except Exception:
                 log.exception("internal error", extra={"fields": self._named()})
                 if self._status:
                     raise  # half an answer is sent: the server must break the connection
                 await self._answer(500, "internal error")
         finally:
-            # The answer leaves when the event loop comes round again: what is noted of it can wait.
+            # Log after the answer, which is sent at the next turn of the event loop.
             asyncio.get_running_loop().call_soon(self._note)
 
     async def _check_room(self) -> None:
-        """Raises HTTPException 429, after the body, so that the connection can be used again."""
+        """Raise HTTPException 429 if the queue is full.
+
+        The body is read before, so that the connection can be used again.
+        """
         if not _QUEUED.fullmatch(f"{self.scope['method']} {self.scope['path']}"):
             return
         if reason := self._gate.refusal():
@@ -245,7 +248,7 @@ class _Exchange:
             raise HTTPException(429, reason, {"Retry-After": "1"})
 
     async def receive(self) -> Message:
-        """The next part of the body.
+        """Return the next part of the body.
 
         Raises:
             HTTPException: 408 or 413.
@@ -286,7 +289,7 @@ class _Exchange:
                     message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
         if self._ended:
-            # The answer leaves when the event loop comes round: before all that is left to do here.
+            # Let the event loop send the answer before the rest is done here.
             await asyncio.sleep(0)
 
     def _completed(self, given: Any) -> list[tuple[bytes, bytes]]:
@@ -298,12 +301,12 @@ class _Exchange:
         if b"cache-control" not in names:
             headers.append((b"cache-control", b"no-store"))
         if self._expects:
-            # What the client still sends would have to be read as its next request.
+            # Otherwise the rest of the body would be read as the client's next request.
             headers.append((b"connection", b"close"))
         return headers
 
     async def _linger(self) -> None:
-        """Read on for a while what the client still sends."""
+        """Read and drop for a while what the client still sends."""
         left = LINGER_BYTES
         try:
             async with asyncio.timeout(LINGER_SECONDS):
@@ -346,7 +349,7 @@ class _Exchange:
         }
         level = logging.ERROR if status == 500 else logging.INFO
         if log.isEnabledFor(level):
-            # Not `log.log`, which spends half its time on finding this line.
+            # `log.log` would spend half its time on finding the line that called it.
             extra = {"fields": fields}
             log.handle(
                 log.makeRecord(log.name, level, __file__, 0, "request", (), None, extra=extra)
@@ -357,10 +360,10 @@ class _Exchange:
 
 
 def _check_local(headers: _Headers, settings: Settings) -> None:
-    """Without a key only this machine can call, but a browser here may run anybody's page.
+    """Refuse requests that another site's page makes from a browser on this machine.
 
-    Such a page comes with an Origin of its own, or with the name of a host of its own that has
-    been made to mean this machine.
+    Without a key the service listens on this machine only. A page of another site has an Origin of
+    its own, or a host name of its own that has been pointed to this machine.
 
     Raises:
         HTTPException: 403.
@@ -389,7 +392,7 @@ def _is_loopback(name: str) -> bool:
 
 
 def _digest(key: bytes) -> bytes:
-    # Of one length, so that a comparison does not tell how long a key is.
+    # Digests have one length, so that comparing them does not give away the length of a key.
     return sha256(key).digest()
 
 

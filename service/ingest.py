@@ -1,4 +1,4 @@
-"""Where writes meet an index: one thread, a bounded queue, and many operations to one commit."""
+"""Writes to an index: one thread, a bounded queue, and many operations in one commit."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from lsr.indexes.manifest import read_manifest
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
 
 log = logging.getLogger("lsr.service")
-# How often the lock of an index is tried for while another process holds it, and how often an idle
-# writer looks whether one waits for it.
+# How often the lock of an index is tried while another process holds it, and how often an idle
+# writer checks whether another process waits for the lock.
 RETRY_SECONDS = 0.05
 
 
 class Put(NamedTuple):
-    """Add documents, or replace those of the same id."""
+    """Add documents; a document replaces the one with the same id."""
 
     documents: tuple[Document, ...]
 
 
 class Delete(NamedTuple):
-    """Delete documents, all or none."""
+    """Delete documents; if one of them does not exist, none is deleted."""
 
     ids: tuple[str, ...]
 
@@ -44,7 +44,7 @@ class Receipt(NamedTuple):
 
     generation: int
     commit: int
-    documents: int  # of the operation
+    documents: int  # that the operation wrote or deleted
 
 
 @dataclass(eq=False)
@@ -62,9 +62,9 @@ class _Waiting:
 class Ingest:
     """Writes to one index. Operations take effect in the order in which they were submitted.
 
-    What waits is applied together and committed once. The right to write is held while operations
-    keep coming, and given back soon after the last, or between two commits when another process
-    waits for it to build, add, delete or merge; while it does so, operations wait.
+    Waiting operations are applied together and committed once. The index's write lock is held while
+    operations keep coming. It is released soon after the last one, or between two commits when
+    another process waits for it to build, add, delete or merge; meanwhile operations wait.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class Ingest:
         group: int = 512,
         idle_seconds: float = 2.0,
     ) -> None:
-        """Start the thread; the index is opened with the first operation.
+        """Start the thread. The index is opened at the first operation.
 
         Args:
-            directory: of the index.
+            directory: the index's directory.
             on_commit: called with generation and commit when a group is durable and before it is
-                acknowledged, to make it visible. What it raises, the group's operations raise.
-            capacity: operations that may wait.
-            capacity_bytes: of their documents together; one operation may be larger.
+                acknowledged, to make it visible. Its exceptions become those of the operations.
+            capacity: how many operations may wait.
+            capacity_bytes: bytes of their documents together; one operation may be larger.
             group: documents that go into one commit; one operation may have more.
-            idle_seconds: for how long after the last operation the index is held.
+            idle_seconds: how long the lock is held after the last operation.
         """
         self._directory = directory
         self._on_commit = on_commit
@@ -95,33 +95,33 @@ class Ingest:
         self._group = group
         self._idle_seconds = idle_seconds
         self._changed = threading.Condition()
-        # Under `_changed`:
+        # Guarded by `_changed`:
         self._waiting: deque[_Waiting] = deque()
-        self._bytes = 0  # of these
+        self._bytes = 0  # of the waiting operations
         self._closed = False
-        # Of the thread alone:
-        self._live: Live | None = None  # open, or that before, for its models
+        # Used by the thread only:
+        self._live: Live | None = None  # the open one, or the last one, whose models are reused
         self._writer: Writer | None = None
         self._opened = ExitStack()
         self._thread = threading.Thread(target=self._run, name="lsr-ingest", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Put | Delete, deadline: float) -> Future[Receipt]:
-        """Hand an operation over; waits while the queue is full.
+        """Put an operation into the queue; wait while the queue is full.
 
         The future raises KeyError (an id to delete is not in the index), ValueError (weights that
-        cannot be kept), IndexLockedError (another process held the index until the deadline),
-        DeadlineError (it was not begun by then), ClosedError, or what the commit raised: then it
-        may be durable or not.
+        cannot be stored), IndexLockedError (another process held the lock until the deadline),
+        DeadlineError (the operation was not begun by then), ClosedError, or the exception of the
+        commit, after which the operation may be durable or not.
 
         Args:
             operation: with at least one document or id.
-            deadline: in the seconds of time.monotonic; what is not begun by then is not done.
+            deadline: in seconds of time.monotonic; an operation not begun by then is dropped.
 
         Raises:
-            ValueError: an id or metadata that cannot be kept, or nothing to do.
+            ValueError: an id or metadata that cannot be stored, or an empty operation.
             OverloadedError: the queue was full until the deadline.
-            ClosedError: the service stops.
+            ClosedError: the service is stopping.
         """
         waiting = _Waiting(operation, deadline, _checked_bytes(operation))
         with self._changed:
@@ -141,10 +141,10 @@ class Ingest:
         return waiting.future
 
     def close(self, timeout: float) -> None:
-        """Finish what was accepted, and stop.
+        """Finish the accepted operations, and stop the thread.
 
         Args:
-            timeout: seconds; what is not begun by then raises ClosedError.
+            timeout: seconds; operations not begun by then raise ClosedError.
         """
         with self._changed:
             self._closed = True
@@ -173,7 +173,7 @@ class Ingest:
         self._shut()
 
     def _has_work(self) -> bool:
-        """Waits for an operation; False when there will be none."""
+        """Wait for an operation; return False when no more will come."""
         idle = time.monotonic() + self._idle_seconds
         while True:
             with self._changed:
@@ -185,11 +185,11 @@ class Ingest:
                 self._shut()
 
     def _open(self) -> Writer:
-        """The writer of the generation that is live."""
+        """Return a writer of the live generation."""
         if self._writer and self._live:
             if read_manifest(self._directory) == self._live.manifest:
                 return self._writer
-            # Not by a build, which we keep out: somebody has put another index there.
+            # The lock keeps builds out: someone has replaced the directory by another index.
             self._shut()
         with ExitStack() as opened:
             live = opened.enter_context(
@@ -197,17 +197,17 @@ class Ingest:
             )
             writer = Writer.of(live, self._directory)
             self._opened = opened.pop_all()
-        # What is kept after closing is for its models; vectors take memory.
+        # It is kept after closing for its models, without the dense vectors, which take memory.
         self._live, self._writer = replace(live, dense=None), writer
         return writer
 
     def _shut(self) -> None:
-        """Close the index; what was not committed is lost."""
+        """Close the index; uncommitted changes are lost."""
         self._writer = None
         try:
             self._opened.close()
         except Exception:
-            # All that was acknowledged is durable, and the lock is given back in any case.
+            # All acknowledged writes are durable, and the lock is released in any case.
             log.exception("%s: closing it after writing", self._directory)
 
     def _wait_for_lock(self, error: IndexLockedError) -> None:
@@ -225,7 +225,7 @@ class Ingest:
         return [waiting for waiting in self._waiting if now >= waiting.deadline]
 
     def _first(self) -> list[_Waiting]:
-        """As many as may go into one commit."""
+        """Return as many operations as go into one commit."""
         group: list[_Waiting] = []
         n_documents = 0
         for waiting in self._waiting:
@@ -236,7 +236,7 @@ class Ingest:
         return group
 
     def _take(self, which: Callable[[], list[_Waiting]]) -> list[_Waiting]:
-        """Take operations out of the queue; without those that nobody waits for any more."""
+        """Take operations out of the queue, and leave out those that their callers cancelled."""
         with self._changed:
             taken = which()
             gone = set(taken)
@@ -277,7 +277,7 @@ class Ingest:
 
 
 def _checked_bytes(operation: Put | Delete) -> int:
-    """Size of an operation; ValueError where it could not be written."""
+    """Return the bytes of an operation; raise ValueError if it cannot be written."""
     if not operation[0]:
         raise ValueError(f"{type(operation).__name__} must have at least one document, got none")
     if isinstance(operation, Delete):
@@ -293,9 +293,9 @@ def _fail(group: Iterable[_Waiting], error: Exception) -> None:
 
 
 def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
-    """Apply operations in order, as far as a commit; those that fail alone are told so.
+    """Apply operations in order, without committing; return those that did not fail by themselves.
 
-    Of each id only the last change reaches the index.
+    Of several changes to one id, only the last reaches the index.
     """
     parts: list[Encoded] = []
     first_rows: dict[_Waiting, tuple[int, int]] = {}
@@ -305,7 +305,7 @@ def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
             first_rows[waiting] = (len(parts), row)
             row += waiting.n_documents
         parts.append(encoded)
-    last: dict[str, tuple[int, int] | None] = {}  # id → part and row; None: to be deleted
+    last: dict[str, tuple[int, int] | None] = {}  # id → part and row; None: delete it
     applied = []
     for waiting in group:
         if isinstance(waiting.operation, Delete):
@@ -322,7 +322,7 @@ def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
         else:
             continue
         applied.append(waiting)
-    # Deletions first: a segment of vectors has its own before its rows.
+    # Deletions come first, as a segment of vectors stores them before its rows.
     writer.delete([doc_id for doc_id, place in last.items() if place is None])
     for number, encoded in enumerate(parts):
         rows = [place[1] for place in last.values() if place and place[0] == number]
@@ -334,7 +334,7 @@ def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
 def _encode(
     writer: Writer, puts: Sequence[_Waiting]
 ) -> Iterator[tuple[Sequence[_Waiting], Encoded]]:
-    """All in one batch; where that fails, each by itself, so that only what is bad fails."""
+    """Encode all in one batch; if that fails, one by one, so that only the bad ones fail."""
     if not puts:
         return
     documents = [

@@ -8,17 +8,17 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
-# The server's own loggers speak through the same lines.
+# The loggers that write here: our own, and the server's.
 LOGGERS = ("lsr.service", "uvicorn.error")
-# ASCII: a path may hold what no terminal should see.
+# ASCII only: a path may contain characters that a terminal would act on.
 _encode = json.JSONEncoder(default=str).encode
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON; what `extra={"fields": {…}}` holds goes in as it is."""
+    """Formats a record as one line of JSON, with the fields of `extra={"fields": {…}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line: time, level, message, the fields, and a traceback where there is one."""
+        """Return one line: time, level, message, the fields, and a traceback if there is one."""
         time = datetime.fromtimestamp(record.created, UTC)
         line = {
             "time": time.isoformat(timespec="milliseconds"),
@@ -35,8 +35,8 @@ def log_to(stream: TextIO | None = None, level: int | str = logging.INFO) -> Non
     """Send the service's log to a stream, and nowhere else.
 
     Args:
-        stream: stderr by default.
-        level: the least that is written.
+        stream: where to write; stderr by default.
+        level: the lowest level that is written.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())

@@ -1,4 +1,4 @@
-"""What a service counts and times, for Prometheus."""
+"""Counts and times of a service, for Prometheus."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 class Metrics:
-    """The numbers of one service, in a registry of its own."""
+    """The metrics of one service, in a registry of its own."""
 
     def __init__(self) -> None:
-        """All at zero."""
+        """Create all metrics, at zero."""
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "lsr_requests",
@@ -76,14 +76,14 @@ class Metrics:
         """Count one request.
 
         Args:
-            method: of HTTP.
-            route: its path with the names of parameters, so that there are few.
-            status: of HTTP.
-            seconds: that it took.
+            method: HTTP method.
+            route: path with the names of parameters in place of values, which bounds their number.
+            status: HTTP status.
+            seconds: how long it took.
         """
         self.requests.labels(method, route, status).inc()
         self.request_seconds.labels(route).observe(seconds)
 
     def text(self) -> bytes:
-        """All numbers in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -32,22 +32,22 @@ log = logging.getLogger("lsr.service")
 
 
 class _RefusedError(Exception):
-    """What a head must not be; the parser stops at it."""
+    """A head is refused; raised to stop the parser."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. A subclass has `settings`: see `protocol`."""
+    """One connection. Subclasses set `settings`, see `protocol`."""
 
     settings: Settings
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Start with nothing read."""
+        """Start a connection of which nothing is read yet."""
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._head_size = 0
-        # Bytes of a head, or between chunks of a body, since the parser last passed something on.
+        # Bytes received since the parser last passed a head or a part of a body on.
         self._kept = 0
         self._lingers = False
         self._thrown_away = 0
@@ -56,7 +56,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # Connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse it where there are too many; else wait for a head."""
+        """Refuse the connection if there are too many, else wait for a head."""
         super().connection_made(transport)
         if len(self.connections) > self.settings.max_connections:
             limit = self.settings.max_connections
@@ -65,13 +65,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all clocks."""
+        """Stop all timers."""
         self._stop_head_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, within the limits."""
+        """Feed the parser, and check the limits."""
         if self._lingers:
             self._thrown_away += len(data)
             if self._thrown_away > LINGER_BYTES:
@@ -84,11 +84,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._kept > MAX_HEAD:
             self._refuse(431, f"the head of a request must have at most {MAX_HEAD} bytes")
         elif self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
-            # Between requests, with something that uvicorn has stopped its own clock for.
+            # A head begins after an earlier request, and uvicorn has stopped its own timer.
             self._await_head()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what the parser refused, once all before it is answered."""
+        """Answer a request that the parser refused, after all earlier ones are answered."""
         status, error = self._refusal or (400, "this is not a valid HTTP/1.1 request")
         self._refuse(status, error)
 
@@ -119,7 +119,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head, self._kept = False, 0
         self._stop_head_timer()
         if self.parser.should_upgrade():
-            # The parser would take the request's body for another protocol.
+            # The parser would take the body for data of another protocol.
             self._stop(400, "this service has no other protocols: leave out `Upgrade` and CONNECT")
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop(400, f"at most {MAX_PIPELINED} requests may wait on one connection")
@@ -135,7 +135,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._kept = 0
         super().on_message_complete()
 
-    # Clocks
+    # Timers
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.settings.header_seconds, self._head_missing)
@@ -154,7 +154,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()  # nothing was asked
 
     def pause_writing(self) -> None:
-        """The client does not read: it has `body_seconds` for each step on."""
+        """The client does not read: give it `body_seconds` to read something."""
         super().pause_writing()
         self._watch_reader(self.transport.get_write_buffer_size())
 
@@ -192,7 +192,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            # What is said here must not be taken for the answer to an earlier request.
+            # The client must not take the refusal for the answer to an earlier request.
             if not (cycle.more_body or self.pipeline):
                 cycle.keep_alive = False
                 self.flow.pause_reading()
@@ -220,7 +220,7 @@ class LimitedProtocol(HttpToolsProtocol):
         log.warning("request refused", extra={"fields": fields})
 
     def _linger(self) -> None:
-        """Close, but not before the client has had time to stop and read."""
+        """Close the connection after the client has had time to stop sending and to read."""
         if not self.transport.can_write_eof():  # TLS
             self.transport.close()
             return
@@ -234,9 +234,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """The class that uvicorn's Config takes for `http`.
+    """Make the class that uvicorn's Config takes as `http`.
 
     Args:
-        settings: how long clients may take, and how many may be connected.
+        settings: how long clients may take, and how many connections may be open.
     """
     return type("Protocol", (LimitedProtocol,), {"settings": settings})

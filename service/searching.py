@@ -1,4 +1,4 @@
-"""Requests to the dispatcher, and what comes back as answers."""
+"""Sends requests to the dispatcher, and makes answers of the outcomes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from lsr.service.settings import Settings
 async def answers(
     service: Service, served: Served, bodies: Sequence[SearchBody], scope: MutableMapping[str, Any]
 ) -> list[Fields]:
-    """The answers to requests, all of one state of an index, with the fields of Answer.
+    """Answer requests from one state of an index, with the fields of Answer.
 
     Args:
-        service: of the index.
+        service: the service that the index belongs to.
         served: the index.
-        bodies: at least one.
-        scope: of the HTTP request; its log line is told what was done.
+        bodies: at least one request.
+        scope: of the HTTP request; mode, times and counts are added to its log line.
 
     Raises:
         ValueError: a request does not fit the index or the limits.
-        GoneError: a cursor is of another generation.
+        GoneError: a cursor belongs to another generation.
         DeadlineError, OverloadedError, ClosedError: see `Dispatcher`.
     """
     begun = time.monotonic()
@@ -72,7 +72,7 @@ async def work(
     function: Callable[[Searcher], Any],
     scope: MutableMapping[str, Any],
 ) -> Outcome:
-    """What `function` returns of the index's searcher, see `Dispatcher.work` and `answers`."""
+    """Run `function` on the index's searcher; see `Dispatcher.work`, and `answers` for `scope`."""
     deadline = time.monotonic() + service.settings.timeout_ms / 1000
     outcome = await _outcome(service.dispatcher.work(served, function, deadline), deadline)
     _log(scope, served, outcome)
@@ -80,7 +80,7 @@ async def work(
 
 
 def state_of(served: Served, outcome: Outcome) -> Fields:
-    """What an answer says of where it comes from: State."""
+    """Return the state of the index that an answer comes from, with the fields of State."""
     return {
         "index": served.name,
         "generation": outcome.generation,
@@ -126,7 +126,7 @@ def _shows(body: SearchBody, request: Request) -> Callable[[Searcher, list[Hit]]
 
 
 async def _outcome(job: Future[Outcome], deadline: float) -> Outcome:
-    """Raises DeadlineError where the engine has not answered by then."""
+    """Wait for a job; raise DeadlineError if the engine has not answered by the deadline."""
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await asyncio.wrap_future(job)

@@ -1,4 +1,4 @@
-"""An index by its name: the open generation, and the change to a newer one."""
+"""A served index: its open generation, and the change to a newer one."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Served:
         A new generation is opened and warmed up here, while the old one answers.
 
         Args:
-            control: runs what touches the searcher.
+            control: runs a function on the thread that owns the searcher.
 
         Raises:
             FileNotFoundError, ValueError, LuceneError: the new generation cannot be opened. The
-                old one goes on answering.
+                old one keeps answering.
         """
         with self._looking:
             while True:
@@ -61,12 +61,12 @@ class Served:
                     control(self._refresh).result()
                     return self.state
                 except (FileNotFoundError, LuceneError):
-                    # A build may have ended meanwhile and cleared this generation away.
+                    # A build may have ended meanwhile and deleted this generation.
                     if read_manifest(self.directory).generation == newest:
                         raise
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         self.searcher.close()
 
     def _change(self, control: Control) -> None:
@@ -103,11 +103,11 @@ class Served:
 
 
 def _opened(directory: Path, before: Searcher | None) -> Searcher:
-    """A searcher whose models are loaded and whose first searches are behind it."""
+    """Open a searcher, load its models and warm it up by first searches."""
     searcher = Searcher(directory, before)
     try:
         if before and searcher.encoder is before.encoder:
-            # The older one goes on encoding with it, on another thread: not by this one too.
+            # The older searcher still encodes with it on another thread: warm up without encoding.
             searcher.search({searcher.encoder.vocabulary[0]: 1.0})
         else:
             searcher.search(WARM)

@@ -1,4 +1,4 @@
-"""An HTTP server around the service: it drains before it stops."""
+"""The HTTP server around the service. It answers requests in flight before it stops."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def serve(
     """Serve indexes until SIGINT or SIGTERM; requests in flight are answered first.
 
     Args:
-        directories: of indexes.
-        settings: what the operator has set.
-        started: is told the URL once requests are answered.
+        directories: directories of indexes.
+        settings: the operator's settings.
+        started: called with the URL once requests are answered.
 
     Raises:
         FileNotFoundError, ValueError: an index cannot be opened.
@@ -51,13 +51,13 @@ def serve(
         )
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        # One query is too little for a second core, which Java, HTTP and the clients can use.
+        # One query is too small to use a second core, which Java, HTTP and clients can use instead.
         torch.set_num_threads(settings.model_threads)
-        # Between torch's operations the engine's thread wants the interpreter back: without this,
-        # not before the event loop has finished with a request.
+        # Between torch's operations the engine's thread needs the interpreter lock again. With
+        # Python's default it would wait until the event loop has finished with a request.
         sys.setswitchinterval(SWITCH_SECONDS)
-        # What is there now stays: a collection that walked through all of it would stop every
-        # answer for some tenths of a second.
+        # All objects made so far stay alive. A collection that visited them would stop every answer
+        # for some tenths of a second.
         gc.collect()
         gc.freeze()
         _Server(config, lambda: started(url)).run([listener])
@@ -73,12 +73,12 @@ def _listening(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, which says when it answers."""
+    """Uvicorn's server, which calls `started` when it answers requests."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._told = started
+        self._started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._told()
+        self._started()

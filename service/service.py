@@ -1,4 +1,4 @@
-"""Several indexes behind one dispatcher, each with its writer: what the routes talk to."""
+"""The service behind the routes: several indexes, one dispatcher, and a writer for each index."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Service:
     """Open indexes by name, kept up to date."""
 
     def __init__(self, directories: Sequence[str | os.PathLike[str]], settings: Settings) -> None:
-        """Open them.
+        """Open the indexes.
 
         Args:
-            directories: of indexes; a directory's own name is the index's.
-            settings: what the operator has set.
+            directories: directories of indexes; an index has the name of its directory.
+            settings: the operator's settings.
 
         Raises:
             FileNotFoundError, ValueError: an index cannot be opened, or two have one name.
@@ -62,13 +62,13 @@ class Service:
         self._watcher.start()
 
     def look(self, served: Served) -> IndexState:
-        """Change to what is newer, see `Served.look`."""
+        """Change to a newer generation or commit, see `Served.look`."""
         state = served.look(self.dispatcher.control)
         self._note(state)
         return state
 
     def close(self) -> None:
-        """Finish what was accepted, and give all files back."""
+        """Finish the accepted requests and writes, and close all files."""
         self.stopping = True
         self._stop.set()
         self._watcher.join()
@@ -78,7 +78,7 @@ class Service:
         self._close_indexes()
 
     def _written(self, served: Served, generation: int, commit: int) -> None:
-        """Let searches see what is durable, before it is acknowledged."""
+        """Make a durable write visible to searches before it is acknowledged."""
         self.look(served)
 
     def _close_indexes(self) -> None:
@@ -91,8 +91,8 @@ class Service:
                 try:
                     self.look(served)
                 except Exception:
-                    # The generation that is open goes on answering; the next look may do better.
-                    log.exception("index %r: cannot see what is newer", served.name)
+                    # The open generation keeps answering, and the next look tries again.
+                    log.exception("index %r: a newer state cannot be opened", served.name)
 
     def _note(self, state: IndexState) -> None:
         self.metrics.generation.labels(state.index).set(state.generation)

@@ -1,4 +1,4 @@
-"""What an operator sets of a service: by the environment (LSR_HOST, LSR_READ_KEY, …) or in code."""
+"""The settings of a service, by environment variables (LSR_HOST, LSR_READ_KEY, …) or in code."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# A key that could be guessed is none.
+# Characters of a key at least: a shorter one could be guessed.
 SHORTEST_KEY = 16
 
 
 class Settings(BaseSettings):
-    """Where a service listens, who may use it, and what it bears."""
+    """Where a service listens, who may use it, and its limits."""
 
     model_config = SettingsConfigDict(
         env_prefix="LSR_",
         frozen=True,
         extra="forbid",
-        hide_input_in_errors=True,  # keys are among it
+        hide_input_in_errors=True,  # the input contains keys
     )
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         if value is not None and not (
             len(value) >= SHORTEST_KEY and value.isascii() and value.isprintable()
         ):
-            # Not the value itself: errors are logged.
+            # Errors are logged, so the message leaves out the key.
             raise ValueError(f"a key must be {SHORTEST_KEY} or more printable ASCII characters")
         return key
 
@@ -116,4 +116,4 @@ class Settings(BaseSettings):
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            return False  # a name that may mean anything
+            return False  # a host name may stand for any address

@@ -1,4 +1,4 @@
-"""Documents out of a stream of NDJSON, a group at a time, in bounded memory."""
+"""Reads documents from an NDJSON stream, a group at a time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ GROUP_BYTES = 2**22
 async def read_documents(
     chunks: AsyncIterator[bytes], longest: int
 ) -> AsyncIterator[list[Document]]:
-    """Groups of documents, in order; the stream is read on when a group has been taken.
+    """Yield groups of documents in order. The next group is read only when it is asked for.
 
     Args:
-        chunks: the stream, cut anywhere.
-        longest: bytes of a line.
+        chunks: the stream, in chunks that may end anywhere in a line.
+        longest: bytes of a line at most.
 
     Raises:
-        ValueError: a line cannot be used: ``line N: why``. Documents before it that are in no
-            group yet are left out.
+        ValueError: a line cannot be used: ``line N: why``. Documents before it that were not yet
+            yielded in a group are lost.
     """
     group: list[Document] = []
     size = number = 0
@@ -45,7 +45,7 @@ async def read_documents(
 
 
 async def _lines(chunks: AsyncIterator[bytes], longest: int) -> AsyncIterator[bytes]:
-    """Lines without their ends; the last may be the beginning of one longer than `longest`."""
+    """Yield lines without line ends; of a line longer than `longest`, only the beginning."""
     rest = bytearray()
     async for chunk in chunks:
         first, *others = chunk.split(b"\n")

@@ -42,14 +42,14 @@ def serve(
         try:
             settings = Settings(**chosen)
         except ValidationError as error:
-            raise ValueError("; ".join(map(_told, error.errors()))) from error
+            raise ValueError("; ".join(map(_describe_error, error.errors()))) from error
         try:
             run(directories, settings, lambda url: say(f"serving at {url}", err=True))
         except KeyboardInterrupt:
-            pass  # how a service is stopped: it has answered what it had begun
+            pass  # Ctrl-C is how a service is stopped; requests in flight have been answered
 
 
-def _told(detail: Any) -> str:
-    """One error of the settings, by the name of the variable."""
+def _describe_error(detail: Any) -> str:
+    """Describe one error of the settings by the name of its environment variable."""
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"LSR_{detail['loc'][0].upper()}: {message}" if detail["loc"] else message

@@ -25,7 +25,7 @@ def test_padding_takes_no_part_wherever_it_is(states, impl, pooling):
     hidden, weight, bias, mask = states
     values = reference.activate(hidden @ weight.T + bias, "relu") * mask[..., None]
     expected = values.amax(1) if pooling == "max" else values.sum(1)
-    # What lies in the padding is no matter, not even what is no number.
+    # Values in the padding are not used, not even NaN.
     hidden[mask == 0] = float("nan")
     hidden.requires_grad_()
     found = splade_head(hidden, weight, bias, mask=mask, pooling=pooling, impl=impl)

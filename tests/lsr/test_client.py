@@ -229,9 +229,9 @@ def test_settings_are_checked_before_anything_is_sent(kind):
     with kind("http://127.0.0.1:9", "one") as client:
         with pytest.raises(ValueError, match="`k` must be in"):
             client.search("heat", k=0)
-        with pytest.raises(ValueError, match="`size` is no setting of a request"):
+        with pytest.raises(ValueError, match="`size` is not a setting of a request"):
             client.search("heat", size=3)
-        with pytest.raises(ValueError, match="`explain` is no setting of a request"):
+        with pytest.raises(ValueError, match="`explain` is not a setting of a request"):
             client.expand("heat", explain=True)
         with pytest.raises(ValueError, match="`id` of a document must be a string, got None"):
             client.put({"text": "no id"})

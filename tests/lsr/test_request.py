@@ -30,7 +30,7 @@ def test_ask_takes_a_request_and_changes_it():
         ({"max_terms": 0}, "`max_terms` must be in \\[1, 1000000\\], got 0"),
         ({"mass": 0}, r"`mass` must be in \(0, 1\], got 0"),
         ({"mode": "both"}, "`mode` must be one of 'sparse', 'dense' or 'hybrid', got 'both'"),
-        ({"alpha": 1}, "`alpha` is no setting of a request"),
+        ({"alpha": 1}, "`alpha` is not a setting of a request"),
         (
             {"mode": "hybrid", "interpolation": {"alpha": 2, "depth": 0}},
             r"`interpolation.alpha` must be in \[0, 1\], got 2; `interpolation.depth` must be in "

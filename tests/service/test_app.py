@@ -188,7 +188,7 @@ def test_expand(api, searcher):
     [
         ({}, 422, "`query`"),
         ({"query": "x", "k": 0}, 422, "`k` must be in [1, 1000000], got 0"),
-        ({"query": "x", "nope": 1}, 422, "`nope` is no setting"),
+        ({"query": "x", "nope": 1}, 422, "`nope` is not a setting"),
         ({"query": {"heat": -1}}, 422, "the weight of 'heat' must be in [1e-100, 1e+100], got -1"),
         ({"query": {"zzzz": 1}}, 400, "'zzzz' is not in the index's vocabulary"),
         ({"query": "x" * 10_001}, 400, "`query` must have at most 10000 characters"),

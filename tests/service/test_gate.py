@@ -231,7 +231,7 @@ def test_without_an_admin_key_nobody_writes(gated):
     gate = gated(read_key=READ)
     for headers in ([], key("wrong"), key(READ)):
         status, sent, body = call(gate, "POST", "/admin/reload", headers)
-        assert status == 403 and "no admin key is set" in error(body, sent)
+        assert status == 403 and "needs an admin key, and none is set" in error(body, sent)
 
 
 def test_without_a_read_key_reading_needs_the_admin_key(gated):

@@ -139,7 +139,7 @@ BODIES = {
     # text
     "lone surrogate": (r'{"query": "\ud800"}', (200, 400, 422), None),
     "lone surrogate in a term": (r'{"query": {"\udc00": 1}}', (200, 400, 422), None),
-    "lone surrogate in a name": (r'{"query": "a", "\ud800": 1}', 422, "valid string|no setting"),
+    "lone surrogate in a name": (r'{"query": "a", "\ud800": 1}', 422, "valid string|not a setting"),
     "lone surrogate in a filter": (
         r'{"query": "a", "filters": {"\ud800": "\ud800"}}',
         (200, 400, 422),
@@ -183,7 +183,7 @@ BODIES = {
     "query null": (of(None), 422, "query"),
     "query an array": (of(["a"]), 422, "query"),
     "no query": ('{"k": 3}', 422, "query"),
-    "unknown field": (of(qeury="a"), 422, "`qeury` is no setting"),
+    "unknown field": (of(qeury="a"), 422, "`qeury` is not a setting"),
     "unknown nested field": (
         of(mode="hybrid", interpolation={"beta": 1}),
         422,
