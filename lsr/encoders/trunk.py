@@ -16,7 +16,12 @@ from lsr.encoders.masked_lm import MaskedLMEncoder
 
 
 class TrunkWithHead(torch.nn.Module):
-    """A masked LM without the transform that a pretrained one has before its decoder."""
+    """A masked LM without the transform that a pretrained one has before its decoder.
+
+    Any number of them share the trunk of the process, each with the calibration of its own index.
+    The stock head that `lm_head.graft_head` makes is part of its model: of that, each index would
+    need a copy.
+    """
 
     def __init__(self, trunk: Any, decoder: torch.nn.Linear) -> None:
         super().__init__()
