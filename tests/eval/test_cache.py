@@ -11,6 +11,7 @@ from lsr.eval.datasets import load_dataset
 from lsr.eval.systems import evaluate_system, parse_system
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_computed_again(two):
     cache = Cache(two[0].parent / "cache")
     system, dataset = parse_system("lexical"), load_dataset(two[0])

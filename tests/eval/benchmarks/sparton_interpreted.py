@@ -8,7 +8,8 @@ import os
 import pytest
 import torch
 
-from lsr.kernels import reference, sparton, sparton_triton
+from lsr.eval.benchmarks import sparton, sparton_triton
+from lsr.kernels import reference
 from lsr.kernels.head import pack
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"

@@ -9,9 +9,12 @@ import sys
 import pytest
 import torch
 
+from lsr.eval.benchmarks import head as benchmark
+from lsr.eval.benchmarks import head_baselines as baselines
+from lsr.eval.benchmarks import head_measurement as measurement
+from lsr.eval.benchmarks import head_roofline as roofline
 from lsr.eval.benchmarks.head_baselines import SHAPES, SIDES, Shape, make_case
 from lsr.eval.benchmarks.head_measurement import Measurement
-from lsr.kernels import baselines, benchmark, measurement, roofline
 
 SMALL = Shape(3, 12, 4, 16, 500)
 FLOORS = set(baselines.FLOORS)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsr.kernels import reference, sparton
+from lsr.eval.benchmarks import sparton
+from lsr.kernels import reference
 from lsr.kernels.head import pack
 
 HERE = Path(__file__).parent

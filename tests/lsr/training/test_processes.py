@@ -156,6 +156,7 @@ def test_gathered_rows_and_their_gradient(found):
         torch.testing.assert_close(own["gradient"], gradient[rank])
 
 
+@pytest.mark.slow
 def test_other_positives_are_found_among_the_documents_of_all_processes(found):
     case = CASES["known"]
     chunks = [column.tolist() for column in case["keys"]]

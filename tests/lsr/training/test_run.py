@@ -463,6 +463,7 @@ def test_a_soup_is_the_mean_of_the_last_checkpoints(tmp_path):
         torch.testing.assert_close(weights, (models[0][name] + models[1][name]) / 2)
 
 
+@pytest.mark.slow
 def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
     recipe, _, model = start("inference-free", tmp_path, data__limit="200")
     objective = objective_of(recipe, model)
