@@ -10,22 +10,22 @@ export class ServiceError extends Error {
 }
 
 let askForKey = null; // (reason) → Promise of a key, or of null if none is given
-let asked = null; // its promise while somebody types
-let told = () => {};
+let asked = null; // the promise of a key while the user types it
+let notify = () => {};
 let key = storage()?.getItem("lsr-key") ?? null;
 
 function storage() {
   try {
     return sessionStorage;
   } catch {
-    return null; // switched off: the key lasts as long as the page
+    return null; // storage is switched off: the key lasts as long as the page
   }
 }
 
-/** Set what asks for a key, and what is told of waiting and of keys. */
-export function connect(asks, tells) {
+/** Set the function that asks for a key, and the one that shows messages about waiting. */
+export function connect(asks, notifies) {
   askForKey = asks;
-  told = tells;
+  notify = notifies;
 }
 
 export const hasKey = () => key !== null;
@@ -47,18 +47,18 @@ export async function call(path, body = null, signal = null) {
   if (response.status === 429 || response.status === 503) {
     const { message } = await problem(response);
     const seconds = Math.min(LONGEST_WAIT, Number(response.headers.get("Retry-After")) || 1);
-    told(`${message} Trying again in ${seconds} s.`);
+    notify(`${message} Trying again in ${seconds} s.`);
     try {
       await delay(1000 * seconds, signal);
       response = await send(path, body, signal);
     } finally {
-      told("");
+      notify("");
     }
   }
   while (response.status === 401) {
     const error = await problem(response);
     if (key === used) {
-      // One question for all calls that wait for the key.
+      // All calls that wait for the key share one question.
       asked ??= askForKey(used === null ? "" : error.message).finally(() => (asked = null));
       const given = await asked;
       if (given === null) throw error;
@@ -71,7 +71,7 @@ export async function call(path, body = null, signal = null) {
   return JSON.parse(await response.text(), exact);
 }
 
-/** An integer that no JavaScript number holds as its digits, where the browser shows these. */
+/** An integer too large for a JavaScript number, as its digits where the browser has them. */
 const exact = (_, value, context) =>
   Number.isInteger(value) && !Number.isSafeInteger(value) ? (context?.source ?? value) : value;
 
@@ -100,7 +100,7 @@ async function problem(response) {
     const { error } = await response.json();
     if (error) message = sentence(error);
   } catch {
-    // Something between the service and this page answered in its place: its status has to do.
+    // A proxy answered in place of the service: there is only its status to show.
   }
   return new ServiceError(response.status, message);
 }

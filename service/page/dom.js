@@ -1,6 +1,6 @@
 // Elements and numbers. Whatever comes from the service becomes text, never markup.
 
-/** An element; functions are listeners ("onclick"), null, undefined and false leave out. */
+/** An element; functions are listeners ("onclick"); null, undefined and false set nothing. */
 export function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -22,7 +22,7 @@ export const percent = (share) =>
   share > 0 && share < 0.005 ? "<1 %" : `${Math.round(100 * share)} %`;
 export const plural = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"}`;
 
-/** Decimals that tell scores apart: those of vectors and of added sides are mostly below 1. */
+/** Enough decimals to distinguish scores: those of vectors and of sums are mostly below 1. */
 export const decimalsOf = (why) => (why && why.dense_score !== null ? 4 : 3);
 
 /** A part of a bar, as wide as its share. */

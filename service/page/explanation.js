@@ -3,7 +3,7 @@
 import { bar, decimalsOf, fixed, make, marked, percent, plural } from "./dom.js";
 import { errorView, splitView } from "./hits.js";
 
-const FIRST = 20; // terms shown before all are asked for
+const FIRST = 20; // terms shown until the user asks for all
 
 /** The dialog of one document's explanation. */
 export class Explanation {
@@ -17,7 +17,7 @@ export class Explanation {
     this.isOwn = isOwn;
     this.asking = new AbortController();
     dialog.addEventListener("click", (event) => {
-      // Who marks a text may let go of it outside.
+      // A selection of text may end outside the dialog: that is not a click to close it.
       if (event.target === dialog && !String(getSelection())) dialog.close();
     });
     dialog.addEventListener("close", () => {
@@ -208,7 +208,7 @@ function termsView(why, isOwn) {
       ),
     );
   };
-  draw(why.terms.length <= FIRST + 1); // one more line is no longer than saying so
+  draw(why.terms.length <= FIRST + 1); // one more term takes no more room than a button
   const rounded = why.terms.reduce((sum, term) => sum + Number(term.contribution.toFixed(3)), 0);
   return [table, roundingView(rounded, why.sparse_score, 3)];
 }

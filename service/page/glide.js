@@ -3,7 +3,7 @@
 const key = (hit) => `${hit.closest(".column").dataset.column} ${hit.dataset.id}`;
 const hits = (results) => [...results.querySelectorAll(".hit")];
 
-/** Draw the results anew by `draw`, and let what has moved be seen moving. */
+/** Redraw the results by `draw`, and animate the hits that moved. */
 export function glide(results, draw) {
   const before = new Map(hits(results).map((hit) => [key(hit), hit.getBoundingClientRect().top]));
   draw();

@@ -2,7 +2,7 @@
 
 import { bar, decimalsOf, fixed, make, marked, percent, plural } from "./dom.js";
 
-const CHIPS = 4; // terms shown of those that only a document's expansion has
+const CHIPS = 4; // how many terms are shown that only the document's expansion has
 
 /**
  * A column.
@@ -43,7 +43,7 @@ export function columnView(column, others, tools) {
 }
 
 export function errorView(error, again) {
-  const lasting = [400, 403, 404, 413, 422].includes(error.status); // the same again is no better
+  const lasting = [400, 403, 404, 413, 422].includes(error.status); // trying again would not help
   return make(
     "div",
     { class: "problem" },
@@ -181,7 +181,7 @@ function placesView(column, hit, others) {
     : make("p", { class: "places" }, ...places.flatMap((place, i) => (i ? [" ", place] : [place])));
 }
 
-/** Of an interpolated score, what each side added. */
+/** What each side added to an interpolated score. */
 function sidesView(why) {
   if (why.sparse_score === null || why.dense_score === null) return null;
   return make(
@@ -233,8 +233,8 @@ const chipView = (term) =>
     term.term,
   );
 
-/** A column in a sentence: how many hits, and how far they moved. */
-export function told({ label, answer, error, moves }) {
+/** Describe a column in a sentence: how many hits it has, and how many of them moved. */
+export function describeColumn({ label, answer, error, moves }) {
   if (error) return `${label}: ${error.message}`;
   const counted = `${label}: ${plural(answer.hits.length, "hit")}`;
   if (!moves) return counted;
@@ -243,7 +243,7 @@ export function told({ label, answer, error, moves }) {
   return `${counted}, ${all.filter(Boolean).length} moved, ${fresh} new`;
 }
 
-/** What is pointed at, or has the focus, is lit up in every column. */
+/** Highlight the hit that is pointed at, or has the focus, in every column. */
 export function pair(results) {
   const light = (event, on) => {
     const id = event.target.closest(".hit")?.dataset.id;

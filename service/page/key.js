@@ -1,4 +1,4 @@
-// The question for a key.
+// The dialog that asks for a key.
 
 import { find } from "./dom.js";
 
@@ -23,5 +23,5 @@ find("key-form").addEventListener("submit", (event) => {
   dialog.close();
 });
 find("key-cancel").addEventListener("click", () => dialog.close());
-// Also by Escape. Where a key was given, the answer is there already.
+// Escape closes it too. If a key was given, the promise is already resolved.
 dialog.addEventListener("close", () => answer(null));

@@ -1,27 +1,27 @@
-// The page: its state, its address, and what is asked of the service when.
+// The page: its state, its address, and when it calls the service.
 
 import { call, connect, hasKey, setKey } from "./api.js";
 import { debounced, find, make, plural } from "./dom.js";
 import { Explanation } from "./explanation.js";
 import { glide } from "./glide.js";
-import { columnView, errorView, pair, told } from "./hits.js";
+import { columnView, describeColumn, errorView, pair } from "./hits.js";
 import { askForKey } from "./key.js";
 import { listen } from "./keyboard.js";
 import { has, movesOf, NOTHING, RANKINGS, ranksOf, unmoved } from "./rankings.js";
 import { startView } from "./start.js";
 import { Terms } from "./terms.js";
 
-const PAGE = 10; // hits asked for at once
-const TYPING = 150; // milliseconds of rest before a search
+const PAGE = 10; // hits of one request
+const TYPING = 150; // milliseconds without typing before a search
 const DRAGGING = 80;
-const MOST = 100; // hits asked for again while weights are moved
+const MOST = 100; // hits of a request while weights are moved
 
 const state = { query: "", index: null, chosen: ["sparse"] };
 let indexes = []; // IndexState of each
 const columns = new Map(); // name → {answer, base, error, busy, asking}; see `run`
 let expanding = new AbortController(); // the text, and by feedback
 let feeding = new AbortController();
-let settled = true; // the next letter begins a new entry of the history
+let settled = true; // whether the next letter begins a new entry of the history
 
 const queryField = find("query");
 const results = find("results");
@@ -114,7 +114,7 @@ async function expandFeedback() {
   if (!signal.aborted) terms.loadFeedback(moved.filter((term) => term.from_feedback));
 }
 
-/** The terms of a request; none if it fails, of which its column tells. */
+/** The terms of a request; none if it fails, since its column shows the error. */
 async function expanded(request, signal) {
   try {
     return (await post("expand", request, signal)).terms;
@@ -132,7 +132,7 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
   column.asking = new AbortController();
   const { signal } = column.asking;
   column.busy = true;
-  if (!moving) draw(); // else hits that glide would stop
+  if (!moving) draw(); // drawing would stop hits that are gliding
   let first;
   const ask = (request) =>
     post("search", { ...request, k, snippets: true, explain: true, text: false }, signal);
@@ -166,7 +166,7 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
   tell();
 }
 
-/** Weights have been moved: the rankings that they make follow. */
+/** Weights have been moved: search again in the rankings that depend on them. */
 function edit() {
   for (const name of shown().filter(isEditable)) {
     const had = columns.get(name)?.answer?.hits.length ?? 0;
@@ -176,7 +176,7 @@ function edit() {
   if (isEditable("feedback")) expandFeedback();
 }
 
-/** An answer from a newer state than the one in the header: look what has changed. */
+/** If an answer comes from a newer state than the header shows, load the new state. */
 async function follow({ index, generation, commit }) {
   const known = indexes.find((each) => each.index === index);
   if (known.generation === generation && known.commit === commit) return;
@@ -184,7 +184,7 @@ async function follow({ index, generation, commit }) {
   try {
     Object.assign(known, await call(`indexes/${encodeURIComponent(known.index)}`));
   } catch (error) {
-    if (error.status === undefined) throw error; // else the next answer looks again
+    if (error.status === undefined) throw error; // other errors: the next answer tries again
   }
   drawControls();
 }
@@ -270,16 +270,16 @@ function othersOf(name, names) {
   });
 }
 
-/** Give the focus to what has the mark. */
+/** Focus the element that has the mark. */
 function focusOn(mark) {
   const marked = [...results.querySelectorAll("[data-focus]")];
   marked.find((element) => element.dataset.focus === mark)?.focus({ preventScroll: true });
 }
 
-/** Say what has come to who does not see it. */
+/** Announce the results to screen readers. */
 function tell() {
   const views = shown().map(viewOf);
-  if (views.every((view) => !view.busy)) find("told").textContent = views.map(told).join(". ");
+  if (views.every((view) => !view.busy)) find("told").textContent = views.map(describeColumn).join(". ");
 }
 
 // Explanations.
@@ -300,7 +300,7 @@ function explain(name, id) {
 
 results.addEventListener("click", (event) => {
   const hit = event.target.closest(".hit");
-  // Who marks a text wants to copy it.
+  // A click that ends a selection is for copying the text.
   if (hit && !String(getSelection()))
     explain(hit.closest(".column").dataset.column, hit.dataset.id);
 });
@@ -326,7 +326,7 @@ function toggle(name) {
 function typed() {
   typing.cancel();
   const query = queryField.value.trim();
-  if (query === state.query || !current()) return; // `start` searches for what is there by then
+  if (query === state.query || !current()) return; // `start` will search for the text that is there by then
   state.query = query;
   writeAddress(settled);
   settled = false;
@@ -382,7 +382,7 @@ async function start() {
     find("told").textContent = error.message;
     return;
   }
-  // What was typed while the page was loading counts as well.
+  // Use what was typed while the page was loading.
   const early = queryField.value.trim();
   find("index").replaceChildren(
     ...indexes.map(({ index }) => make("option", { value: index }, index)),

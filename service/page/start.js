@@ -1,4 +1,4 @@
-// What is shown before anything is searched for.
+// What the page shows before the first search.
 
 import { make, whole } from "./dom.js";
 

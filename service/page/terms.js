@@ -56,11 +56,11 @@ export class Terms {
       ),
     );
     this.details = root.firstElementChild;
-    // Where it would push the results out of sight, it waits to be opened.
+    // On small screens it would push the results out of sight, so it starts closed.
     this.details.open = matchMedia("(min-width: 60rem)").matches;
   }
 
-  /** The text has changed: what is shown is not edited until its terms are there. */
+  /** The text has changed: its old terms cannot be edited until the new ones are there. */
   wait() {
     for (const value of this.terms.values()) value.weight = value.given;
     this.details.inert = true;
@@ -72,7 +72,7 @@ export class Terms {
     this.terms = new Map(
       terms.map(({ term, weight, literal }) => [term, { given: weight, weight, own: literal }]),
     );
-    // Fixed while weights are edited, so that no slider moves but the one that is held.
+    // The scale is fixed while weights are edited, so that only the held slider moves.
     this.most = 2 * Math.max(0, ...terms.map(({ weight }) => weight)) || 2;
     this.#say("");
     this.#draw();
@@ -94,13 +94,13 @@ export class Terms {
     return [...this.terms.values()].some(({ given, weight }) => given !== weight);
   }
 
-  /** Term → weight of what is searched for. */
+  /** Term → weight of the current query. */
   get weights() {
     const kept = [...this.terms].filter(([, { weight }]) => weight > 0);
     return Object.fromEntries(kept.map(([term, { weight }]) => [term, weight]));
   }
 
-  /** Whether a term is the query's own word; undefined if it is none of its terms. */
+  /** Whether a term is a word of the query itself; undefined if the query lacks the term. */
   isOwn(term) {
     return this.terms.get(term)?.own;
   }
