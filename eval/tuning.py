@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lsr.building.live import locked
+from lsr.building.tuning import write_tuning
 from lsr.eval.datasets import Dataset
 from lsr.eval.judged import check_index
 from lsr.eval.measures import parse_measures
@@ -21,7 +22,6 @@ from lsr.progress import Progress
 from lsr.request import Interpolation, Request, ask
 from lsr.run import Run
 from lsr.search import Searcher
-from lsr.search.tuning import write_tuning
 
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 NORMALISATIONS = ("min-max", "theoretical", "z-score")

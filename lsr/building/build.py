@@ -30,6 +30,9 @@ from lsr.building.live import (
     refuse_foreign,
     vocabulary_sha256,
 )
+from lsr.building.truncation import Truncation, sentences
+from lsr.building.tuning import NAME as TUNING
+from lsr.building.tuning import carry_over
 from lsr.building.writer import DenseSide, Writer
 from lsr.corpus.corpus import Corpus
 from lsr.documents import Document
@@ -53,6 +56,8 @@ IMPACT_SCALE = 64
 SHARD = 512
 # What a kill can lose of a build.
 COMMIT_SECONDS = 10.0
+# Where the SHA-256 of the corpus stands in a build's settings.
+CORPUS = 4
 # The key of a commit's user data for the dense model's weights.
 DENSE_SHA256 = "dense_sha256"
 
@@ -67,6 +72,7 @@ class Build(NamedTuple):
     quantisation_loss: float
     # Weights that reached MAX_IMPACT; of a build, those before a kill are counted too.
     n_capped: int
+    notices: tuple[str, ...] = ()  # sentences for the caller, such as how many documents were cut
 
 
 def shards(documents: Iterable[Document], size: int = SHARD) -> Iterator[list[Document]]:
@@ -136,7 +142,8 @@ def _build(
 ) -> Build:
     name, dtype, top_k, _, _, *of_dense = json.loads(settings)
     dense_model, dense_kind = of_dense or (None, None)
-    generation = read_manifest(directory).generation + 1 if (directory / NAME).exists() else 1
+    before = read_manifest(directory) if (directory / NAME).exists() else None
+    generation = before.generation + 1 if before else 1
     folder = generation_folder(directory, generation)
     dense_encoder = DenseEncoder(dense_model) if dense_model else None
     dimension = dense_encoder.dimension if dense_encoder else 0
@@ -164,6 +171,7 @@ def _build(
         )
         if side:
             _merge_vectors(writer, dense_kind, progress)
+        notices = sentences(writer.truncation, name, dense_model, quiet=True)
     manifest = Manifest(
         generation=generation,
         encoder=name,
@@ -181,11 +189,26 @@ def _build(
         dense_sha256=dense_encoder.fingerprint if dense_encoder else None,
         dense_kind=dense_kind,
     )
+    if before and (kept := _carry_over(directory, before, manifest, settings, n_documents)):
+        notices.append(kept)
     write_manifest(directory, manifest)
     for old in directory.glob("generation-*"):
         if old != folder:
             shutil.rmtree(old)
-    return build
+    return build._replace(notices=tuple(notices))
+
+
+def _carry_over(
+    directory: Path, before: Manifest, after: Manifest, settings: str, n_documents: int
+) -> str | None:
+    """`carry_over` from the live generation to the one that was just built."""
+    folder = before.folder(directory)
+    if not (folder / TUNING).exists():
+        return None
+    with LuceneIndex.open(folder / "lucene", []) as index:
+        built = json.loads(index.user_data["settings"])
+        same = built[CORPUS] == json.loads(settings)[CORPUS] and index.n_docs == n_documents
+    return carry_over(folder, before, after.folder(directory), after, same_corpus=same)
 
 
 def add_documents(
@@ -207,7 +230,16 @@ def add_documents(
     n_documents, _ = read_through(corpus, progress)
     with open_live(directory, writable=True) as live:
         writer = Writer.of(live, directory)
-        return _add(writer, corpus, done=0, total=n_documents, progress=progress, new=False)
+        before = dict(writer.truncation)
+        build = _add(writer, corpus, done=0, total=n_documents, progress=progress, new=False)
+        added = {
+            side: of.since(before.get(side, Truncation(of.limit)))
+            for side, of in writer.truncation.items()
+        }
+        manifest = live.manifest
+    return build._replace(
+        notices=tuple(sentences(added, manifest.encoder, manifest.dense, quiet=True))
+    )
 
 
 def delete_documents(directory: str | os.PathLike[str], ids: Sequence[str]) -> None:

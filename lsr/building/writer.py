@@ -15,8 +15,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.building.live import DENSE, Encoder, Live, commit_both
+from lsr.building.truncation import KEY, Truncation, as_user_data, of_commit
 from lsr.documents import Document
 from lsr.encoders.dense import DenseEncoder
+from lsr.encoders.truncation import Length
 from lsr.indexes.approximate import Kind
 from lsr.indexes.dense import check_vectors
 from lsr.indexes.dense_writer import DenseWriter
@@ -32,6 +34,7 @@ class Encoded(NamedTuple):
     weights: csr_array  # float32, (n, V), as the encoder gave them
     impacts: csr_array  # int32, (n, V)
     vectors: np.ndarray | None  # float32, (n, D); None without a dense side
+    lengths: Mapping[str, Sequence[Length]]  # by side
 
     def rows(self, chosen: Sequence[int]) -> Encoded:
         """Those at these places, in this order."""
@@ -40,6 +43,7 @@ class Encoded(NamedTuple):
             self.weights[chosen],
             self.impacts[chosen],
             None if self.vectors is None else self.vectors[chosen],
+            {side: [of[row] for row in chosen] for side, of in self.lengths.items()},
         )
 
 
@@ -99,6 +103,7 @@ class Writer:
         self.n_documents = int(before.get("n_documents", "0"))  # ever added, replacements too
         # Weights of these documents that reached MAX_IMPACT; not counted by indexes before.
         self.n_capped = int(before.get("n_capped", "0"))
+        self.truncation = of_commit(before)  # by side, of these documents
 
     @classmethod
     def of(cls, live: Live, directory: Path) -> Writer:
@@ -125,10 +130,12 @@ class Writer:
             ValueError: weights or vectors that cannot be kept.
         """
         texts = [document.content for document in documents]
-        weights = self._encoder.encode_documents(texts, self._top_k)
+        lengths: dict[str, list[Length]] = {"sparse": []}
+        weights = self._encoder.encode_documents(texts, self._top_k, lengths["sparse"])
         vectors = None
         if self._dense:
-            vectors = self._dense.encoder.encode_documents(texts)
+            lengths["dense"] = []
+            vectors = self._dense.encoder.encode_documents(texts, lengths["dense"])
             check_vectors([document.id for document in documents], vectors)
         try:
             impacts = quantise(weights, self.impact_scale)
@@ -136,7 +143,7 @@ class Writer:
             raise ValueError(
                 f"among documents {documents[0].id!r} to {documents[-1].id!r}: {error}"
             ) from error
-        return Encoded(documents, weights, impacts, vectors)
+        return Encoded(documents, weights, impacts, vectors, lengths)
 
     def add(self, encoded: Encoded, *, new: bool = False) -> None:
         """Add documents, or replace those of the same id.
@@ -151,6 +158,14 @@ class Writer:
         self.index.add(encoded.documents, encoded.impacts, new=new, threads=os.cpu_count() or 1)
         self.n_documents += len(encoded.documents)
         self.n_capped += int((encoded.impacts.data == MAX_IMPACT).sum())
+        for side, lengths in encoded.lengths.items():
+            limit = self._limit(side)
+            before = self.truncation.get(side, Truncation(limit))
+            self.truncation[side] = before.and_of(limit, lengths)
+
+    def _limit(self, side: str) -> int | None:
+        encoder = self._dense.encoder if side == "dense" and self._dense else self._encoder
+        return encoder.document_limit.tokens
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete documents by id; unknown ids are no error."""
@@ -175,6 +190,7 @@ class Writer:
         self._user_data |= {
             "n_documents": str(self.n_documents),
             "n_capped": str(self.n_capped),
+            KEY: as_user_data(self.truncation),
         }
         writer = self._dense.writer if self._dense else None
         return commit_both(self.index, self._user_data, writer)

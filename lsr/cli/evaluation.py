@@ -10,6 +10,7 @@ import typer
 
 from lsr.cli.arguments import JsonOption
 from lsr.cli.errors import user_errors
+from lsr.cli.indexing import show_notices
 from lsr.cli.terminal import say, terminal
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ def _build_unless_there(directory: Path, data: list[Dataset], encoder: str | Non
     if len(corpora) > 1:
         raise ValueError(f"{directory}: one index for {len(corpora)} corpora; use --system ENCODER")
     with progress_bar() as progress:
-        build_index(open_corpus(corpora.pop()), directory, encoder or DEFAULT, progress=progress)
+        build = build_index(
+            open_corpus(corpora.pop()), directory, encoder or DEFAULT, progress=progress
+        )
+    show_notices(build)
 
 
 def _evaluate(

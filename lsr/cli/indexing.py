@@ -15,6 +15,7 @@ from lsr.cli.terminal import say
 
 if TYPE_CHECKING:
     from lsr.building.build import Build
+    from lsr.building.live import Live
     from lsr.corpus.corpus import Corpus
 
 
@@ -145,6 +146,8 @@ def _check(directory: Path) -> list[str]:
         say(f"{directory}: {live.index.n_docs:,} documents")
         for key, value in asdict(live.manifest).items():
             say(f"  {key}: {value}")
+        for sentence in _truncation(live):
+            say(f"  {sentence}")
         # An index from before impacts had a cap does not say it.
         if (n_capped := live.index.user_data.get("n_capped")) is not None:
             say(f"  {capped(int(n_capped), live.manifest.impact_scale)}")
@@ -167,6 +170,30 @@ def _check(directory: Path) -> list[str]:
     return problems
 
 
+def _truncation(live: Live) -> list[str]:
+    """Return sentences on the tokens of documents that the models of an index did not read."""
+    from lsr.building.truncation import of_commit, sentences
+
+    user_data = live.index.user_data
+    found = of_commit(user_data)
+    if not found and live.encoder.document_limit.tokens is not None:
+        return ["how many documents are cut is not known: the index is older than this count"]
+    told = sentences(found, live.manifest.encoder, live.manifest.dense, quiet=False)
+    if told:
+        counted = next(iter(found.values())).documents
+        if counted < int(user_data["n_documents"]):
+            told.append("(documents that an older version of lsr added are not counted)")
+        if counted > live.index.n_docs:
+            told.append("(documents that were replaced or deleted since are counted too)")
+    return told
+
+
+def show_notices(build: Build) -> None:
+    """Print on stderr what a build wants its caller to know."""
+    for notice in build.notices:
+        say(notice, err=True)
+
+
 def _report(build: Build, corpus: Corpus, what: str) -> None:
     # A corpus is read more than once: a bad line is told once.
     bad_lines = sorted(set(corpus.bad_lines))
@@ -175,6 +202,7 @@ def _report(build: Build, corpus: Corpus, what: str) -> None:
     from lsr.building.build import IMPACT_SCALE
     from lsr.building.writer import capped
 
+    show_notices(build)
     parts = [f"{build.n_documents:,} documents {what}"]
     if build.encode_seconds:
         parts.append(f"encoded at {build.n_documents / build.encode_seconds:,.0f} documents/s")

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.building.live import Live, open_live
+from lsr.building.tuning import read_tuning
 from lsr.documents import Document
 from lsr.indexes.lucene import LARGEST_K, LuceneError
 from lsr.progress import Progress
@@ -23,7 +24,6 @@ from lsr.run import Ranking
 from lsr.search.explanation import Contribution, Explanation, contributions
 from lsr.search.fusion import Fused
 from lsr.search.passes import Batch, Passes, Queries, first_sides, last_sides
-from lsr.search.tuning import read_tuning
 from lsr.vectors import concatenate
 
 # Queries that go through the passes together.

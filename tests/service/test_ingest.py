@@ -149,10 +149,10 @@ def test_an_acknowledged_write_is_visible(index):
 def test_an_error_is_that_of_its_operation(index, monkeypatch):
     real = LexicalEncoder.encode_documents
 
-    def encode_documents(self, batch, top_k=None):
+    def encode_documents(self, batch, *rest):
         if any("broken" in text for text in batch):
             raise RuntimeError("no weights")
-        weights = real(self, batch, top_k)
+        weights = real(self, batch, *rest)
         for row, text in enumerate(batch):
             if "negative" in text:
                 weights.data[weights.indptr[row]] = -1.0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lsr.building.build import build_index
+from lsr.building.tuning import write_tuning
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.load import default_tokenizer
 from lsr.request import Interpolation, ask
@@ -15,7 +16,6 @@ from lsr.search import Searcher
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import interpolate
 from lsr.search.passes import Batch
-from lsr.search.tuning import write_tuning
 
 WORDS = (
     "heat flow wing plate layer pressure shock nose cone cylinder boundary theory speed drag lift "

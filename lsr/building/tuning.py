@@ -1,0 +1,94 @@
+"""The interpolation that `lsr tune` found for an index, kept in its generation's folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lsr.building.live import FITTED
+from lsr.indexes.manifest import Manifest
+from lsr.request import Interpolation
+
+NAME = "interpolation.json"
+
+
+def read_tuning(folder: Path) -> Interpolation | None:
+    """What was stored in a generation's folder, if anything.
+
+    Raises:
+        ValueError: the file is truncated or foreign.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        return Interpolation.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: not an interpolation, or a truncated one: {error}") from error
+
+
+def write_tuning(folder: Path, interpolation: Interpolation) -> None:
+    """Store it for searches without settings of their own, by one rename."""
+    temporary = folder / f"{NAME}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(interpolation.model_dump_json(indent=2))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / NAME)
+
+
+def carry_over(
+    folder: Path, before: Manifest, to: Path, after: Manifest, *, same_corpus: bool
+) -> str | None:
+    """Keep what `lsr tune` stored for a generation in the one that follows it, where it fits.
+
+    An interpolation belongs to the models whose scores it weighs, so it is dropped with any of
+    them. Of another corpus it is still the best guess there is: then it is kept. The weights of
+    "lexical" and "grafted" are statistics of the corpus, which change with it.
+
+    Args:
+        folder: of the generation before.
+        before: its manifest.
+        to: the folder of the generation that follows.
+        after: its manifest.
+        same_corpus: whether both hold the same documents.
+
+    Returns:
+        What was done and why, in a sentence; None where nothing was stored.
+    """
+    try:
+        stored = read_tuning(folder)
+    except ValueError as error:
+        return f"dropped what `lsr tune` stored, which cannot be read ({error})"
+    if stored is None:
+        return None
+    what = f"the interpolation that `lsr tune` stored (α {stored.alpha}, {stored.normalisation})"
+    if reasons := _changes(before, after):
+        return f"dropped {what}: {', '.join(reasons)}; tune again with `lsr tune`"
+    write_tuning(to, stored)
+    if same_corpus:
+        return f"kept {what}: models and documents are the same"
+    return (
+        f"kept {what}: the models are the same; it was tuned on other documents, and can be tuned "
+        "again with `lsr tune`"
+    )
+
+
+def _changes(before: Manifest, after: Manifest) -> list[str]:
+    """How the models of two generations differ."""
+    found = []
+    if before.encoder != after.encoder:
+        found.append(f"the encoder was {before.encoder!r} and is {after.encoder!r}")
+    elif before.encoder_sha256 != after.encoder_sha256 and after.encoder not in FITTED:
+        found.append(f"encoder {after.encoder!r} has other weights")
+    if before.top_k != after.top_k:
+        found.append(f"--top-k was {before.top_k} and is {after.top_k}")
+    if after.dense is None:
+        found.append("the index has no dense side any more")
+    elif before.dense != after.dense:
+        found.append(f"the dense model was {before.dense!r} and is {after.dense!r}")
+    elif before.dense_sha256 != after.dense_sha256:
+        found.append(f"dense model {after.dense!r} has other weights")
+    return found
