@@ -108,7 +108,7 @@ def test_an_index_without_a_dense_side_is_as_it_was(corpus, tmp_path):
     build_index(corpus, tmp_path / "index", "lexical")
     with open_live(tmp_path / "index") as opened:
         assert opened.dense is None and opened.dense_encoder is None
-        keys = {"n_documents", "settings", "encoder_sha256", "n_capped", "commit"}
+        keys = {"n_documents", "settings", "encoder_sha256", "n_capped", "truncation", "commit"}
         assert opened.index.user_data.keys() == keys
         opened.refresh()
     assert not (tmp_path / "index" / "generation-1" / "dense").exists()
