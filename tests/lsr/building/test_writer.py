@@ -207,7 +207,7 @@ def test_bad_vectors_are_told_before_anything_is_changed(directory, monkeypatch)
         monkeypatch.setattr(
             type(live.dense_encoder),
             "encode_documents",
-            lambda self, texts: np.full((len(texts), 8), np.nan, np.float32),
+            lambda self, texts, lengths: np.full((len(texts), 8), np.nan, np.float32),
         )
         with pytest.raises(ValueError, match="must be finite, that of document 'new' is not"):
             writer.encode([Document("new", "", "wing")])
