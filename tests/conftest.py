@@ -1,5 +1,6 @@
-"""What tests of several folders share: a browser, child processes, a server, a dense model."""
+"""What tests of several folders share: a browser, child processes, an index, a server."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -15,6 +16,30 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 ]
+WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
+
+
+def texts(n, seed=0, words=WORDS, length=8):
+    """`n` texts of random words; each ends in a word of its own."""
+    import random
+
+    rng = random.Random(seed)
+    return [" ".join([*rng.choices(words, k=length), f"number{i}"]) for i in range(n)]
+
+
+def write_corpus(path, n, seed=0):
+    """A JSONL corpus d0, d1, … with titles and metadata."""
+    with path.open("w") as file:
+        for i, text in enumerate(texts(n, seed)):
+            record = {
+                "_id": f"d{i}",
+                "title": f"Title {i}",
+                "text": text,
+                "kind": f"k{i % 3}",
+                "year": 1950 + i % 20,
+            }
+            file.write(json.dumps(record) + "\n")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +80,24 @@ def dense_model(tmp_path_factory):
     vectors = StaticEmbedding(default_tokenizer().backend_tokenizer, embedding_dim=16)
     SentenceTransformer(modules=[vectors]).save(str(path))
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def corpus_of():
+    """`write_corpus`."""
+    return write_corpus
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, dense_model):
+    """An index of 200 documents, sparse and dense, not to be changed."""
+    from lsr.building.build import build_index
+    from lsr.corpus.corpus import open_corpus
+
+    folder = tmp_path_factory.mktemp("built")
+    corpus = open_corpus(write_corpus(folder / "corpus.jsonl", 200))
+    build_index(corpus, folder / "wings", "lexical", dense=dense_model)
+    return folder / "wings"
 
 
 @pytest.fixture(scope="session")
