@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback
 
-if TYPE_CHECKING:
-    from lsr.training.losses import Objective, VectorStatistics
+from lsr.training.tally import Tally, VectorStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +46,14 @@ class Finding(NamedTuple):
 
 
 class Guard(TrainerCallback):  # type: ignore[misc]
-    """Looks at the objective's statistics after each optimiser step.
+    """Looks at the statistics of vectors after each optimiser step.
 
     Warnings go to the log. A state that lasts ends training; `stopped` then holds the finding.
     """
 
     def __init__(
         self,
-        objective: Objective,
+        tally: Tally,
         *,
         document_terms: float | None = None,
         query_terms: float | None = None,
@@ -65,14 +64,14 @@ class Guard(TrainerCallback):  # type: ignore[misc]
         """A guard for one run.
 
         Args:
-            objective: whose `statistics` it reads.
+            tally: the objective's, whose `statistics` it reads.
             document_terms: the target of the controller, if there is one.
             query_terms: the same; None for queries that are not trained.
             ramp_steps: until then long vectors are to be expected.
             patience: steps that a state must last.
             grace: steps before the first look.
         """
-        self.objective = objective
+        self.tally = tally
         self.targets = {"document": document_terms, "query": query_terms}
         self.ramp_steps = ramp_steps
         self.patience = patience
@@ -85,7 +84,7 @@ class Guard(TrainerCallback):  # type: ignore[misc]
         if state.global_step <= self.grace:
             return
         found = []
-        for side, seen in self.objective.statistics.items():
+        for side, seen in self.tally.statistics.items():
             ramped = state.global_step > self.ramp_steps
             found += vectors(side, seen, self.targets[side], ramped)
         self._note(found, state, control)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from sentence_transformers.base.losses.gradcache import CachedLossMixin
@@ -16,13 +16,13 @@ from sentence_transformers.base.losses.merged_forward import merge_feature_batch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lsr.training.dropout import DropoutProbe
 from lsr.training.known_positives import take_known_positives
-from lsr.training.processes import gather_rows, process_rank, sum_over_processes
-from lsr.training.regularisers import Regulariser, active_terms
-from lsr.training.sparsity import Strength
+from lsr.training.processes import gather_rows, process_rank
+from lsr.training.sparsity import Penalty
+from lsr.training.tally import Side, Tally
 
 Ranking = Literal["infonce", "margin_mse", "kl"]
-Side = Literal["document", "query"]
 
 
 def infonce(
@@ -90,22 +90,12 @@ def kl_divergence(
     return terms.sum() / len(labels)
 
 
-class VectorStatistics(NamedTuple):
-    """The vectors of one side in one optimiser step, in all processes and accumulated batches."""
-
-    mean_terms: float  # active (not zero) terms of a vector
-    zero_share: float  # of the vectors, in [0, 1]
-    term_shares: Tensor  # of each term the share of vectors it is active in, float32, shape (V,)
-    mean_weight: float  # of active terms; 0 where there are none
-    penalty: float  # of the regulariser before λ; 0 without one
-
-
 class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
     """Σ weight · ranking loss + λ_d · penalty of documents + λ_q · penalty of queries.
 
     The loss to give to SparseEncoderTrainer. Scores are dot products of vectors, in float32 also
-    under autocast. λ is what the strengths say; StrengthCallback moves them after each optimiser
-    step.
+    under autocast. StrengthCallback moves λ after each optimiser step, by what `tally` and `probe`
+    have seen of the vectors.
 
     With `mini_batch_size` the batch passes the model in parts by GradCache (arXiv 2101.06983,
     sentence-transformers' CachedLossMixin), twice, and memory is bounded by a part; loss and
@@ -114,6 +104,8 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
     """
 
     model: Any  # the trainer may wrap it
+    tally: Tally  # counts the vectors of each training batch
+    probe: DropoutProbe  # keeps the last batch
 
     def __init__(
         self,
@@ -122,10 +114,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         rankings: Mapping[str, float],
         temperature: float = 1.0,
         teacher_temperature: float = 1.0,
-        document_regulariser: Regulariser | None = None,
-        document_strength: Strength | None = None,
-        query_regulariser: Regulariser | None = None,
-        query_strength: Strength | None = None,
+        penalties: Mapping[Side, Penalty] | None = None,
         mini_batch_size: int | None = None,
     ) -> None:
         """An objective for `model`.
@@ -135,14 +124,12 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
             rankings: weight of each ranking loss: "infonce", "margin_mse", "kl".
             temperature: that scores are divided by in "infonce" and "kl"; "margin_mse" has none.
             teacher_temperature: that labels are divided by in "kl".
-            document_regulariser: penalty on positives and negatives alike; None for none.
-            document_strength: its λ.
-            query_regulariser: penalty on queries; None for inference-free ones.
-            query_strength: its λ.
+            penalties: on "document" (positives and negatives alike) and on "query"; inference-free
+                queries have none.
             mini_batch_size: texts in one pass of GradCache; None passes whole batches, once.
 
         Raises:
-            ValueError: an argument is out of range, or a penalty lacks its λ.
+            ValueError: an argument is out of range.
         """
         super().__init__()
         _check_settings(rankings, temperature, teacher_temperature, mini_batch_size)
@@ -152,25 +139,22 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         self.teacher_temperature = teacher_temperature
         self.mini_batch_size = mini_batch_size
         self.uses_gradient_cache = mini_batch_size is not None
-        self.strengths: dict[Side, Strength] = {}
-        self.regularisers = nn.ModuleDict()  # of the same sides
-        self._regularise("document", document_regulariser, document_strength)
-        self._regularise("query", query_regulariser, query_strength)
-        # Of the last optimiser step, by side; empty before the first.
-        self.statistics: dict[Side, VectorStatistics] = {}
-        self.ranking_loss = math.nan  # of the last optimiser step, mean of batches and processes
-        self._tallies: dict[Side, _Tally] = {}
-        # Of the last batch, queries and positives: what the model takes, mean terms of a vector.
-        self._inputs: dict[Side, dict[str, Any]] = {}
-        self._terms: dict[Side, Tensor] = {}
+        self.penalties = nn.ModuleDict({str(side): of for side, of in (penalties or {}).items()})
+        self.tally = Tally()
+        self.probe = DropoutProbe(mini_batch_size)
         self._known: Tensor | None = None  # other positives of the last batch's queries
         self._values: dict[str, Tensor] = {}  # components of the last pass of GradCache
 
-    def regulariser(self, side: Side) -> Regulariser:
-        """The penalty on one side, which must be regularised."""
-        regulariser = self.regularisers[side]
-        assert isinstance(regulariser, Regulariser)
-        return regulariser
+    @property
+    def sides(self) -> list[Side]:
+        """The sides that have a penalty."""
+        return [side for side in get_args(Side) if side in self.penalties]
+
+    def penalty(self, side: Side) -> Penalty:
+        """The penalty on one side, which must have one."""
+        penalty = self.penalties[side]
+        assert isinstance(penalty, Penalty)
+        return penalty
 
     def forward(
         self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
@@ -194,8 +178,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
                 f"training needs the columns query and document, got {len(features)} column(s)"
             )
         self._known = take_known_positives(features)
-        # Copies, since modules write into what they are given.
-        self._inputs = {"query": dict(features[0]), "document": dict(features[1])}
+        self.probe.keep(features[0], features[1])
         if self.mini_batch_size is None:
             queries = self.model(features[0])["sentence_embedding"]
             documents = self._documents(features[1:])
@@ -219,65 +202,13 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
             return total.detach()
         return total
 
-    def take_statistics(self) -> None:
-        """Close an optimiser step: what was seen since the last call becomes `statistics`.
-
-        To be called in all processes.
-        """
-        if not self._tallies:
-            return
-        taken = {side: tally.take() for side, tally in self._tallies.items()}
-        self.statistics = {side: statistics for side, (statistics, _) in taken.items()}
-        self.ranking_loss = taken["document"][1]
-        self._tallies = {}
-
-    @torch.no_grad()
-    def terms_without_dropout(self) -> dict[Side, float]:
-        """Of regularised sides, terms of a vector when the model is used over those in training.
-
-        Dropout is noise to the largest of many logits, and changes how many are positive by a
-        quarter up or down. Measured on the last batch, queries and positives, which pass the model
-        once more, in parts of `mini_batch_size`. A model without dropout is not passed: 1. To be
-        called in all processes.
-        """
-        if not has_dropout(self.model):
-            return dict.fromkeys(self.strengths, 1.0)
-        ratios: dict[Side, float] = {}
-        training = self.model.training
-        self.model.eval()
-        for side in self.strengths:
-            counts = torch.stack([self._terms_in_use(self._inputs[side]), self._terms[side]])
-            used, trained = sum_over_processes(counts.float()).tolist()
-            ratios[side] = used / trained if trained else 1.0
-        self.model.train(training)
-        return ratios
-
-    def _terms_in_use(self, inputs: dict[str, Any]) -> Tensor:
-        """The mean terms of a vector, float32, by the model as it is set."""
-        if self.mini_batch_size is None:
-            vectors = self.model(dict(inputs))["sentence_embedding"]
-            return active_terms(vectors, dim=1).mean()
-        parts = CachedLossMixin.embed_minibatch_iter(
-            self, inputs, with_grad=False, copy_random_state=False
-        )
-        return torch.cat([active_terms(vectors, dim=1) for vectors, _ in parts]).mean()
-
     def get_config_dict(self) -> dict[str, Any]:
         """What sentence-transformers writes into the model card."""
         names = {
-            f"{side}_regulariser": type(self.regulariser(side)).__name__ for side in self.strengths
+            f"{side}_regulariser": type(self.penalty(side).regulariser).__name__
+            for side in self.sides
         }
         return {"rankings": self.rankings, "temperature": self.temperature, **names}
-
-    def _regularise(
-        self, side: Side, regulariser: Regulariser | None, strength: Strength | None
-    ) -> None:
-        if regulariser is None and strength is None:
-            return
-        if regulariser is None or strength is None:
-            raise ValueError(f"`{side}_regulariser` and `{side}_strength` need each other")
-        self.regularisers[side] = regulariser
-        self.strengths[side] = strength
 
     def _documents(self, columns: list[dict[str, Any]]) -> Tensor:
         """Vectors of all documents, column after column, shape (C · B, V)."""
@@ -296,14 +227,15 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
             ranking = torch.stack(list(components.values())).sum().detach()
             sides: tuple[tuple[Side, Tensor], ...] = (("document", documents), ("query", queries))
             for side, vectors in sides:
-                penalty = None
-                if side in self.strengths:
-                    penalty = self.regulariser(side)(vectors)
-                    components[f"{side}_penalty"] = self.strengths[side].value() * penalty
+                value = None
+                if side in self.penalties:
+                    penalty = self.penalty(side)
+                    value = penalty.regulariser(vectors)
+                    components[f"{side}_penalty"] = penalty.strength.value() * value
                 if torch.is_grad_enabled():
-                    self._tallies.setdefault(side, _Tally()).add(vectors, penalty, ranking)
+                    self.tally.add(side, vectors, value, ranking)
                     seen = len(vectors) // columns if side == "document" else len(vectors)
-                    self._terms[side] = active_terms(vectors[:seen], dim=1).mean()
+                    self.probe.count(side, vectors[:seen])
         return components
 
     def _ranking(
@@ -335,63 +267,6 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
                 temperatures = (self.temperature, self.teacher_temperature)
                 losses["kl"] = kl_divergence(scores, labels, *temperatures)
         return {name: self.rankings[name] * loss for name, loss in losses.items()}
-
-
-class _Tally:
-    """Counts over the vectors of one side in one process, kept on their device."""
-
-    def __init__(self) -> None:
-        self._terms: Tensor | None = None  # (V,): vectors that each term is active in
-        # (6,): vectors, without a term, sum of weights, batches, penalties, ranking losses.
-        self._sums: Tensor | None = None
-
-    @torch.no_grad()
-    def add(self, vectors: Tensor, penalty: Tensor | None, ranking: Tensor) -> None:
-        terms = active_terms(vectors, dim=0)
-        sums = torch.stack(
-            [
-                terms.new_tensor(float(len(vectors))),
-                (active_terms(vectors, dim=1) == 0).sum().float(),
-                vectors.sum(dtype=torch.float32),
-                terms.new_tensor(1.0),
-                terms.new_tensor(0.0) if penalty is None else penalty.float(),
-                ranking.float(),
-            ]
-        )
-        self._terms = terms if self._terms is None else self._terms + terms
-        self._sums = sums if self._sums is None else self._sums + sums
-
-    def take(self) -> tuple[VectorStatistics, float]:
-        """Over all processes, and the mean ranking loss."""
-        assert self._terms is not None and self._sums is not None
-        totals = sum_over_processes(torch.cat([self._sums, self._terms]))
-        vectors, zero, weights, batches, penalties, rankings = totals[:6].tolist()
-        terms = totals[6:]
-        active = float(terms.sum())
-        statistics = VectorStatistics(
-            mean_terms=active / vectors,
-            zero_share=zero / vectors,
-            term_shares=terms / vectors,
-            mean_weight=weights / active if active else 0.0,
-            penalty=penalties / batches,
-        )
-        return statistics, rankings / batches
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Whether any part of the model drops activations in training.
-
-    Such a part is a Dropout module with a probability above 0, or any module with an attribute
-    above 0 whose name ends in "dropout", as transformers' attention layers have it.
-    """
-    return any(
-        (isinstance(module, nn.Dropout) and module.p > 0)
-        or any(
-            name.endswith("dropout") and isinstance(value, float) and value > 0
-            for name, value in vars(module).items()
-        )
-        for module in model.modules()
-    )
 
 
 def _check_settings(

@@ -42,7 +42,7 @@ from lsr.training.processes import check_devices
 from lsr.training.run_files import check_same, last_whole, write_folder, write_whole
 from lsr.training.scratch import random_bert, train_tokenizer
 
-Objective = Literal["mlm", "mlm-flops", "cocondenser", "mntp"]
+Pretraining = Literal["mlm", "mlm-flops", "cocondenser", "mntp"]
 Texts = Iterable[str] | Callable[[], Iterable[str]]
 
 # LLM2Vec's mask token for decoders that have none; an underscore means little in most texts.
@@ -59,7 +59,7 @@ class PretrainConfig:
     """
 
     __pydantic_config__ = {"extra": "forbid"}
-    objective: Objective = "mlm"
+    objective: Pretraining = "mlm"
     base: str = "default"  # the packaged trunk; "scratch"; a directory; a name on the hub
     # A BERT from scratch, with a lower-casing WordPiece tokenizer; feed-forward layers 4 × hidden.
     vocab_size: int = 30_522
@@ -91,9 +91,9 @@ class PretrainConfig:
         Raises:
             ValueError: naming each such setting.
         """
-        if self.objective not in get_args(Objective):
+        if self.objective not in get_args(Pretraining):
             raise ValueError(
-                f"`objective` must be one of {get_args(Objective)}, got {self.objective!r}"
+                f"`objective` must be one of {get_args(Pretraining)}, got {self.objective!r}"
             )
         if self.objective == "mntp" and self.base in ("scratch", "default"):
             raise ValueError(

@@ -46,7 +46,9 @@ from lsr.training.recipe import Recipe
 from lsr.training.regularisers import L1, DFFlops, Flops, Regulariser
 from lsr.training.run_files import last_whole, write_folder, write_whole
 from lsr.training.scoring import Labelled
-from lsr.training.sparsity import Fixed, Strength, StrengthCallback, Target
+from lsr.training.sparsity import Fixed, Penalty, Strength, Target
+from lsr.training.strength_callback import StrengthCallback
+from lsr.training.tally import Side
 
 SOFTWARE = ("torch", "transformers", "sentence-transformers", "datasets", "accelerate", "peft")
 
@@ -158,12 +160,15 @@ def train(
     else:
         loss = objective_of(recipe, model)
         guard = Guard(
-            loss,
+            loss.tally,
             document_terms=recipe.objective.document_terms,
             query_terms=recipe.objective.query_terms,
             # A target may take longer than asked for.
             ramp_steps=max(
-                [recipe.objective.ramp_steps, *(s.ramp_steps for s in loss.strengths.values())]
+                [
+                    recipe.objective.ramp_steps,
+                    *(loss.penalty(side).strength.ramp_steps for side in loss.sides),
+                ]
             ),
         )
         ours = [StrengthCallback(loss), guard, NonNegativeQueryWeights()]
@@ -212,19 +217,18 @@ def objective_of(recipe: Recipe, model: Any) -> Objective:
         for name in ("infonce", "kl", "margin_mse")
         if (weight := getattr(settings, name))
     }
-    document_strength = _strength(recipe, "document")
-    query_strength = _strength(recipe, "query")
+    penalties: dict[Side, Penalty] = {}
+    if (strength := _strength(recipe, "document")) is not None:
+        penalties["document"] = Penalty(_regulariser(recipe, model), strength)
+    if (strength := _strength(recipe, "query")) is not None:
+        regulariser = L1() if settings.query_regulariser == "l1" else Flops()
+        penalties["query"] = Penalty(regulariser, strength)
     return Objective(
         model,
         rankings=rankings,
         temperature=settings.temperature,
         teacher_temperature=settings.teacher_temperature,
-        document_regulariser=_regulariser(recipe, model) if document_strength else None,
-        document_strength=document_strength,
-        query_regulariser=(L1() if settings.query_regulariser == "l1" else Flops())
-        if query_strength
-        else None,
-        query_strength=query_strength,
+        penalties=penalties,
         mini_batch_size=settings.mini_batch_size,
     )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
+from torch import nn
 
-if TYPE_CHECKING:
-    from lsr.training.losses import Objective, Side
+from lsr.training.regularisers import Regulariser
+from lsr.training.tally import VectorStatistics
 
 
 class Strength:
@@ -207,99 +206,33 @@ class Target(Strength):
         self._distance = state["distance"]
 
 
-class StrengthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Moves an objective's strengths, and its regularisers, by one step after each optimiser step.
+class Penalty(nn.Module):
+    """A regulariser and its λ."""
 
-    Their state is in each checkpoint's `trainer_state.json`, and is restored when training resumes
-    from it, whether `restore_callback_states_from_checkpoint` is set or not. Terms, share of zero
-    vectors and λ are added to the trainer's logs and its `log_history`.
-    """
+    def __init__(self, regulariser: Regulariser, strength: Strength) -> None:
+        """A penalty of λ · regulariser."""
+        super().__init__()
+        self.regulariser = regulariser
+        self.strength = strength
 
-    objective: Objective
-    EVERY = 10  # steps between two looks at what dropout does; so many of these are averaged
+    def step(self, seen: VectorStatistics, terms: float, ranking_loss: float, pace: float) -> None:
+        """Go on by one optimiser step.
 
-    def __init__(self, objective: Objective | None = None) -> None:
-        """A callback for one objective; only the trainer itself may leave it out."""
-        if objective is not None:
-            # With the option above, the trainer replaces a callback by type(callback)() when it
-            # resumes: this one has a type of its own, which knows the objective.
-            name, bases = type(self).__name__, (type(self),)
-            self.__class__ = type(name, bases, {"objective": objective})
-        # Terms of a vector without dropout over those with it, by side: mean, and of how many.
-        self._ratios: dict[str, tuple[float, int]] = {}
+        Args:
+            seen: of the step's vectors.
+            terms: of a vector, as the model in use has them.
+            ranking_loss: weighted, without penalties.
+            pace: see `Strength.step`.
+        """
+        self.strength.observe(terms, seen.penalty, ranking_loss)
+        self.strength.step(pace)
+        self.regulariser.step(seen.term_shares)
 
     def state(self) -> dict[str, Any]:
-        """What the trainer writes into a checkpoint."""
-        strengths = self.objective.strengths
-        sides = {
-            side: {
-                "strength": strength.state_dict(),
-                "regulariser": self.objective.regulariser(side).state(),
-                "without_dropout": self._ratios.get(side, (1.0, 0)),
-            }
-            for side, strength in strengths.items()
-        }
-        return {"args": {}, "attributes": {"sides": sides}}
+        """What a resumed run needs, fit for JSON."""
+        return {"strength": self.strength.state_dict(), "regulariser": self.regulariser.state()}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore the strengths when training resumes.
-
-        Raises:
-            ValueError: the checkpoint has no strengths, or those of other sides.
-        """
-        if state.global_step == 0:
-            return
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        sides = {} if saved is None else saved["attributes"]["sides"]
-        if sides.keys() != self.objective.strengths.keys():
-            raise ValueError(
-                f"the checkpoint has strengths of {sorted(sides)}, but the objective regularises "
-                f"{sorted(self.objective.strengths)}: resume with the settings of the first run"
-            )
-        for side, strength in self.objective.strengths.items():
-            strength.load_state_dict(sides[side]["strength"])
-            self.objective.regulariser(side).restore(sides[side]["regulariser"])
-            ratio, count = sides[side]["without_dropout"]
-            self._ratios[side] = (ratio, count)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the strengths what the step saw."""
-        self.objective.take_statistics()
-        pace = _pace(kwargs.get("optimizer"))
-        if state.global_step % self.EVERY == 1:
-            for side, ratio in self.objective.terms_without_dropout().items():
-                mean, count = self._ratios.get(side, (1.0, 0))
-                count = min(count + 1, self.EVERY)
-                self._ratios[side] = (mean + (ratio - mean) / count, count)
-        for side, strength in self.objective.strengths.items():
-            seen = self.objective.statistics[side]
-            strength.observe(self._terms(side), seen.penalty, self.objective.ranking_loss)
-            strength.step(pace)
-            self.objective.regulariser(side).step(seen.term_shares)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Add terms, share of zero vectors and λ to what is logged in training."""
-        if not logs or "loss" not in logs:
-            return
-        added = {}
-        for side, seen in self.objective.statistics.items():
-            added[f"{side}_terms"] = self._terms(side)
-            added[f"{side}_zero_share"] = seen.zero_share
-            if side in self.objective.strengths:
-                added[f"{side}_weight"] = self.objective.strengths[side].value()
-        logs.update(added)
-        if state.log_history:
-            state.log_history[-1].update(added)
-
-    def _terms(self, side: Side) -> float:
-        """Of a vector, as it will be when the model is used."""
-        return self.objective.statistics[side].mean_terms * self._ratios.get(side, (1.0, 0))[0]
-
-
-def _pace(optimizer: Any) -> float:
-    """Its learning rate over the largest, which a scheduler notes as the initial one."""
-    groups = [] if optimizer is None else optimizer.param_groups
-    for group in groups:
-        if group.get("initial_lr"):
-            return float(group["lr"] / group["initial_lr"])
-    return 1.0
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.strength.load_state_dict(state["strength"])
+        self.regulariser.restore(state["regulariser"])

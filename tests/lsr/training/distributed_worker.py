@@ -51,12 +51,12 @@ def train(case):
         features = [{"input_ids": column.chunk(PROCESSES)[process_rank()]} for column in columns]
         components = objective(features, labels.chunk(PROCESSES)[process_rank()])
         gradient = gradient_of(model, torch.stack(list(components.values())).sum())
-    objective.take_statistics()
+    objective.tally.take()
     return {
         "components": {name: value.detach() for name, value in components.items()},
         "gradient": gradient,
-        "statistics": {side: tuple(of) for side, of in objective.statistics.items()},
-        "ranking_loss": objective.ranking_loss,
+        "statistics": {side: tuple(of) for side, of in objective.tally.statistics.items()},
+        "ranking_loss": objective.tally.ranking_loss,
     }
 
 

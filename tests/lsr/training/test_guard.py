@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lsr.training.guard import Guard, TrainingStopped, check_temperature, numbers, vectors
-from lsr.training.losses import VectorStatistics
+from lsr.training.tally import VectorStatistics
 
 
 def seen(mean_terms=100.0, zero_share=0.0, always=0, n_terms=30_000):

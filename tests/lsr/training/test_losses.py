@@ -16,9 +16,9 @@ from transformers import BertConfig, BertForMaskedLM
 
 import lsr
 from lsr.encoders.load import default_tokenizer
-from lsr.training.losses import Objective, has_dropout, infonce, kl_divergence, margin_mse
+from lsr.training.losses import Objective, infonce, kl_divergence, margin_mse
 from lsr.training.regularisers import L1, DFFlops, Flops
-from lsr.training.sparsity import Fixed
+from lsr.training.sparsity import Fixed, Penalty
 
 ALL = {"infonce": 1.0, "margin_mse": 0.3, "kl": 2.0}
 BATCH, INPUTS, TERMS = 5, 4, 12
@@ -50,12 +50,8 @@ def batch(negatives=2, rows=BATCH, seed=1):
 
 
 def penalties():
-    return {
-        "document_regulariser": Flops(threshold=2),
-        "document_strength": Fixed(0.4),
-        "query_regulariser": L1(),
-        "query_strength": Fixed(0.2),
-    }
+    document, query = Penalty(Flops(threshold=2), Fixed(0.4)), Penalty(L1(), Fixed(0.2))
+    return {"penalties": {"document": document, "query": query}}
 
 
 def total(components):
@@ -125,7 +121,10 @@ def test_more_queries_than_rows_are_compared_with_all_documents(size):
     torch.testing.assert_close(total(components), total(expected))
     if size is None:
         torch.testing.assert_close(components, expected)
-        assert objective.terms_without_dropout() == {"document": 1.0, "query": 1.0}
+        assert objective.probe.ratios(objective.model, objective.sides) == {
+            "document": 1.0,
+            "query": 1.0,
+        }
 
 
 def test_components_are_weighted_and_sum_over_documents_of_all_columns():
@@ -183,7 +182,7 @@ def run(settings, dropout=0.0, scale=1.0):
     for seed in (1, 2):
         seen.append(objective(*batch(seed=seed)))
         (scale * total(seen[-1])).backward()
-    objective.take_statistics()
+    objective.tally.take()
     return seen, model.weight.grad, objective
 
 
@@ -196,79 +195,9 @@ def test_gradcache_equals_the_plain_loss(size):
     for ours, theirs in zip(cached, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
         assert sum(value.requires_grad for value in ours.values()) == 1
-    for side, statistics in objective.statistics.items():
-        for ours, theirs in zip(other.statistics[side], statistics, strict=True):
+    for side, statistics in objective.tally.statistics.items():
+        for ours, theirs in zip(other.tally.statistics[side], statistics, strict=True):
             torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("size", [None, 2])
-def test_terms_without_dropout(size):
-    """Over those that the same random numbers leave with it; and the model goes on in training."""
-    columns, labels = batch()
-    model = Toy(0.5)
-    objective = Objective(model, rankings=ALL, **penalties(), mini_batch_size=size)
-    objective(columns, labels)
-    # The last batch counts, and of its documents the positives.
-    columns, labels = batch(seed=2)
-    torch.manual_seed(0)
-    objective(columns, labels)
-    torch.manual_seed(0)
-    parts = [part for column in columns for part in column["input_ids"].split(size or 99)]
-    if size is None:
-        parts = [columns[0]["input_ids"], torch.cat([c["input_ids"] for c in columns[1:]])]
-    dropped = torch.cat([model({"input_ids": part})["sentence_embedding"] for part in parts])
-    ratios = objective.terms_without_dropout()
-    assert model.training
-    for number, side in enumerate(("query", "document")):
-        used = (columns[number]["input_ids"] @ model.weight).relu()
-        trained = dropped[number * BATCH : (number + 1) * BATCH]
-        assert ratios[side] == pytest.approx(float((used > 0).sum() / (trained > 0).sum()))
-        assert ratios[side] != 1
-
-
-def test_terms_without_dropout_are_counted_in_parts():
-    """No pass has more texts than `mini_batch_size`; the counts are those of the whole batch."""
-    passed = []
-
-    class Model(Toy):
-        def forward(self, features):
-            passed.append(len(features["input_ids"]))
-            assert self.training or not torch.is_grad_enabled()
-            return super().forward(features)
-
-    columns, labels = batch()
-    ratios = []
-    for size in (2, BATCH):
-        objective = Objective(Model(0.5), rankings=ALL, **penalties(), mini_batch_size=size)
-        torch.manual_seed(0)
-        objective([dict(column) for column in columns], labels)
-        objective._terms = {"document": torch.tensor(4.0), "query": torch.tensor(8.0)}
-        passed.clear()
-        ratios.append(objective.terms_without_dropout())
-        assert max(passed) == size and sum(passed) == 2 * BATCH
-    assert ratios[0] == pytest.approx(ratios[1])
-
-
-@pytest.mark.parametrize("size", [None, 2])
-def test_a_model_without_dropout_is_not_passed_again(size):
-    columns, labels = batch()
-    model = Toy()
-    objective = Objective(model, rankings=ALL, **penalties(), mini_batch_size=size)
-    objective(columns, labels)
-    model.forward = None
-    assert objective.terms_without_dropout() == {"document": 1.0, "query": 1.0}
-    assert model.training
-
-
-def test_dropout_is_seen_where_it_is():
-    model = Toy()
-    assert not has_dropout(model)
-    model.attention = torch.nn.Linear(1, 1)
-    model.attention.attention_dropout = 0.0
-    assert not has_dropout(model)
-    model.attention.attention_dropout = 0.1
-    assert has_dropout(model)
-    assert has_dropout(Toy(0.1))
 
 
 def test_gradcache_draws_the_same_dropout_twice():
@@ -324,52 +253,10 @@ def test_gradcache_keeps_only_one_part_in_memory():
     assert most == [1] and alive == [0]
 
 
-def test_statistics_by_hand():
-    class Given(torch.nn.Module):
-        def forward(self, features):
-            return {"sentence_embedding": features["vectors"]}
-
-    def columns(*vectors):
-        return [{"vectors": torch.tensor(rows, requires_grad=True)} for rows in vectors]
-
-    objective = Objective(
-        Given(),
-        rankings={"infonce": 2.0},
-        document_regulariser=Flops(),
-        document_strength=Fixed(0.0),
-    )
-    assert objective.statistics == {} and math.isnan(objective.ranking_loss)
-    queries = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
-    losses = [
-        objective(columns(queries, [[1.0, 0.0, 3.0], [0.0, 0.0, 0.0]])),
-        objective(columns(queries, [[5.0, 1.0, 1.0], [2.0, 0.0, 0.0]])),
-    ]
-    with torch.no_grad():  # an evaluation between steps
-        objective(columns(queries, queries))
-    objective.take_statistics()
-    documents, asked = objective.statistics["document"], objective.statistics["query"]
-    assert documents.mean_terms == (2 + 0 + 3 + 1) / 4
-    assert documents.zero_share == 1 / 4
-    assert documents.term_shares.tolist() == [3 / 4, 1 / 4, 2 / 4]
-    assert documents.mean_weight == pytest.approx((4 + 7 + 2) / 6)
-    # Σ_j w_1j w_2j of the two batches: 0 and 10.
-    assert documents.penalty == pytest.approx(5)
-    assert (asked.mean_terms, asked.zero_share, asked.penalty) == (1.5, 0, 0)
-    expected = (losses[0]["infonce"] + losses[1]["infonce"]) / 2
-    assert objective.ranking_loss == pytest.approx(expected.item())
-    assert losses[0]["document_penalty"].item() == 0
-    objective.take_statistics()  # nothing new
-    assert objective.statistics["document"] is documents
-    objective(columns(queries, [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    objective.take_statistics()
-    assert objective.statistics["document"].mean_weight == 0
-    assert objective.statistics["document"].zero_share == 1
-
-
 def test_strengths_are_read_at_each_step():
     strength = Fixed(8.0, ramp_steps=2)
     objective = Objective(
-        Toy(), rankings={"kl": 1.0}, document_regulariser=L1(), document_strength=strength
+        Toy(), rankings={"kl": 1.0}, penalties={"document": Penalty(L1(), strength)}
     )
     values = []
     for _ in range(3):
@@ -444,8 +331,7 @@ def test_real_encoders(tmp_path, inference_free, size):
     objective = Objective(
         model,
         rankings=ALL,
-        document_regulariser=Flops(),
-        document_strength=Fixed(1e-3),
+        penalties={"document": Penalty(Flops(), Fixed(1e-3))},
         mini_batch_size=size,
     )
     labels = torch.tensor([[1.0, 0.0], [2.0, 3.0]])
@@ -489,11 +375,6 @@ def test_model_card_settings():
         ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
         ({"teacher_temperature": -1.0}, "`teacher_temperature` must be positive .* got -1.0"),
         ({"mini_batch_size": 0}, "`mini_batch_size` must be at least 1, got 0"),
-        ({"document_regulariser": Flops()}, "`document_regulariser` and `document_strength` need"),
-        (
-            {"query_strength": Fixed(1.0)},
-            "`query_regulariser` and `query_strength` need each other",
-        ),
     ],
 )
 def test_bad_settings(settings, message):
@@ -544,11 +425,11 @@ def test_bad_batches():
     with pytest.raises(ValueError, match=r"columns query and document, got 1 column\(s\)"):
         Objective(Toy(), rankings={"infonce": 1.0})(columns[:1])
     columns, labels = batch(1, rows=1)
-    objective = Objective(Toy(), rankings=ALL, query_regulariser=Flops(), query_strength=Fixed(1.0))
+    objective = Objective(Toy(), rankings=ALL, penalties={"query": Penalty(Flops(), Fixed(1.0))})
     with pytest.raises(ValueError, match="at least 2 vectors over all processes"):
         objective(columns, labels)
     objective = Objective(
-        Toy(), rankings=ALL, document_regulariser=DFFlops(9), document_strength=Fixed(1.0)
+        Toy(), rankings=ALL, penalties={"document": Penalty(DFFlops(9), Fixed(1.0))}
     )
     with pytest.raises(ValueError, match="of 9 terms, but the vectors have 12"):
         objective(columns, labels)

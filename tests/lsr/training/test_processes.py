@@ -21,7 +21,7 @@ from lsr.training.processes import (
 )
 from lsr.training.recipe import load_recipe
 from lsr.training.regularisers import L1, DFFlops, Flops
-from lsr.training.sparsity import Fixed
+from lsr.training.sparsity import Fixed, Penalty
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 ROWS, INPUTS, TERMS, PROCESSES = 8, 6, 20, 4
@@ -37,10 +37,10 @@ IDF = numbers(TERMS).abs() + 0.1
 SETTINGS = {
     "rankings": {"infonce": 1.0, "margin_mse": 0.3, "kl": 2.0},
     "temperature": 1.5,
-    "document_regulariser": Flops(IDF, 0.0, threshold=3),
-    "document_strength": Fixed(0.4),
-    "query_regulariser": L1(),
-    "query_strength": Fixed(0.2),
+    "penalties": {
+        "document": Penalty(Flops(IDF, 0.0, threshold=3), Fixed(0.4)),
+        "query": Penalty(L1(), Fixed(0.2)),
+    },
 }
 BATCHES = [([numbers(ROWS, INPUTS) for _ in range(3)], numbers(ROWS, 2)) for _ in range(2)]
 
@@ -129,13 +129,13 @@ def test_objective_does_not_depend_on_the_number_of_processes(found, name):
     for columns, labels in BATCHES:
         components = objective([{"input_ids": column} for column in columns], labels)
         torch.stack(list(components.values())).sum().backward()
-    objective.take_statistics()
+    objective.tally.take()
     ranks = found[name]
     for rank in ranks:
         # DistributedDataParallel has averaged it over processes.
         torch.testing.assert_close(rank["gradient"], model.weight.grad)
-        assert rank["ranking_loss"] == pytest.approx(objective.ranking_loss)
-        for side, statistics in objective.statistics.items():
+        assert rank["ranking_loss"] == pytest.approx(objective.tally.ranking_loss)
+        for side, statistics in objective.tally.statistics.items():
             for own, expected in zip(rank["statistics"][side], statistics, strict=True):
                 torch.testing.assert_close(own, expected)
     # Ranking losses are of a process's own queries, penalties of all rows.

@@ -467,12 +467,13 @@ def test_a_soup_is_the_mean_of_the_last_checkpoints(tmp_path):
 def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
     recipe, _, model = start("inference-free", tmp_path, data__limit="200")
     objective = objective_of(recipe, model)
-    assert list(objective.strengths) == ["document"]
-    assert objective.strengths["document"].terms == recipe.objective.document_terms
-    assert type(objective.regulariser("document")).__name__ == "Flops"
+    assert objective.sides == ["document"]
+    penalty = objective.penalty("document")
+    assert penalty.strength.terms == recipe.objective.document_terms
+    assert type(penalty.regulariser).__name__ == "Flops"
     for name, kind in (("l1", "L1"), ("df-flops", "DFFlops")):
         changed = load_recipe("inference-free", tiny=True, settings={"objective.regulariser": name})
-        assert type(objective_of(changed, model).regulariser("document")).__name__ == kind
+        assert type(objective_of(changed, model).penalty("document").regulariser).__name__ == kind
     # At α = 2 the IDF-aware penalty is plain FLOPS, to the last bit; at any other it is not.
     vectors = torch.rand(6, model.get_embedding_dimension())
     plain = Flops(threshold=5)(vectors)
@@ -480,10 +481,10 @@ def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
     for alpha in ("2.0", "1.0"):
         settings = {"objective.alpha": alpha, "objective.threshold": "5"}
         changed = load_recipe("inference-free", tiny=True, settings=settings)
-        penalty = objective_of(changed, model).regulariser("document")(vectors)
+        penalty = objective_of(changed, model).penalty("document").regulariser(vectors)
         assert bool(penalty == plain) == (alpha == "2.0")
     recipe, _, model = start("splade-pp", tmp_path / "siamese", data__limit="200")
-    assert list(objective_of(recipe, model).strengths) == ["document", "query"]
+    assert objective_of(recipe, model).sides == ["document", "query"]
     changed = load_recipe("splade-pp", tiny=True, settings={"objective.regulariser": "idf-flops"})
     with pytest.raises(ValueError, match="'idf-flops' needs queries of weights"):
         objective_of(changed, model)
