@@ -32,10 +32,10 @@ def arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
     mapping = {"query": "query", **dict.fromkeys(columns, "document")}
     own_rate = settings.query_learning_rate
     if settings.save_steps % settings.logging_steps:
-        # A log is a mean over the steps since the one before, which a checkpoint does not keep.
+        # A log is a mean over the steps since the last log; a checkpoint does not keep that sum.
         raise ValueError(
-            "training.save_steps must be a multiple of training.logging_steps, for a run that goes "
-            f"on to log as one that never stopped, got {settings.save_steps} and "
+            "training.save_steps must be a multiple of training.logging_steps, so that a resumed "
+            f"run logs what one that never stopped logs, got {settings.save_steps} and "
             f"{settings.logging_steps}"
         )
     return SparseEncoderTrainingArguments(
@@ -56,11 +56,11 @@ def arguments(recipe: Recipe, model: Any, n_negatives: int, out: Path) -> Any:
         save_total_limit=max(2, settings.soup),
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
-        # Too small a last batch has no other documents to choose from.
+        # A small last batch would have too few documents to choose from.
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
-        # Where torchrun started one process, this would claim that there are others.
+        # Not for torchrun with one process: transformers would expect other processes.
         ddp_backend=_backend() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         # The stock contrastive loss of an autoencoder takes every other document for a negative.
         batch_sampler=batches_without_repeats
@@ -103,9 +103,9 @@ def batches_without_repeats(dataset: Any, batch_size: int, **settings: Any) -> A
 
 
 def in_bfloat16(recipe: Recipe) -> bool:
-    """Whether matrix products are: the recipe wants it, and the device does not just emulate it.
+    """Whether matrix products are in bfloat16: if the recipe wants it and the hardware has it.
 
-    What came of it is in the run's environment.json.
+    The run's environment.json says which it was.
     """
     if not recipe.training.bf16:
         return False

@@ -1,4 +1,4 @@
-"""coCondenser: pretraining that makes BERT's [CLS] state tell of the whole text.
+"""coCondenser: pretraining that puts the content of the whole text into BERT's [CLS] state.
 
 Luyu Gao and Jamie Callan, Unsupervised Corpus Aware Language Model Pre-training for Dense Passage
 Retrieval, arXiv 2108.05540; the head is that of Condenser, arXiv 2104.08253.
@@ -87,14 +87,14 @@ def _head_name(model: Any) -> str:
     kind = model.config.model_type
     if kind not in PREDICTION_HEADS:
         raise ValueError(
-            f"coCondenser adds layers like BERT's to a model that has such: one of "
+            f"coCondenser needs a model with BERT's layers: one of "
             f"{', '.join(PREDICTION_HEADS)}, got {kind!r} ({type(model).__name__})"
         )
     return PREDICTION_HEADS[kind]
 
 
 def drop_head(model: Any) -> None:
-    """Take out what `Cocondenser` added."""
+    """Remove the head that `Cocondenser` added."""
     del model.condenser
 
 

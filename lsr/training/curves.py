@@ -9,7 +9,7 @@ from typing import Any
 
 
 def write_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw what was logged by step, a panel for each quantity; nothing without matplotlib."""
+    """Draw each logged quantity by step in a panel; without matplotlib nothing is written."""
     logged = [entry for entry in history if "loss" in entry]
     if not logged or not importlib.util.find_spec("matplotlib"):
         return

@@ -25,9 +25,9 @@ class Example(NamedTuple):
     query: str
     positive: str  # document id
     negatives: tuple[str, ...] = ()  # document ids
-    # What teachers say of the positive and each negative.
+    # The teachers' scores of the positive and of each negative.
     scores: tuple[float, ...] | None = None
-    # A passage that is taken out of the positive: the one that the query was made from.
+    # The passage that the query was made from, where it is taken out of the positive.
     removed: str = ""
 
 
@@ -59,7 +59,7 @@ class Examples:
 
     @property
     def n_negatives(self) -> int:
-        """How many negatives every row has.
+        """The number of negatives of each row.
 
         Raises:
             ValueError: there are no rows, or some have more than others.
@@ -68,7 +68,7 @@ class Examples:
         if len(counts) != 1:
             raise ValueError(
                 f"all rows must have the same number of negatives, got {min(counts)} to "
-                f"{max(counts)}: draw_negatives(examples, n) makes them so"
+                f"{max(counts)}: draw_negatives(examples, n) makes it the same"
                 if counts
                 else "there are no examples"
             )
@@ -97,7 +97,7 @@ class Examples:
 
         columns: dict[str, Any] = {
             "query": [row.query for row in self.rows],
-            # White space cannot be in an id: what follows the first is taken out of the text.
+            # An id holds no tab: the passage after it is taken out of the text.
             "document": [
                 f"{row.positive}\t{row.removed}" if row.removed else row.positive
                 for row in self.rows
@@ -135,7 +135,7 @@ class _Lookup:
 def hold_out(examples: Examples, share: float, *, seed: int = 0) -> tuple[Examples, Examples]:
     """(the rest, a held-out part): all rows of a query are on one side.
 
-    A query's side depends on its id and `seed` alone, not on what else is there.
+    A query's side depends on its id and `seed` alone, not on the other queries.
 
     Args:
         examples: of at least two queries.
@@ -196,5 +196,5 @@ def folded(text: str) -> str:
 
 
 def seeded(seed: int, *names: str) -> random.Random:
-    """Random numbers that depend on the seed and on what they are for, not on what was drawn."""
+    """Random numbers that depend on the seed and on `names` alone, not on earlier draws."""
     return random.Random("\0".join((str(seed), *names)))

@@ -1,7 +1,7 @@
-"""The guard: it watches what training makes of the vectors, warns early, and stops with a reason.
+"""The guard watches the vectors in training, warns early, and stops the run with a reason.
 
-SPLADE training fails silently: a loss that falls while every vector goes to zero, or while none
-gets sparse. What is watched needs nothing but the vectors that training computes anyway.
+SPLADE training fails silently: the loss may fall while every vector goes to zero, or while none
+gets sparse. The guard looks only at vectors that training computes anyway.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Optimiser steps that a state must last for training to stop; half of them for a warning.
 PATIENCE = 50
-# Steps before the guard looks at all: the first vectors of an untrained head may be anything.
+# Steps before the first look: the first vectors of an untrained head may be anything.
 GRACE = 20
 ZERO_VECTORS = 0.5  # share of vectors without a term
 TOO_MANY_TERMS = 20  # times the target
@@ -33,16 +33,16 @@ ONE_HOT, UNIFORM = 0.995, 1.02
 
 
 class TrainingStopped(RuntimeError):
-    """The guard has stopped training: reason and remedy."""
+    """The guard has stopped training; the message has the reason and the remedy."""
 
 
 class Finding(NamedTuple):
-    """A state that training should not be in."""
+    """A state in which training goes wrong."""
 
     name: str
     reason: str
     remedy: str
-    stops: bool = True  # where it lasts; False: it is only warned of
+    stops: bool = True  # training, if the state lasts; False: there is only a warning
 
 
 class Guard(TrainerCallback):  # type: ignore[misc]
@@ -65,10 +65,10 @@ class Guard(TrainerCallback):  # type: ignore[misc]
 
         Args:
             tally: the objective's, whose `statistics` it reads.
-            document_terms: the target of the controller, if there is one.
-            query_terms: the same; None for queries that are not trained.
-            ramp_steps: until then long vectors are to be expected.
-            patience: steps that a state must last.
+            document_terms: the controller's target; None where there is none.
+            query_terms: the same for queries.
+            ramp_steps: steps during which long vectors are expected.
+            patience: steps that a state must last to stop training.
             grace: steps before the first look.
         """
         self.tally = tally
@@ -159,7 +159,8 @@ def vectors(side: str, seen: VectorStatistics, target: float | None, ramped: boo
             Finding(
                 f"{side}: always on",
                 f"{always} terms are active in more than {100 * ALWAYS_ON:.0f} % of the {side} "
-                f"vectors, of {seen.mean_terms:.0f} terms on average: they tell nothing apart",
+                f"vectors, which have {seen.mean_terms:.0f} terms on average: such terms tell no "
+                "texts apart",
                 "penalise frequent terms more (objective.regulariser 'df-flops'), or calibrate the "
                 "head (model.calibrate_terms)",
                 stops=False,
@@ -197,14 +198,14 @@ def numbers(logs: dict[str, Any]) -> list[Finding]:
 
 
 def check_temperature(scores: torch.Tensor, temperature: float) -> None:
-    """Refuse teacher scores whose distribution at this temperature teaches nothing.
+    """Refuse teacher scores that teach nothing at this temperature.
 
     Args:
-        scores: of the documents of each query, float, shape (n, documents).
-        temperature: that the scores are divided by before the softmax.
+        scores: of the documents of each of n queries, float, shape (n, documents).
+        temperature: the scores are divided by it before the softmax.
 
     Raises:
-        TrainingStopped: nearly all mass lies on one document, or it is spread evenly.
+        TrainingStopped: nearly all probability lies on one document, or it is spread evenly.
     """
     largest = float(torch.softmax(scores.double() / temperature, dim=1).amax(1).mean())
     documents = scores.shape[1]

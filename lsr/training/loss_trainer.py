@@ -1,4 +1,4 @@
-"""transformers' Trainer for losses of several parts, and what its runs show and log."""
+"""transformers' Trainer for losses of several parts, with its progress bar and log file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from lsr.training.run_files import write_whole
 
-# A loss by its parts, to be summed: of a model and a batch.
+# From a model and a batch to the parts of the loss, which are summed.
 Loss = Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]
 
 
 class LossTrainer(Trainer):  # type: ignore[misc]
-    """The Trainer, with our losses, examples in their order, and parts of the loss in its logs."""
+    """The Trainer with our losses; it keeps the order of examples and logs parts of the loss."""
 
     def __init__(self, loss: Loss, **settings: Any) -> None:
         super().__init__(**settings)
-        # It would print each log to stdout.
+        # This callback would print each log to stdout.
         self.remove_callback(PrinterCallback)
         if sys.stderr.isatty():
             self.add_callback(LossProgress())
-        # Ours is a mean over a pass, to be divided by their number.
+        # Our loss is a mean over one pass, so the Trainer must divide by the number of passes.
         self.model_accepts_loss_kwargs = False
         self._loss = loss
         self._parts: dict[str, Tensor] = {}
@@ -68,7 +68,7 @@ class LossProgress(ProgressCallback):  # type: ignore[misc]
 
 
 class Metrics(TrainerCallback):  # type: ignore[misc]
-    """Writes the history of logs, which a checkpoint restores, so that no step is there twice."""
+    """Writes the whole history of logs, which checkpoints restore: no step is there twice."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

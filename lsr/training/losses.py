@@ -41,7 +41,7 @@ def infonce(
             with, such as its other positives; never its own document. None leaves out none.
 
     Raises:
-        ValueError: there is but one document to choose from.
+        ValueError: there is only one document to choose from.
     """
     candidates = gather_rows(documents.flatten(0, 1))
     if len(candidates) < 2:
@@ -85,7 +85,7 @@ def kl_divergence(
     left_out = labels == -math.inf
     student = torch.log_softmax((scores / temperature).masked_fill(left_out, -math.inf), dim=1)
     teacher = torch.log_softmax(labels / teacher_temperature, dim=1)
-    # 0 · (∞ − ∞) is no number.
+    # Without the mask: 0 · (∞ − ∞), which is NaN.
     terms = teacher.exp() * (teacher - student).masked_fill(left_out, 0.0)
     return terms.sum() / len(labels)
 
@@ -122,8 +122,8 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
         Args:
             model: a SparseEncoder.
             rankings: weight of each ranking loss: "infonce", "margin_mse", "kl".
-            temperature: that scores are divided by in "infonce" and "kl"; "margin_mse" has none.
-            teacher_temperature: that labels are divided by in "kl".
+            temperature: scores are divided by it in "infonce" and "kl", not in "margin_mse".
+            teacher_temperature: labels are divided by it in "kl".
             penalties: on "document" (positives and negatives alike) and on "query"; inference-free
                 queries have none.
             mini_batch_size: texts in one pass of GradCache; None passes whole batches, once.
@@ -221,7 +221,7 @@ class Objective(CachedLossMixin, nn.Module):  # type: ignore[misc]
     def _components(
         self, queries: Tensor, documents: Tensor, columns: int, labels: Tensor | None
     ) -> dict[str, Tensor]:
-        # Sums of 30,000 products, and of as many weights, are no work for bfloat16.
+        # bfloat16 is too coarse for sums of 30,000 products or weights.
         with torch.autocast(queries.device.type, enabled=False):
             components = self._ranking(queries, documents, columns, labels)
             ranking = torch.stack(list(components.values())).sum().detach()
@@ -294,7 +294,7 @@ def _check_settings(
 def _checked_labels(
     labels: Tensor | None, queries: int, documents: int, *, left_out: bool = False
 ) -> Tensor:
-    """The labels; −∞ is one only where documents may be left out."""
+    """The labels, checked; −∞ is allowed only where documents may be left out."""
     if labels is None:
         raise ValueError(
             "'margin_mse' and 'kl' need teacher scores: the data have no column `label`"

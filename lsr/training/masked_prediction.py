@@ -1,4 +1,4 @@
-"""Losses of masked tokens, computed from their own states: no logits of other positions exist."""
+"""Losses of masked tokens, from logits at the masked positions alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lsr.training.regularisers import Flops
 def masked_cross_entropy(states: Tensor, decoder: torch.nn.Linear, labels: Tensor) -> Tensor:
     """The mean of −log softmax(decoder(h_i))[label_i] over the positions i that have a label.
 
-    What transformers' masked LMs return as their loss, but 0 where no position has a label.
+    The same as the loss of transformers' masked LMs, but 0 where no position has a label.
 
     Args:
         states: the decoder's input, shape (B, T, D).
@@ -37,7 +37,7 @@ class MaskedPrediction:
     predicts the masked token i, as a causal LM was pretrained to.
 
     With `flops_weight` λ, MLM + FLOPS (arXiv 2301.10444): λ · FLOPS of the SPLADE vectors that the
-    same pass gives, so of the masked texts; special tokens are no terms.
+    same pass gives, which are those of the masked texts. Special tokens are no terms.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class MaskedPrediction:
         """The objective over `decoder`'s logits.
 
         Args:
-            decoder: of the model that is called with.
+            decoder: of the model that the objective is called with.
             next_token: whether position i − 1 predicts token i.
-            flops_weight: λ; 0: no regulariser.
+            flops_weight: λ; 0 for no regulariser.
             special: ids that are never terms, int64.
         """
         self._decoder, self._next_token = decoder, next_token

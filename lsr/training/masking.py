@@ -1,7 +1,7 @@
 """Token ids of a collection, and batches of them in which some tokens are masked.
 
-Everything that is drawn (order, spans, masks) depends on the seed and the example's number alone,
-so that a run that goes on after a kill sees the batches it would have seen.
+Everything drawn at random (order, spans, masks) depends on the seed and the example's number alone,
+so that a run resumed after a kill sees the same batches as one that was not killed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Tokens:
     """Texts as token ids without special tokens, one text after the other.
 
     `ids` is int32, (total,); text i has those from bounds[i] to bounds[i + 1] (int64, (n + 1,));
-    `starts` is true where a word begins, (total,), or None where nobody asked.
+    `starts` is true where a word begins, (total,), or None if `tokenize` did not look for words.
     """
 
     ids: np.ndarray
@@ -58,7 +58,7 @@ def tokenize(tokenizer: Any, texts: Iterable[str], *, words: bool = False) -> To
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         texts: read once, a block at a time.
-        words: find out where words begin.
+        words: whether to find where words begin.
 
     Raises:
         ValueError: there are no tokens at all.
@@ -83,7 +83,7 @@ def tokenize(tokenizer: Any, texts: Iterable[str], *, words: bool = False) -> To
 
 
 class Chunks:
-    """Texts cut into as few parts of like length as fit; no part holds two texts."""
+    """Texts cut into as few parts as possible, of nearly equal length; no part holds two texts."""
 
     per_example = 1
 
@@ -104,10 +104,10 @@ class Chunks:
 
 
 class SpanPairs:
-    """Two parts, drawn anew each time, of one text; texts too short for two are left out.
+    """Two random parts of one text, new ones each time; texts too short for two are left out.
 
     The text is divided at a random place in its middle half, and of each side a part of at most
-    `longest` tokens is drawn: the two never overlap, since common words would give them away.
+    `longest` tokens is drawn. The two never overlap: shared words would make the task too easy.
     """
 
     per_example = 2
@@ -116,8 +116,7 @@ class SpanPairs:
         """Pairs of parts of at most `longest` tokens.
 
         Raises:
-            ValueError: fewer than two texts are long enough, and a pair needs another to differ
-                from.
+            ValueError: fewer than two texts are long enough; a pair is contrasted with another.
         """
         lengths = np.diff(tokens.bounds)
         usable = lengths >= 2 * SHORTEST_SPAN
@@ -146,23 +145,23 @@ class SpanPairs:
 
 
 class Example(TypedDict):
-    """Parts of the tokens, and the number in the stream that what is drawn for it depends on."""
+    """Parts of the tokens; random draws for it depend on its number in the stream."""
 
     number: int
     spans: list[slice]
 
 
 class Stream(torch.utils.data.Dataset[Example]):
-    """`total` examples, epoch after epoch, each in an order of its own.
+    """`total` examples, epoch after epoch; each epoch has its own order.
 
-    Batches of `batch` consecutive examples have like lengths and hold none twice, if there are so
-    many; what does not fill a batch waits for another epoch.
+    Batches of `batch` consecutive examples have similar lengths and hold no example twice, if there
+    are enough examples; those that do not fill a batch wait for another epoch.
     """
 
     def __init__(self, source: Chunks | SpanPairs, total: int, batch: int, seed: int) -> None:
         self._source, self._total, self._batch, self._seed = source, total, batch, seed
         self._per_epoch = max(1, len(source.lengths) // batch) * batch
-        # Whatever reads the stream has one epoch in hand, or two where they meet.
+        # A reader needs the order of one epoch at a time, or of two where they meet.
         self._order: Callable[[int], np.ndarray] = lru_cache(2)(self._ordered)
 
     def __len__(self) -> int:
@@ -222,16 +221,16 @@ class Masker:
         next_token: bool = False,
         seed: int = 0,
     ) -> None:
-        """A collator for examples from `tokens`; whole words where those know where words start.
+        """A collator for examples from `tokens`; it masks whole words where these have `starts`.
 
         Args:
-            tokenizer: it gave `tokens`.
-            tokens: what the spans of examples are parts of.
-            share: of tokens that are chosen, in (0, 1).
-            mask_token: of the tokenizer's vocabulary; need not be its own mask token.
+            tokenizer: the one that gave `tokens`.
+            tokens: the examples' spans are parts of them.
+            share: share of the tokens that are chosen, in (0, 1).
+            mask_token: any token of the vocabulary; it need not be the tokenizer's own mask token.
             always_mask: every chosen token becomes the mask token.
-            next_token: leave the first token of a text, which nothing precedes, as it is.
-            seed: of what is drawn.
+            next_token: never mask the first token of a text, since nothing precedes it.
+            seed: of the random choices.
         """
         masking = copy.deepcopy(tokenizer)
         masking.mask_token = mask_token

@@ -51,8 +51,8 @@ def sparse_candidates(
         examples: their queries, and all of their documents.
         encoder: of both; LexicalEncoder for BM25.
         k: documents for each query, in [1, 1,000,000].
-        directory: where the index is built, and stays; None for a temporary one.
-        progress: told what is being done, how much of it is done, and how much there is.
+        directory: where the index is built and stays; None for a temporary directory.
+        progress: called with the step, how much of it is done, and how much there is.
 
     Raises:
         ValueError: `k` is out of range, or the encoder gives weights that cannot be indexed.
@@ -94,14 +94,14 @@ def dense_candidates(
 
 
 class Mined(NamedTuple):
-    """What `mine` found, and why it left out what it left out."""
+    """What `mine` found, and why it left candidates out."""
 
     examples: Examples
     n_candidates: int  # in the range of ranks, over all rows
     n_positive: int  # of these, known positives of their query
     n_duplicate: int  # of the rest, the same text as a positive, or a negative that was there
     n_margin: int  # of the rest, too close to the positive
-    n_random: int  # negatives drawn from the whole collection, for want of candidates
+    n_random: int  # negatives drawn from the whole collection, where candidates were too few
 
 
 def mine(
@@ -119,7 +119,7 @@ def mine(
     """Each row with n more negatives, drawn at random from its query's candidates.
 
     Left out are known positives, texts equal to one but for case and white space, and, where there
-    is a judge, candidates that may well be positives that nobody marked: those that it scores
+    is a judge, candidates that are probably unmarked positives: those that it scores
     above s⁺ − relative · |s⁺| − absolute, s⁺ being its score of the row's positive. With
     `relative` alone that is TopK-PercPos, whose best share was 95 %, with `absolute` alone
     TopK-MarginPos (Moreira et al. 2024, NV-Retriever, arXiv:2407.15831, §3). Where too few
@@ -130,12 +130,12 @@ def mine(
         candidates: ranked (document id, score) of each query id, such as a Run.
         n: negatives that each row gets.
         ranks: the first and last rank that are drawn from, both included, counting from 1.
-        judge: scores positives and candidates; the retriever itself finds every candidate that it
-            ranks above the positive too close, another teacher knows better.
+        judge: scores positives and candidates. It should not be the retriever itself, which would
+            refuse every candidate that it ranks above the positive.
         relative: see above, at least 0.
         absolute: see above, at least 0, on the judge's scale.
-        seed: what is drawn for a row depends on it and on the row's ids.
-        progress: told how many rows are done.
+        seed: the draw for a row depends on it and on the row's ids.
+        progress: called with the number of rows done.
 
     Raises:
         KeyError: a candidate is not in the collection.
@@ -217,8 +217,8 @@ class _Draw:
         while len(drawn) < self._n:
             if not attempts:
                 raise ValueError(
-                    f"query {row.query_id!r}: no {self._n} negatives among {len(self._all)} "
-                    "documents"
+                    f"query {row.query_id!r}: not {self._n} different negatives among "
+                    f"{len(self._all)} documents"
                 )
             attempts -= 1
             drawn = self.fresh(row, [*drawn, generator.choice(self._all)])

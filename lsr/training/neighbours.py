@@ -1,8 +1,8 @@
 """Teachers' scores of a batch's documents for all queries of the collection that are near one.
 
-Where queries are looked up, a document that has passed the model is compared with one more query
-for next to nothing. So the documents of a batch are compared not with their own queries alone, but
-with every query for which the teachers rank one of them high.
+Inference-free queries cost next to nothing, so a document that has passed the model can be compared
+with many of them. The documents of a batch are compared not only with their own queries, but with
+every query for which the teachers rank one of them high.
 
     neighbours = Neighbours(queries, documents, [VectorTeacher(q, d, 0.7), …])
     trainer.data_collator = WholeBatch(trainer.data_collator, neighbours, most=1024)
@@ -23,7 +23,7 @@ from lsr.training.examples import seeded
 
 # Pairs of queries and documents that are scored at once: 256 MiB for each teacher.
 PAIRS = 1 << 26
-# A query is near the documents of so many first ranks, and near its own.
+# A query is near its NEAR best documents, and near its own.
 NEAR = 20
 
 Vectors: TypeAlias = np.ndarray | csr_array
@@ -34,10 +34,10 @@ class NearQuery(NamedTuple):
 
     Attributes:
         id: of the query.
-        text: what is asked.
+        text: the query.
         document: the id of its document.
-        cut_out: whether it is a passage of that document, which says nothing about it then: the
-            pair has no score, and is of no ranking.
+        cut_out: whether the query is a passage of that document. Then the pair says nothing: it has
+            no score and takes part in no ranking.
     """
 
     id: str
@@ -89,12 +89,12 @@ class Neighbours:
             documents: M texts by id.
             teachers: at least one, with vectors in these orders.
             depth: documents that are ranked for each query, at most all.
-            scale: of the scores.
-            seed: of what is drawn.
-            progress: told how many queries are ranked.
+            scale: the factor of all scores.
+            seed: of the random choices.
+            progress: called with the number of queries ranked.
 
         Raises:
-            ValueError: there are no teachers, or one has vectors of other numbers.
+            ValueError: there are no teachers, or the vectors of one are more or fewer.
         """
         if not teachers:
             raise ValueError("`teachers` must hold at least one, got none")
@@ -113,7 +113,7 @@ class Neighbours:
         rows = {key: row for row, key in enumerate(self._ids)}
         self._own = np.array([rows[query.document] for query in queries])
         self._cut_out = np.array([query.cut_out for query in queries])
-        # Of equal texts one stands for all.
+        # One of several equal texts stands for all.
         self._document = {text: row for row, text in enumerate(documents.values())}
         self._query = {query.text: row for row, query in enumerate(queries)}
         depth = min(depth, len(documents))
@@ -143,17 +143,17 @@ class Neighbours:
         """Queries near some documents, and the scores of all pairs.
 
         Args:
-            queries: texts that come first, whatever they are near.
+            queries: texts that come first, also those that are near none of the documents.
             documents: m texts of the collection.
-            most: queries in all; where more are near, they are drawn at random, the same for the
-                same `queries`.
+            most: queries in all. Where more are near, some are drawn at random: the same ones for
+                the same `queries`.
 
         Returns:
             n texts, and scores, float32, shape (n, m): −inf where the query was cut out of the
             document.
 
         Raises:
-            KeyError: a text is not of the collection.
+            KeyError: a text is not in the collection.
         """
         columns = np.array([self._document[text] for text in documents])
         first = [self._query[text] for text in queries]
@@ -189,7 +189,7 @@ class Neighbours:
             products = _products(teacher.queries[rows], teacher.documents)
             products[cut_out] = -np.inf
             largest = products.max(axis=1)
-            # Of a query that shares nothing with any document the teacher has nothing to say.
+            # A query that shares nothing with any document gets 0 for all of them.
             largest[largest <= 0] = np.inf
             self._largest[number, rows] = largest
             products[cut_out] = 0
@@ -202,7 +202,7 @@ class Neighbours:
         self.scores[rows] = self._scale * np.take_along_axis(scores, order, axis=1)
 
     def _near_documents(self) -> tuple[np.ndarray, np.ndarray]:
-        """The queries near each document, and where those of each begin, shape (M + 1,)."""
+        """Where the queries near each document begin, shape (M + 1,), and those queries."""
         ranked = self._ranked[:, :NEAR]
         answers = np.flatnonzero(~self._cut_out)
         documents = np.concatenate([ranked.ravel(), self._own[answers]])
@@ -222,8 +222,8 @@ def _products(queries: Vectors, documents: Vectors) -> np.ndarray:
 class WholeBatch:
     """A data collator that adds near queries, and labels all pairs.
 
-    The column of queries has n rows, those of the batch first, columns of documents B as ever, and
-    "label" the shape (n, C · B), documents column after column.
+    The column of queries has n rows, those of the batch first. Columns of documents have B rows.
+    "label" has the shape (n, C · B), documents column after column.
     """
 
     def __init__(self, collator: Any, neighbours: Neighbours, most: int) -> None:

@@ -69,10 +69,10 @@ class HeldOut:
 
     @classmethod
     def of(cls, examples: Examples) -> HeldOut:
-        """Of rows. A document that a query was made from is there without that passage.
+        """Queries and collection of rows; documents are without the passage of their query.
 
-        Where passages are taken out of some of the rows, only these are kept: the others hold
-        their queries word for word.
+        Where passages are taken out of some of the rows, only these rows are kept: in the others
+        the document holds the query word for word.
         """
         rows = [row for row in examples.rows if row.removed] or list(examples.rows)
         changed = {row.positive: examples.texts(row)[0] for row in rows if row.removed}
@@ -90,7 +90,7 @@ class HeldOut:
 
 
 class _Changed(Mapping[str, str]):
-    """Texts, some of which read otherwise."""
+    """Texts, some of them replaced."""
 
     def __init__(self, texts: Mapping[str, str], changed: Mapping[str, str]) -> None:
         self._texts = texts
@@ -108,7 +108,7 @@ class _Changed(Mapping[str, str]):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run trains on and is measured on."""
+    """The data that a run trains on, and those that it is measured on."""
 
     train: Examples
     held_out: HeldOut | None
@@ -116,11 +116,11 @@ class Prepared:
     neighbours: Neighbours | None = None  # where a batch is scored as a whole
 
     def scores(self) -> list[Sequence[float]]:
-        """What the teachers say of each row's documents, n + 1 floats a row.
+        """The teachers' scores of each row's documents, n + 1 floats a row.
 
-        Of all rows where they were scored; of up to SCORED, spread evenly, where that is done
-        live; of none where there are no teachers. Where a batch is scored as a whole: of the best
-        documents of so many queries.
+        Of all rows, if these were scored beforehand; of up to SCORED rows, spread evenly, if
+        teachers score live; of none without teachers. Where a batch is scored as a whole, of the
+        best documents of up to SCORED queries.
         """
         if self.neighbours is not None:
             scores = self.neighbours.scores
@@ -141,9 +141,9 @@ class Prepared:
 def prepare(
     recipe: Recipe, out: Path, progress: Progress = lambda step, done, total: None
 ) -> Prepared:
-    """The data of a recipe; what was computed before is read.
+    """The data of a recipe; what an earlier call computed is read from `out`.
 
-    Teachers that score live are made at every call, in each process.
+    Teachers that score live are made anew at every call, in each process.
 
     Raises:
         FileNotFoundError: a source, scores file or checkpoint is missing.
@@ -171,9 +171,9 @@ def prepare(
         if not (recipe.teachers.live or data.neighbours):
             return Prepared(examples, held_out)
     if data.neighbours:
-        # Documents are whole: a query says nothing of the one that it was cut out of.
+        # Documents stay whole: a query is not compared with the one that it was cut out of.
         examples = replace(examples, rows=[row._replace(removed="") for row in examples.rows])
-    # One for mining and scoring: it remembers the vectors of documents.
+    # One teacher for mining and scoring: it remembers the vectors of documents.
     dense = DenseTeacher() if _needs_trunk(recipe) else None
     neighbours = _neighbours(recipe, examples, dense, out, progress) if data.neighbours else None
     if data.negatives and not known:
@@ -304,7 +304,7 @@ def _vectors(
     folder.mkdir(parents=True, exist_ok=True)
     for side, texts in (("queries", queries), ("documents", documents)):
         path = folder / f"{side}.npy"
-        with FileLock(folder / "lock"):  # of several processes one computes
+        with FileLock(folder / "lock"):  # one process computes, others wait
             if not path.exists():
                 parts = []
                 for batch in batches(texts):
@@ -326,7 +326,7 @@ def _with_negatives(
     neighbours: Neighbours | None,
     progress: Progress,
 ) -> Examples:
-    """Negatives from each miner in turn; those that the source has come first."""
+    """Negatives of the source first, then some from each miner in turn."""
     had = min(len(row.negatives) for row in examples.rows)
     if had >= data.negatives:
         return draw_negatives(examples, data.negatives, seed=seed)

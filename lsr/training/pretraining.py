@@ -51,7 +51,7 @@ UNDERSCORE = "_"
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What to pretrain, and how.
+    """Settings of pretraining.
 
     Objectives: "mlm"; "mlm-flops", with FLOPS of the SPLADE vectors of the masked texts;
     "cocondenser", for BERT's relatives; "mntp", masked next-token prediction with bidirectional
@@ -122,10 +122,10 @@ class PretrainConfig:
                 f"`hidden` must be a multiple of `heads`, got {self.hidden} and {self.heads}"
             )
         if self.save_steps % self.logging_steps:
-            # A log is a mean over the steps since the one before, which a checkpoint does not keep.
+            # A log is a mean over the steps since the last log, which a checkpoint does not keep.
             raise ValueError(
-                "`save_steps` must be a multiple of `logging_steps`, for a run that goes on to log "
-                f"as one that never stopped, got {self.save_steps} and {self.logging_steps}"
+                "`save_steps` must be a multiple of `logging_steps`, so that a resumed run logs "
+                f"what one that never stopped logs, got {self.save_steps} and {self.logging_steps}"
             )
 
     @property
@@ -145,14 +145,14 @@ def pretrain(
 ) -> Path:
     """Pretrain a language model on `texts`, or go on with the run in `out`.
 
-    Texts are cut where they are longer than `max_length`, into parts of like length.
+    Texts longer than `max_length` are cut into parts of nearly equal length.
 
     Args:
-        config: see there.
-        texts: or a function that gives them, called each time they are read: once, or, for a model
-            from scratch, three times.
+        config: the settings.
+        texts: the texts, or a function that gives them. They are read once, or three times for a
+            model from scratch.
         out: the run directory; see this module.
-        callbacks: for the Trainer, besides progress and metrics.jsonl.
+        callbacks: for the Trainer, besides those of progress and metrics.jsonl.
 
     Returns:
         The checkpoint, out/model, as AutoModelForMaskedLM or AutoModelForCausalLM reads it.
@@ -201,7 +201,7 @@ def pretrain(
 
 def _arguments(config: PretrainConfig, out: Path) -> TrainingArguments:
     check_devices()
-    # Several processes without GPUs: the Trainer knows them only if it is told.
+    # The Trainer does not find out by itself that there are several processes without GPUs.
     gloo = "WORLD_SIZE" in os.environ and not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
@@ -226,12 +226,12 @@ def _arguments(config: PretrainConfig, out: Path) -> TrainingArguments:
         # The decoder and Condenser's head are used after the forward pass that would look for them.
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,  # what it shows goes to stdout
+        disable_tqdm=True,  # it would write to stdout
     )
 
 
 def _note(config: PretrainConfig, tokens: Tokens, out: Path, arguments: TrainingArguments) -> None:
-    """Write pretraining.json, or check that it says the same."""
+    """Write pretraining.json, or check that it holds the same."""
     about = {
         "config": asdict(config),
         "texts": len(tokens.bounds) - 1,
@@ -253,7 +253,7 @@ def _tokenizer(config: PretrainConfig, texts: Texts, out: Path) -> Any:
     if config.base != "scratch":
         return AutoTokenizer.from_pretrained(resolve(config.base))
     folder = out / "tokenizer"
-    # Training it anew might break ties in another way.
+    # A second training might break ties in another way.
     if not folder.exists():
         if isinstance(texts, Iterator):
             raise ValueError(
@@ -317,7 +317,7 @@ def _check_sizes(config: PretrainConfig, model: Any, tokenizer: Any) -> None:
     if rows < len(tokenizer):
         raise ValueError(
             f"the head of {config.base!r} has {rows} terms but its tokenizer {len(tokenizer)}: "
-            "they do not belong together"
+            "the tokenizer is of another model"
         )
     settings = ("max_position_embeddings", "sliding_window")
     limits = [getattr(model.config, name, None) for name in settings]

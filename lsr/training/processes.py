@@ -36,7 +36,7 @@ def process_count() -> int:
 
 
 def process_rank() -> int:
-    """Which of them this is, from 0."""
+    """The number of this process, counted from 0."""
     return torch.distributed.get_rank() if process_count() > 1 else 0
 
 

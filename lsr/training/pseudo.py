@@ -22,19 +22,19 @@ from lsr.training.texts import Texts
 
 Kind = Literal["title", "sentence", "span"]
 
-# A sentence ends at such a mark before what may begin one, or with its line.
+# A sentence ends at one of these marks, if the next character may begin one, or with its line.
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\s*\n\s*")
 EDGE = "\"'“”‘’()[]{}<>,;:.!?…–—-*•|/\\`~=+ "
 # Words that a query made from a sentence has; a title may be shorter.
 SHORTEST, LONGEST = 4, 16
-# Words that are left of them without the common ones at the ends.
+# Words that must be left of a query without the common ones at its ends.
 LEAST = 3
 # Documents whose sentences are counted at once.
 SHARD = 512
 
 
 class _Made(NamedTuple):
-    """A pseudo-query, and the passage of the document that it is from."""
+    """A pseudo-query, and the passage of the document that it was made from."""
 
     query: str
     passage: str
@@ -58,8 +58,8 @@ def pseudo_queries(
       arXiv:1906.00300, §3) but shorter than a sentence, as queries are.
 
     Words are what white space separates. Those that a tenth of the documents hold (of, the) and
-    punctuation are cut off at both ends. What is the query of several documents stays with the
-    first. The title comes first where it is asked for; the other kinds alternate. Short texts, and
+    punctuation are cut off at both ends. A query that several documents give stays with the first.
+    The title comes first, if it is among the kinds; the other kinds alternate. Short texts, and
     texts of languages that put no space between words, may give no query at all: then there are no
     rows.
 
@@ -67,11 +67,11 @@ def pseudo_queries(
         corpus: read once.
         lexical: fitted on it, for the IDF of its terms.
         per_document: queries of a document, at most: short ones give fewer.
-        kinds: which are made.
+        kinds: the kinds that are made.
         removed: share of the queries, in [0, 1], whose passage (title, sentence or span) is taken
             out of the positive, so that the model cannot rely on finding the same words; not where
             nothing would be left. Lee et al. have 0.9.
-        seed: what is made of a document depends on it, on the document's id and on `lexical`.
+        seed: a document's queries depend on it, on the document's id and on `lexical`.
 
     Raises:
         ValueError: an argument is out of range.

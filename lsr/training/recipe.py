@@ -1,7 +1,7 @@
 """Recipes: one small TOML file for each way to train, read into typed settings and checked.
 
 A recipe names its paper, how it departs from it, and what to expect. `[tiny]` holds the settings
-that change under `--tiny`, in tables of the same names; everything not said has a default.
+that change under `--tiny`, in tables of the same names. Every other setting has a default.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _STRICT = {"extra": "forbid"}
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on.
+    """The training data.
 
     `source` is a BEIR folder, a JSONL or TSV file of pairs or triples, an ir_datasets id, `pydoc`,
     or "generated" (the collection of `lsr.training.tiny`). With `pseudo_queries` it is a corpus,
-    of whose documents so many queries each are made.
+    and that many queries are made of each document.
     """
 
     __pydantic_config__ = _STRICT
@@ -38,7 +38,7 @@ class Data:
     split: str = "train"
     dev_split: str = ""  # "": a share of the training queries, `held_out`
     held_out: float = 0.05  # in [0, 1)
-    pseudo_queries: int = 0  # a document
+    pseudo_queries: int = 0  # made of each document
     removed: float = 0.5  # share of them whose passage is taken out of the document, in [0, 1]
     limit: int | None = None  # examples, or documents of a corpus
     negatives: int = 0  # mined for each query
@@ -72,10 +72,10 @@ class Teachers:
 
 @dataclass(frozen=True)
 class Objectives:
-    """What is minimised.
+    """The loss.
 
-    For each side either a number of terms to hold (`document_terms`) or λ (`document_weight`);
-    neither: no regulariser.
+    Each side has either a number of terms to hold (`document_terms`) or λ (`document_weight`), or
+    neither: then it has no regulariser.
     """
 
     __pydantic_config__ = _STRICT
@@ -93,14 +93,14 @@ class Objectives:
     document_weight: float | None = None
     query_terms: float | None = None
     query_weight: float | None = None
-    # Optimiser steps until a weight is whole, or a number of terms is reached (at least 100).
+    # Optimiser steps until λ has its full weight, or the number of terms is reached (at least 100).
     ramp_steps: int = 1000
     mini_batch_size: int | None = None  # GradCache: texts in one pass
 
 
 @dataclass(frozen=True)
 class Steps:
-    """How it is minimised; names as in transformers' TrainingArguments."""
+    """The optimisation; names as in transformers' TrainingArguments."""
 
     __pydantic_config__ = _STRICT
     max_steps: int = -1
@@ -116,12 +116,12 @@ class Steps:
     seed: int = 0
     save_steps: int = 500
     logging_steps: int = 10
-    soup: int = 0  # last checkpoints averaged at the end
+    soup: int = 0  # this many last checkpoints are averaged at the end
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train; just one of `model`, `decoder` and `autoencoder` is given."""
+    """One way to train; exactly one of `model`, `decoder` and `autoencoder` is given."""
 
     __pydantic_config__ = _STRICT
     name: str
@@ -138,11 +138,12 @@ class Recipe:
     autoencoder: AutoencoderConfig | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse settings that contradict each other."""
         given = [n for n in ("model", "decoder", "autoencoder") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"a recipe must have just one of [model], [decoder] and [autoencoder], got {given}"
+                "a recipe must have exactly one of [model], [decoder] and [autoencoder], got "
+                f"{given}"
             )
         objective = self.objective
         for side in ("document", "query"):
@@ -169,7 +170,7 @@ class Recipe:
             raise ValueError(f"data.held_out must be in [0, 1), got {self.data.held_out}")
 
     def _check_generated(self) -> None:
-        """What is made for the generated collection is of no use on other data."""
+        """Refuse models and scores of the generated collection on other data."""
         if self.data.source in ("", tiny.GENERATED):
             return
         bases = {
@@ -231,7 +232,7 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """The recipes that ship."""
+    """The names of the packaged recipes."""
     folder = files("lsr.training") / "recipes"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir())
 
@@ -239,16 +240,17 @@ def names() -> list[str]:
 def load_recipe(
     name: str, *, tiny: bool = False, settings: Mapping[str, str] | None = None
 ) -> Recipe:
-    """The recipe that ships under `name`, or in a TOML file of that path.
+    """The packaged recipe of that name, or the one in the TOML file of that path.
 
     Args:
         name: see `names`.
         tiny: apply its `[tiny]` settings.
-        settings: over it, such as {"training.batch_size": "8"}; values as in TOML, or bare words.
+        settings: replace those of the recipe, as {"training.batch_size": "8"}; values as in TOML,
+            or bare words.
 
     Raises:
         FileNotFoundError: no such recipe.
-        ValueError: a setting is unknown or has a bad value, all of them named.
+        ValueError: settings are unknown or have bad values; all of them are named.
     """
     if name in names():
         text = (files("lsr.training") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
@@ -256,7 +258,8 @@ def load_recipe(
         text = Path(name).read_text(encoding="utf-8")
     else:
         raise FileNotFoundError(
-            f"no recipe {name!r}: it is no file, and those that ship are {', '.join(names())}"
+            f"no recipe {name!r}: there is no such file, and the packaged recipes are "
+            f"{', '.join(names())}"
         )
     try:
         values = tomllib.loads(text)
@@ -315,7 +318,7 @@ def _parse(text: str) -> Any:
 
 
 def describe(recipe: Recipe) -> Sequence[tuple[str, str]]:
-    """What a recipe says of itself, by field."""
+    """The fields in which a recipe describes itself, with their texts."""
     return [
         (field.name, str(getattr(recipe, field.name)))
         for field in fields(recipe)

@@ -3,9 +3,9 @@
 The FLOPS penalty is Σ_j μ_j², with μ_j the mean weight of term j over all texts. It is usually
 estimated by the square of a batch's mean, whose expectation is Σ_j μ_j² + Σ_j σ_j²/N: with 150
 active terms of 30522 that is 50 for a batch of 4 and 1.1 for one of 512, so that λ means something
-else for each batch size, number of processes and of accumulated batches. Here μ_j² is estimated by
-a U-statistic, the mean product of the weights of two different texts, whose expectation is μ_j²
-whatever the batch.
+else for each batch size, number of processes and number of accumulated batches. Here μ_j² is
+estimated by a U-statistic, the mean product of the weights of two different texts. Its expectation
+is μ_j² whatever the batch.
 
 Sums run over the rows of all processes of `torch.distributed`. Each process returns the same value
 and, for its own rows, the gradient times the number of processes: averaged over processes, as
@@ -49,7 +49,7 @@ class Regulariser(nn.Module):
         raise NotImplementedError
 
     def step(self, term_shares: Tensor) -> None:
-        """Note what an optimiser step has seen; to be called once after each.
+        """Note which terms the step's vectors had; to be called once after each optimiser step.
 
         Args:
             term_shares: of each term, the share of vectors that it is active in, shape (V,).
@@ -91,7 +91,7 @@ class Flops(Regulariser):
         Args:
             idf: positive, shape (V,); constant, also where the model learns its query weights.
             alpha: α; without `idf` it has no effect, and at 2 `idf` has none.
-            threshold: τ of the ℓ0 mask, in terms; None lets all texts take part.
+            threshold: τ of the ℓ0 mask, in terms; None: all texts take part.
 
         Raises:
             ValueError: an argument is out of range.
@@ -119,7 +119,7 @@ class Flops(Regulariser):
         """The penalty; see `Regulariser.forward`.
 
         Raises:
-            ValueError: there is but one row, in all processes, or `idf` has not V values.
+            ValueError: there is only one row in all processes, or `idf` has not V values.
         """
         return _squared_means(vectors, self.factors, self.threshold)
 
@@ -133,8 +133,8 @@ class DFFlops(Regulariser):
 
     The paper computes DF from validation documents every 100 steps. Here it is a running estimate
     from the training batches themselves, the mean of `step`'s shares over about the last
-    `refresh_steps` steps, put into effect as often. a_j is 1 until the first step has been seen. As
-    it comes from earlier batches only, the estimate stays unbiased.
+    `refresh_steps` steps; a is computed anew as often. a_j is 1 until the first step has been seen.
+    a comes from earlier batches only, so that the penalty stays an unbiased estimate.
     """
 
     def __init__(
@@ -180,18 +180,18 @@ class DFFlops(Regulariser):
         """The penalty; see `Regulariser.forward`.
 
         Raises:
-            ValueError: there is but one row, in all processes, or V is not `n_terms`.
+            ValueError: there is only one row in all processes, or V is not `n_terms`.
         """
         return _squared_means(vectors, self.factors, self.threshold)
 
     def activation(self, shares: Tensor) -> Tensor:
         """a for shares of documents in [0, 1], shape (V,)."""
         powers = shares.double() ** (math.log(2) / math.log(self.alpha))
-        # Rounding may leave a share of 1 a trifle above.
+        # Rounding may put a share of 1 slightly above 1.
         return (1 / (1 + (powers - 1).clamp(min=0) ** self.beta)).to(shares.dtype)
 
     def step(self, term_shares: Tensor) -> None:
-        """Let one step into the running estimate; refresh a when it is due."""
+        """Add one step to the running estimate, and refresh a when it is due."""
         self.steps += 1
         difference = term_shares.to(self.shares) - self.shares
         self.shares += difference / min(self.steps, self.refresh_steps)
@@ -206,7 +206,7 @@ class DFFlops(Regulariser):
         """Go on from what `state` returned.
 
         Raises:
-            ValueError: it is of another vocabulary.
+            ValueError: the state is of another vocabulary.
         """
         shares, factors = _unpack(state["shares"]), _unpack(state["factors"])
         if shares.shape != self.shares.shape:

@@ -1,7 +1,7 @@
 """Training by a recipe, in a run directory that can go on after a kill.
 
 run/
-  recipe.json, environment.json   what is trained, and by which software
+  recipe.json, environment.json   the settings, and the versions of the software
   rows.jsonl, scores/, …          the data, see `lsr.training.prepare`
   base/, pretrained/              what the model starts from, where the recipe makes it
   embeddings/                     by a frozen base, of all texts
@@ -56,6 +56,8 @@ SOFTWARE = ("torch", "transformers", "sentence-transformers", "datasets", "accel
 def open_run(recipe: Recipe, out: Path) -> None:
     """Make the run directory, or check that it is this recipe's.
 
+    The texts that describe a recipe may differ: they change no result.
+
     Raises:
         ValueError: it holds a run of other settings; the first that differs is named.
     """
@@ -64,6 +66,8 @@ def open_run(recipe: Recipe, out: Path) -> None:
     if path.exists():
         was = json.loads(path.read_text(encoding="utf-8"))
         for key, before, now in _differences(was, about):
+            if key in ("paper", "deviations", "expected"):
+                continue
             raise ValueError(
                 f"{out}: holds a run with {key} = {before!r}, not {now!r}: take another directory, "
                 "or remove this one"
@@ -132,12 +136,12 @@ def train(
     """Train a model that `build` gave, or go on after the last checkpoint; returns out/model.
 
     Args:
-        recipe: what is minimised, and how.
-        prepared: what on.
-        model: is trained in place.
+        recipe: loss and optimisation.
+        prepared: the data.
+        model: it is trained in place.
         out: the run directory.
         callbacks: for the trainer, besides ours.
-        progress: told how far the embeddings of a frozen base are, see `embed_once`.
+        progress: called while a frozen base embeds the texts, see `embed_once`.
 
     Raises:
         TrainingStopped: by the guard, with the reason and the remedy; checkpoints stay.
@@ -163,7 +167,7 @@ def train(
             loss.tally,
             document_terms=recipe.objective.document_terms,
             query_terms=recipe.objective.query_terms,
-            # A target may take longer than asked for.
+            # A target may take longer than `ramp_steps`.
             ramp_steps=max(
                 [
                     recipe.objective.ramp_steps,
@@ -307,9 +311,9 @@ def _average(trainer: Any, checkpoints: Path, count: int) -> None:
 def _modules_in_training(
     recipe: Recipe, examples: Examples, model: Any, out: Path, progress: Progress
 ) -> tuple[Any, AbstractContextManager[None]]:
-    """The trainer's collator, None for the stock one, and the context in which it trains.
+    """The trainer's collator (None for the stock one), and the context in which it trains.
 
-    Over a frozen base these are of embeddings that were computed before.
+    Over a frozen base, both take embeddings that were computed once.
     """
     if recipe.autoencoder is None:
         return None, nullcontext()
@@ -325,7 +329,7 @@ def _modules_in_training(
 
 
 def _texts(examples: Examples) -> Iterator[str]:
-    """All texts of the rows, in the order of these."""
+    """All texts of the rows, in their order."""
     for row in examples.rows:
         yield row.query
         yield from examples.texts(row)

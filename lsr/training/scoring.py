@@ -38,15 +38,15 @@ def score_examples(
     """The examples with the teachers' scores, which the data set shows as its labels.
 
     Scores are written as they are computed, in shards of SHARD rows, to a folder of `cache` for
-    each teacher and set of examples: a run that was killed goes on after its last shard, another
-    run of the same finds all of them. Several processes may ask at once; one computes.
+    each teacher and set of examples. A run that was killed goes on after its last shard; another
+    run of the same examples finds all of them. Of several processes one computes, the others wait.
 
     Args:
-        examples: n negatives in every row.
+        examples: rows with the same number n of negatives.
         teachers: at least one.
         cache: a folder, made if absent; it can be deleted at any time.
         combine: `ensemble`, `align` or another of (rows, n + 1) scores of each teacher.
-        progress: told what is being done, how many rows of it are done, and of how many.
+        progress: called with the step, how many rows are done, and of how many.
 
     Raises:
         ValueError: no teachers, a teacher's scores are not finite, or rows differ in the number
@@ -66,7 +66,7 @@ def score_examples(
 def label_batch(
     rows: Sequence[dict[str, Any]], teachers: Sequence[Teacher], combine: Combine = ensemble
 ) -> list[dict[str, Any]]:
-    """The rows of a batch with "label" set to what the teachers say of their documents, in order.
+    """The rows of a batch with "label" set to the teachers' scores of their documents, in order.
 
     Args:
         rows: at least one, of "query" and the columns of its documents (whatever is not "label"),
@@ -144,7 +144,7 @@ def _cached(examples: Examples, teacher: Teacher, cache: Path, progress: Progres
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The scores in a shard; None, with a warning if it is damaged, where they must be computed."""
+    """The scores in a shard; None if it is absent, or damaged (with a warning)."""
     if not path.exists():
         return None
     try:
@@ -155,13 +155,13 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
                 f"expected float32 of shape {shape}, got {scores.dtype} {scores.shape}"
             )
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
-        warnings.warn(f"{path} is damaged and scored again: {error}", stacklevel=2)
+        warnings.warn(f"{path} is damaged; its rows are scored again: {error}", stacklevel=2)
         return None
     return scores
 
 
 def _write(path: Path, scores: np.ndarray) -> None:
-    """Make the shard durable, and at no moment half-written."""
+    """Write the shard so that no kill leaves a part of it."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         np.savez(file, scores=scores)

@@ -99,7 +99,7 @@ def load_examples(source: ExampleSource) -> Examples:
 
 
 def read_scores(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, float]]:
-    """Yield (query id, document id, score) of a file of scores, also .gz.
+    """Yield (query id, document id, score) from a file of scores, also .gz.
 
     Lines are TREC's six columns (query id, Q0, document id, rank, score, tag), or three separated
     by tabs (query id, document id, score), with or without the header of BEIR's qrels.

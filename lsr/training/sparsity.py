@@ -21,7 +21,7 @@ class Strength:
         raise NotImplementedError
 
     def observe(self, mean_terms: float, penalty: float, ranking_loss: float) -> None:
-        """Note what the last step saw.
+        """Note terms, penalty and loss of the last step.
 
         Args:
             mean_terms: active terms of a vector.
@@ -33,12 +33,12 @@ class Strength:
         """Go on by one optimiser step.
 
         Args:
-            pace: its learning rate, as a share of the largest in the run.
+            pace: the step's learning rate, as a share of the largest in the run.
         """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, fit for JSON."""
+        """What a resumed run needs, as JSON values."""
         raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -114,9 +114,9 @@ class Target(Strength):
     - Limits: λ is not negative. Vectors that have fewer terms than the target without any penalty
       stay so.
     - Saturation: beyond HIGH times the ranking loss (or below LOW) a stronger (or weaker) penalty
-      changes little. There the second term is divided by the square root of how far beyond, so
-      that λ grows as the square of time and no longer exponentially: the way back is short if the
-      model did not follow, and yet no λ is out of reach.
+      changes little. There the second term is divided by the square root of how far beyond λ is,
+      so that λ grows with the square of time and no longer exponentially. The way back is short if
+      the model did not follow, and yet every λ can be reached.
     """
 
     GAIN = 1.5  # more follows faster and swings more: Adam answers late (docs/LOG.md)
@@ -125,7 +125,7 @@ class Target(Strength):
     LAG = 10  # fewer steps to settle in count as these
     SMOOTHING = 0.05  # of the steps to settle in: so many are averaged
     START, LOW, HIGH = 3e-3, 1e-3, 1.0
-    FLOOR = 1e-3  # of the target: n counts as this much where there are fewer terms
+    FLOOR = 1e-3  # of the target: a smaller n counts as this much
 
     def __init__(self, terms: float, settle_steps: int = 50) -> None:
         """A controller.
@@ -158,7 +158,7 @@ class Target(Strength):
         return 0.0 if self._log_weight is None else math.exp(self._log_weight)
 
     def observe(self, mean_terms: float, penalty: float, ranking_loss: float) -> None:
-        """Note what the last step saw; numbers that are not finite are passed over."""
+        """Note terms, penalty and loss of the last step; steps with NaN or ∞ are ignored."""
         if not all(math.isfinite(number) for number in (mean_terms, penalty, ranking_loss)):
             return
         self._observations += 1
@@ -229,7 +229,7 @@ class Penalty(nn.Module):
         self.regulariser.step(seen.term_shares)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, fit for JSON."""
+        """What a resumed run needs, as JSON values."""
         return {"strength": self.strength.state_dict(), "regulariser": self.regulariser.state()}
 
     def restore(self, state: dict[str, Any]) -> None:

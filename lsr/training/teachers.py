@@ -1,4 +1,4 @@
-"""Teachers score (query, document) pairs; their scores, made comparable, are what a model learns.
+"""Teachers score (query, document) pairs; a model learns these scores, made comparable.
 
 teachers = [DenseTeacher(), SparseTeacher(LexicalEncoder.fit(default_tokenizer(), batches))]
 train = score_examples(train, teachers, Path("run/scores"))  # scoring.py
@@ -59,10 +59,10 @@ class DenseTeacher:
             model: a SentenceTransformer, or a directory or hub name of one; None for the packaged
                 all-MiniLM-L6-v2 (mean pooling, cosine).
             batch_size: texts in one pass.
-            device: as torch names it; None for the best there is.
+            device: torch's name of it; None for the best device at hand.
 
         Raises:
-            ValueError: the model compares by something else.
+            ValueError: the model compares vectors by another similarity.
         """
         self._encoder = DenseEncoder(model, batch_size=batch_size, device=device)
         self.model = self._encoder.model
@@ -134,7 +134,7 @@ class CrossTeacher:
         Args:
             model: a CrossEncoder, or a directory or hub name of one.
             batch_size: pairs in one pass.
-            device: as torch names it; None for the best there is.
+            device: torch's name of it; None for the best device at hand.
 
         Raises:
             ValueError: the model has more than one label.
@@ -173,14 +173,14 @@ class FileTeacher:
         """Read the scores of all pairs of the examples.
 
         Args:
-            path: see `sources.read_scores`; pairs that the examples do not have are passed over.
+            path: see `sources.read_scores`; pairs that the examples do not have are ignored.
             examples: what will be scored; they say which texts the ids stand for.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: a line cannot be used, or a pair has no score.
         """
-        # By ids, and by texts: of a document that is a positive something may be taken out.
+        # By ids and by texts: a passage may be taken out of a positive.
         wanted: dict[tuple[str, str], set[bytes]] = {}
         for row in examples.rows:
             doc_ids = (row.positive, *row.negatives)
@@ -247,8 +247,8 @@ def ensemble(
 def align(scores: Sequence[np.ndarray], *, reference: int = 0) -> np.ndarray:
     """a · mean over teachers of ŝ + b, with the mean and deviation of a reference teacher.
 
-    ŝ as in `ensemble`; a and b are of all rows together, so that they are those of the data set
-    where all of it is given, and of a batch where only that is. Lassance et al. 2024 (SPLADE-v3,
+    ŝ as in `ensemble`; a and b are computed from all rows given: from the whole data set, or from a
+    batch if only a batch is given. Lassance et al. 2024 (SPLADE-v3,
     arXiv:2403.06789, §2), whose reference is a MiniLM cross-encoder.
 
     Args:

@@ -1,4 +1,4 @@
-"""Texts by id, in a file: memory holds the ids alone."""
+"""Texts by id, kept in a file: memory holds only the ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 class Texts(Mapping[str, str]):
     """A read-only mapping from id to text, whose texts lie in a temporary file.
 
-    The file goes when the mapping does. A copy in another process (pickled, or after a fork) reads
+    The file is removed with the mapping. A copy in another process (pickled, or after a fork) reads
     the same file.
     """
 

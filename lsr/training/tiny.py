@@ -1,4 +1,4 @@
-"""What `--tiny` runs on: a generated collection in which words must be learned, and small models.
+"""Data and models of `--tiny`: a generated collection of synonyms to be learned, small models.
 
 Each concept of the collection has several words. A document uses all but one of them, a query names
 two of its concepts by the one left: matching words finds little, and only training finds more.
@@ -81,7 +81,7 @@ def write_model(folder: Path, architecture: str, seed: int = 0) -> Path:
     """Write a small random language model over the collection's words, with its tokenizer.
 
     Args:
-        folder: is made.
+        folder: it is made.
         architecture: "bert", a masked LM; "llama", "mistral" or "qwen", causal ones.
         seed: of its weights.
 

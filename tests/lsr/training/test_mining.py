@@ -212,7 +212,9 @@ def test_what_is_lacking_is_drawn_from_the_collection():
         assert len(set(row.negatives)) == 30
         assert not mined.examples.positives[row.query_id] & set(row.negatives)
     assert {"d0", "d3"} <= set(mined.examples.rows[0].negatives)
-    with pytest.raises(ValueError, match="query 'q': no 39 negatives among 40 documents"):
+    with pytest.raises(
+        ValueError, match="query 'q': not 39 different negatives among 40 documents"
+    ):
         mine(Examples(rows, DOCUMENTS), candidates, 39)
 
 

@@ -113,7 +113,7 @@ def test_a_file_and_settings_over_it(file):
         ),
         ({"data.held_out": "1.0"}, r"data.held_out must be in \[0, 1\), got 1.0"),
         ({"data.miners": '["neighbours"]'}, "'neighbours' needs data.neighbours, got 0"),
-        ({"decoder.base": "x"}, r"just one of \[model\], \[decoder\] and \[autoencoder\]"),
+        ({"decoder.base": "x"}, r"exactly one of \[model\], \[decoder\] and \[autoencoder\]"),
         ({"name.of": "x"}, "name"),
     ],
 )

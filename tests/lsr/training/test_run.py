@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -189,6 +190,13 @@ def test_a_run_directory_is_of_one_recipe(tmp_path):
     start("splade-doc", tmp_path)
     with pytest.raises(ValueError, match="holds a run with training.seed = 0, not 1: take another"):
         start("splade-doc", tmp_path, training__seed="1")
+
+
+def test_other_words_about_a_recipe_do_not_make_another_run(tmp_path):
+    recipe = load_recipe("splade-doc", tiny=True)
+    open_run(recipe, tmp_path)
+    for field in ("paper", "deviations", "expected"):
+        open_run(replace(recipe, **{field: "in other words"}), tmp_path)
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_truncated_shard_is_scored_again_with_a_note(tmp_path, left):
     path = shards(tmp_path)[2]
     path.write_bytes(path.read_bytes()[:left])
     teacher = Lengths()
-    with pytest.warns(UserWarning, match=r"000002\.npz is damaged and scored again: "):
+    with pytest.warns(UserWarning, match=r"000002\.npz is damaged; its rows are scored again: "):
         scored = score_examples(examples, [teacher], tmp_path)
     assert teacher.n_pairs == 3 * 5
     np.testing.assert_allclose([row.scores for row in scored.rows], expected(examples))
