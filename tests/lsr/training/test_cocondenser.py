@@ -157,7 +157,7 @@ def test_other_architectures_are_refused(kind):
         model = ModernBertForMaskedLM(ModernBertConfig(**SIZES | {"pad_token_id": 0}))
     name = type(model).__name__
     with pytest.raises(
-        ValueError, match=rf"like BERT's .*: one of bert, .*, got '{kind}' \({name}"
+        ValueError, match=rf"with BERT's layers: one of bert, .*, got '{kind}' \({name}"
     ):
         Cocondenser(model, take_decoder_out(model))
 
