@@ -13,7 +13,7 @@ from lsr.indexes.lucene import LuceneIndex
 from lsr.training.examples import Example, Examples
 from lsr.training.mining import dense_candidates, mine, sparse_candidates
 from lsr.training.sources import ExampleSource, load_examples
-from lsr.vectors import quantise
+from lsr.vectors import quantise, quantise_queries
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 WORDS = "sun moon star cloud rain wind snow ice fire earth sea river lake hill tree leaf".split()
@@ -45,11 +45,12 @@ def test_sparse_candidates_are_those_of_brute_force(examples, bm25, tmp_path):
         examples, bm25, 20, directory=tmp_path / "index", progress=lambda *of: told.append(of)
     )
     impacts = quantise(bm25.encode_documents(list(examples.documents.values())), 64)
-    queries = quantise(bm25.encode_queries([row.query for row in examples.rows]), 64)
+    encoded = bm25.encode_queries([row.query for row in examples.rows])
+    queries, factors = quantise_queries(encoded)
     expected = exact.search(impacts, list(examples.documents), queries, 20)
     assert list(candidates) == [row.query_id for row in examples.rows]
-    for row, hits in zip(examples.rows, expected, strict=True):
-        assert candidates[row.query_id] == [(doc_id, score / 64**2) for doc_id, score in hits]
+    for row, hits, factor in zip(examples.rows, expected, factors.tolist(), strict=True):
+        assert candidates[row.query_id] == [(doc_id, score * factor / 64) for doc_id, score in hits]
     assert candidates["q600"] == []
     assert told == [
         ("encoding", 512, 1100),
@@ -63,13 +64,13 @@ def test_sparse_candidates_are_those_of_brute_force(examples, bm25, tmp_path):
 
 
 class Heavy:
-    """Weights as large as an index takes, of few terms."""
+    """Weights nearly as large as an index keeps (256), of few terms."""
 
     vocabulary = tuple(WORDS)
     fingerprint = "heavy"
 
     def encode_documents(self, texts, top_k=None):
-        rows = [[900.0 * text.split().count(word) / 7 for word in WORDS] for text in texts]
+        rows = [[250.0 * text.split().count(word) / 7 for word in WORDS] for text in texts]
         return csr_array(np.array(rows, np.float32))
 
     def encode_queries(self, texts):
