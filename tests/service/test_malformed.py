@@ -106,7 +106,7 @@ BODIES = {
     "huge weight": (of({"heat": 1e300}), 422, r"weight of 'heat'.*1e\+100\], got 1e\+300"),
     "negative weight": (of({"heat": -1}), 422, "weight of 'heat'.*got -1"),
     "zero weight": (of({"heat": 0}), 422, "weight of 'heat'.*got 0"),
-    "tiny weight": (of({"heat": 5e-324}), 200, None),
+    "tiny weight": (of({"heat": 5e-324}), 422, "weight of 'heat'.*5e-324"),
     "text weight": (of({"heat": "much"}), 422, "weight of 'heat'.*much"),
     "nested weight": (of({"heat": {"a": 1}}), 422, "weight of 'heat'"),
     "no terms": (of({}), (200, 400, 422), None),
