@@ -7,6 +7,7 @@ import warnings
 from itertools import islice
 from pathlib import Path
 
+from lsr.building.live import naming_index
 from lsr.corpus.corpus import open_corpus
 from lsr.eval.datasets import Dataset
 from lsr.indexes.lucene import LuceneIndex
@@ -35,7 +36,8 @@ def check_index(directory: str | os.PathLike[str], dataset: Dataset) -> None:
         {doc for grades in dataset.qrels.values() for doc, grade in grades.items() if grade > 0}
     )
     about = f"{dataset.label}, split {dataset.split!r}"
-    with LuceneIndex.open(manifest.folder(directory) / "lucene", []) as index:
+    folder = manifest.folder(directory) / "lucene"
+    with naming_index(directory, manifest), LuceneIndex.open(folder, []) as index:
         held = _held(index, relevant)
         if not held:
             example = next(iter(index.matching({})), None)

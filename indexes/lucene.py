@@ -36,6 +36,8 @@ SHOWN_KEYS = 10
 class LuceneError(RuntimeError):
     """Lucene refused; the message names the index and Lucene's reason."""
 
+    kind = ""  # the name of Java's exception, where there was one
+
 
 class IndexLockedError(LuceneError):
     """Another process writes to the index."""
@@ -107,9 +109,9 @@ class LuceneIndex:
                         "there when it is run again",
                         str(self.path),
                     ) from error
-                raise LuceneError(
-                    f"{self.path}: {error.classname}: {error.innermessage}"
-                ) from error
+                refused = LuceneError(f"{self.path}: {error.classname}: {error.innermessage}")
+                refused.kind = error.classname.rpartition(".")[2]
+                raise refused from error
 
         return jvm.call(run)
 
@@ -334,7 +336,7 @@ class LuceneIndex:
         return found
 
     def _unknown(self, doc_id: str) -> KeyError:
-        return KeyError(f"no document {doc_id!r} in {self.path}")
+        return KeyError(f"no document {doc_id!r} in this index")
 
     @property
     def n_docs(self) -> int:

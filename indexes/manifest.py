@@ -56,17 +56,18 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(
-            f"{directory} is not an index: it holds no {NAME} (a build that was not finished has "
-            f"none). Build it with `lsr index CORPUS --out {directory}`"
-        ) from error
+        raise FileNotFoundError(_no_index(directory)) from error
     try:
         content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version not in (1, FORMAT_VERSION):
-        raise ValueError(f"{path}: format version must be 1 or {FORMAT_VERSION}, got {version!r}")
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        raise ValueError(
+            f"{path}: format version must be 1 or {FORMAT_VERSION}, got {version!r}"
+            + (": a newer version of lsr has built this index" if newer else "")
+        )
     names = {field.name for field in fields(Manifest)}
     if version == 1:
         names -= {*SINCE_2}
@@ -74,6 +75,22 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
         missing, unknown = sorted(names - set(content)), sorted(set(content) - names)
         raise ValueError(f"{path}: missing {missing}, unknown {unknown}")
     return Manifest(**content)
+
+
+def _no_index(directory: Path) -> str:
+    if not directory.exists():
+        return f"{directory} is not an index: there is no such directory"
+    if not directory.is_dir():
+        return f"{directory} is not an index: it is a file, and an index is a directory"
+    if any(directory.glob("generation-*")):
+        return (
+            f"{directory} is not an index yet: its build was not finished. Run the same `lsr "
+            "index` again, and it goes on"
+        )
+    return (
+        f"{directory} is not an index: it holds no {NAME}. Build one with `lsr index CORPUS --out "
+        "DIR`"
+    )
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -110,6 +110,9 @@ class Answer(_Answer):
     hits: list[AnswerHit]
     cursor: str | None = Field(description="asks for the hits that follow; null at the end")
     approximate: list[str] = Field(description="why documents may lack; empty where exact")
+    notices: list[str] = Field(
+        default_factory=list, description="what of the query was not read, or is not known"
+    )
     took_ms: float
 
 
@@ -126,6 +129,9 @@ class ExplainedDocument(_Answer):
     document: StoredDocument
     why: Why
     marked: Marked = Field(description="the whole text")
+    notices: list[str] = Field(
+        default_factory=list, description="what of query and document was not read"
+    )
 
 
 class QueryTerm(_Answer):

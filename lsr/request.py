@@ -324,6 +324,11 @@ def _parse_bound(key: str, text: str) -> int | float | None:
     return number
 
 
+def is_empty(query: str | Mapping[str, float]) -> bool:
+    """Whether a query is white space alone, or holds no term."""
+    return not (query.strip() if isinstance(query, str) else query)
+
+
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Settings from "mode=hybrid", "interpolation.alpha=0.4", …; `ask` checks them.
 

@@ -33,6 +33,7 @@ from lsr.documents import Document
 from lsr.request import Request as Asked
 from lsr.search import Searcher
 from lsr.search.highlight import matches
+from lsr.search.notices import of_document, of_query
 from lsr.service import answering, assets, errors
 from lsr.service.bodies import (
     BatchBody,
@@ -234,16 +235,19 @@ def _add_searches(app: FastAPI) -> None:
             document = _document(searcher, body.id)
             (why,) = searcher.explanations(request, [body.id])
             terms = answering.query_terms(searcher, request)
-            return document, why, matches(searcher.encoder.tokenizer, document.text, terms)
+            found = matches(searcher.encoder.tokenizer, document.text, terms)
+            notices = of_query(searcher, request, found=why.score != 0)
+            return document, why, found, notices + of_document(searcher, document, why)
 
         outcome = await work(_service(app), served, explained, http.scope)
-        document, why, found = outcome.value
+        document, why, found, notices = outcome.value
         return _json(
             {
                 "state": state_of(served, outcome),
                 "document": answering.stored(document),
                 "why": answering.why(why),
                 "marked": answering.marked(document.text, found),
+                "notices": notices,
             }
         )
 
@@ -323,11 +327,7 @@ def _add_documents(app: FastAPI) -> None:
 
 
 def _document(searcher: Searcher, doc_id: str) -> Document:
-    try:
-        (document,) = searcher.index.documents([doc_id])
-    except KeyError as error:
-        # Lucene's own message would give away the path of the index.
-        raise KeyError(f"no document {doc_id!r} in this index") from error
+    (document,) = searcher.index.documents([doc_id])
     return document
 
 

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lsr.documents import Document, metadata_of
-from lsr.request import Request
+from lsr.request import Request, is_empty
 from lsr.search import Position
 from lsr.service.settings import Settings
 
@@ -169,6 +169,8 @@ def check_limits(request: Request, settings: Settings, rank: int = 0) -> None:
         ValueError: a limit is exceeded.
     """
     query = request.query
+    if is_empty(query):
+        raise ValueError("`query` is empty: it must hold a word")
     if isinstance(query, str):
         if len(query) > settings.max_query:
             raise ValueError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lsr.building.live import Live, awaited, open_live
+from lsr.building.truncation import counted_since, sentences
 from lsr.building.writer import Encoded, Writer, capped
 from lsr.documents import Document, checked_id
 from lsr.indexes.buffers import pack_document
@@ -250,7 +251,7 @@ class Ingest:
         return self._take(self._first)
 
     def _write(self, writer: Writer, group: Sequence[_Waiting]) -> None:
-        capped_before = writer.n_capped
+        capped_before, read_before = writer.n_capped, dict(writer.truncation)
         try:
             applied = _apply(writer, group)
             if not applied:
@@ -265,7 +266,11 @@ class Ingest:
             reason = capped(n_capped, writer.impact_scale)
             log.warning("%s: commit %d: %s", self._directory, commit, reason)
         assert self._live
-        generation = self._live.manifest.generation
+        manifest = self._live.manifest
+        added = counted_since(writer.truncation, read_before)
+        for sentence in sentences(added, manifest.encoder, manifest.dense, quiet=True):
+            log.info("%s: commit %d: %s", self._directory, commit, sentence)
+        generation = manifest.generation
         try:
             self._on_commit(generation, commit)
         except Exception as error:

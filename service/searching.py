@@ -10,6 +10,7 @@ from typing import Any
 
 from lsr.request import Request
 from lsr.search import Hit, Position, Searcher
+from lsr.search.notices import of_query
 from lsr.service.answering import Fields, Shown
 from lsr.service.bodies import GoneError, SearchBody, asked_of, check_limits, cursor_after
 from lsr.service.dispatcher import DeadlineError, Outcome, Search
@@ -99,11 +100,11 @@ def _answer(
     service: Service,
     served: Served,
     search: Search,
-    shown: tuple[Shown, list[str]],
+    shown: tuple[Shown, list[str], list[str]],
     outcome: Outcome,
     begun: float,
 ) -> Fields:
-    hits, approximate = shown[0].hits(), shown[1]
+    hits, approximate, notices = shown[0].hits(), *shown[1:]
     rank = (search.after.rank if search.after else 0) + len(hits)
     cursor = None
     if len(hits) == search.request.k and rank < service.settings.max_depth:
@@ -114,13 +115,15 @@ def _answer(
         "hits": hits,
         "cursor": cursor,
         "approximate": approximate,
+        "notices": notices,
         "took_ms": round(1000 * (time.monotonic() - begun), 3),
     }
 
 
 def _shows(body: SearchBody, request: Request) -> Callable[[Searcher, list[Hit]], Any]:
-    def show(searcher: Searcher, hits: list[Hit]) -> tuple[Shown, list[str]]:
-        return Shown(searcher, body, request, hits), searcher.approximations(request)
+    def show(searcher: Searcher, hits: list[Hit]) -> tuple[Shown, list[str], list[str]]:
+        notices = of_query(searcher, request, found=bool(hits))
+        return Shown(searcher, body, request, hits), searcher.approximations(request), notices
 
     return show
 

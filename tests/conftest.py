@@ -151,3 +151,33 @@ def exact_bfloat16():
     builder.create_dot = create_dot
     yield
     builder.create_dot = original
+
+
+@pytest.fixture(scope="session")
+def short_sighted(tmp_path_factory):
+    """A checkpoint of a word a token that reads 10 tokens, 8 of them of the text."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    terms = [*special, *(f"w{number}" for number in range(40))]
+    backend = Tokenizer(models.WordLevel({t: i for i, t in enumerate(terms)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = ("pad", "unk", "cls", "sep", "mask")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=10,
+        **{f"{name}_token": token for name, token in zip(names, special, strict=True)},
+    )
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"vocab_size": len(terms), "num_attention_heads": 2, "max_position_embeddings": 10}
+    config = BertConfig(**sizes)
+    path = tmp_path_factory.mktemp("encoder") / "model"
+    BertForMaskedLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)

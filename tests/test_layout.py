@@ -56,6 +56,8 @@ def room_of(module: str) -> str:
         return "lsr"
     if parts[1] in GROUND:
         return "ground"
+    if parts[1] == "__main__":
+        return "cli"
     if parts[1:3] == ["eval", "benchmarks"]:
         return "benchmarks"
     assert parts[1] in MAY_IMPORT, f"{module} has no place in the import table"

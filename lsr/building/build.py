@@ -30,7 +30,7 @@ from lsr.building.live import (
     refuse_foreign,
     vocabulary_sha256,
 )
-from lsr.building.truncation import Truncation, sentences
+from lsr.building.truncation import counted_since, sentences
 from lsr.building.tuning import NAME as TUNING
 from lsr.building.tuning import carry_over
 from lsr.building.writer import DenseSide, Writer
@@ -227,15 +227,13 @@ def add_documents(
         IndexLockedError: another process builds this index or writes to it.
     """
     directory = Path(directory)
+    read_manifest(directory)  # before a large corpus is read
     n_documents, _ = read_through(corpus, progress)
     with open_live(directory, writable=True) as live:
         writer = Writer.of(live, directory)
         before = dict(writer.truncation)
         build = _add(writer, corpus, done=0, total=n_documents, progress=progress, new=False)
-        added = {
-            side: of.since(before.get(side, Truncation(of.limit)))
-            for side, of in writer.truncation.items()
-        }
+        added = counted_since(writer.truncation, before)
         manifest = live.manifest
     return build._replace(
         notices=tuple(sentences(added, manifest.encoder, manifest.dense, quiet=True))

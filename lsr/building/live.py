@@ -182,10 +182,32 @@ def open_live(
                 # A build may have ended meanwhile and cleared the generation away.
                 newer = read_manifest(directory)
                 if newer.generation == manifest.generation:
-                    raise
+                    with naming_index(directory, manifest):
+                        raise
                 manifest = newer
         with live.index:
             yield live
+
+
+@contextmanager
+def naming_index(directory: Path, manifest: Manifest) -> Iterator[None]:
+    """Errors of a generation's files name the index, which the user knows, and not the file."""
+    again = "Build it again from its corpus"
+    try:
+        yield
+    except IndexLockedError as error:
+        raise IndexLockedError(f"{directory}: another process is writing to it") from error
+    except LuceneError as error:
+        raise LuceneError(
+            f"{directory} is damaged: Lucene cannot read its files ({error.kind}). {again}"
+        ) from error
+    except FileNotFoundError as error:
+        name = error.filename
+        if name is None or not Path(name).is_relative_to(manifest.folder(directory)):
+            raise
+        raise FileNotFoundError(
+            f"{directory} is damaged: {Path(name).name} is missing. {again}"
+        ) from error
 
 
 def _open(directory: Path, manifest: Manifest, writable: bool, before: Live | None) -> Live:
@@ -278,9 +300,11 @@ def commit_both(
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Raises FileExistsError where a directory holds files and is not an index."""
+    """Raise FileExistsError where a path is a file, or holds files and is not an index."""
     if not directory.exists() or (directory / NAME).exists():
         return
+    if not directory.is_dir():
+        raise FileExistsError(f"{directory} is a file: an index needs a directory")
     foreign = sorted(
         path.name
         for path in directory.iterdir()

@@ -75,6 +75,13 @@ def of_commit(user_data: Mapping[str, str]) -> dict[str, Truncation]:
     return {side: Truncation(*of) for side, of in json.loads(user_data.get(KEY, "{}")).items()}
 
 
+def counted_since(
+    now: Mapping[str, Truncation], before: Mapping[str, Truncation]
+) -> dict[str, Truncation]:
+    """Return by side what was counted after `before`."""
+    return {side: of.since(before.get(side, Truncation(of.limit))) for side, of in now.items()}
+
+
 def as_user_data(of_sides: Mapping[str, Truncation]) -> str:
     """The value of KEY."""
     return json.dumps(of_sides)

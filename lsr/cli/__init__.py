@@ -6,8 +6,11 @@ imported inside the commands, so that `--help` is quick.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+import lsr
 from lsr.cli.evaluation import compare, demo, evaluate
 from lsr.cli.indexing import add, delete, doctor, index, merge
 from lsr.cli.reproducing import reproduce
@@ -22,6 +25,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Learned sparse retrieval: index a corpus, search it, see why a document matched.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lsr {lsr.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 # In the order of --help.
 app.command()(index)
 app.command()(add)

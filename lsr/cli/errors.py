@@ -47,5 +47,7 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(130) from error
     except (ValueError, KeyError, OSError, ImportError, LuceneError, JavaError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            message = f"{error.filename}: {error.strerror}"
         say(f"lsr: {message}", err=True)
         raise typer.Exit(1) from error

@@ -13,9 +13,13 @@ from lsr.cli.errors import user_errors
 from lsr.cli.terminal import say, terminal
 
 if TYPE_CHECKING:
+    from lsr.documents import Query
+    from lsr.run import Ranking
     from lsr.search import Hit, Searcher
     from lsr.search.explanation import Explanation
 
+# Ids of queries that a message names.
+SHOWN = 5
 ModeOption = Annotated[
     str, typer.Option(help="sparse, dense or hybrid (both, interpolated); dense wants --dense.")
 ]
@@ -67,6 +71,8 @@ def search(
         raise typer.BadParameter("give one of: a query text, --weights, --queries")
     if (queries is None) != (run is None):
         raise typer.BadParameter("--queries and --run belong together")
+    if text is not None:
+        _refuse_empty(text)
     from lsr.search import Searcher
 
     with user_errors(), Searcher(directory) as searcher:
@@ -84,7 +90,15 @@ def search(
             _write_run(searcher, queries, run, count, threads, asked)
         else:
             query = text if text is not None else _parse_weights(weights or "")
+            _refuse_empty(query)
             _print_hits(searcher, query, count, asked, as_json)
+
+
+def _refuse_empty(query: str | dict[str, float]) -> None:
+    from lsr.request import is_empty
+
+    if is_empty(query):
+        raise typer.BadParameter("the query is empty: give at least one word")
 
 
 def _write_run(
@@ -94,12 +108,47 @@ def _write_run(
     from lsr.corpus.records import read_queries
     from lsr.run import Run
 
+    if not run.parent.is_dir():
+        raise FileNotFoundError(f"{run.parent}: no such directory to write the run into")
     asked = read_queries(queries)
     texts = [query.text for query in asked]
     with progress_bar() as progress:
         ranked = searcher.rank(texts, k, threads=threads, progress=progress, **settings)
     ids = [query.id for query in asked]
-    Run(dict(zip(ids, ranked, strict=True))).write_trec(run, "lsr")
+    found = dict(zip(ids, ranked, strict=True))
+    Run(found).write_trec(run, "lsr")
+    _tell_of_queries(searcher, asked, found, settings)
+
+
+def _tell_of_queries(
+    searcher: Searcher, queries: list[Query], found: dict[str, Ranking], settings: dict[str, Any]
+) -> None:
+    """Say on stderr which queries have no hits, and of which something was not read."""
+    from lsr.request import ask
+    from lsr.search.notices import of_query
+
+    without = [query.id for query in queries if not found[query.id]]
+    if without:
+        have = "has" if len(without) == 1 else "have"
+        say(
+            f"{len(without):,} of {len(queries):,} queries {have} no hits and no line in the run: "
+            f"{_some(without)}",
+            err=True,
+        )
+    told: dict[str, str] = {}
+    for query in queries:
+        request = ask(query.text, **settings)
+        notices = of_query(searcher, request, found=bool(found[query.id]))
+        told |= {query.id: "; ".join(notices)} if notices else {}
+    for query_id in list(told)[:SHOWN]:
+        say(f"query {query_id!r}: {told[query_id]}", err=True)
+    if len(told) > SHOWN:
+        say(f"the like is true of {len(told) - SHOWN:,} more: {_some([*told][SHOWN:])}", err=True)
+
+
+def _some(ids: list[str]) -> str:
+    more = f", … ({len(ids) - SHOWN:,} more)" if len(ids) > SHOWN else ""
+    return ", ".join(map(repr, ids[:SHOWN])) + more
 
 
 def _print_hits(
@@ -109,9 +158,16 @@ def _print_hits(
     settings: dict[str, Any],
     as_json: bool,
 ) -> None:
+    from lsr.request import ask
+    from lsr.search.notices import of_query
+
     hits = searcher.search(query, k, **settings)
     for reason in searcher.approximations(query, **settings):
         say(f"approximate: {reason}", err=True)
+    for notice in of_query(searcher, ask(query, k=k, **settings), found=bool(hits)):
+        say(f"notice: {notice}", err=True)
+    if not hits:
+        say("no document matches", err=True)
     reasons = [searcher.explain(query, hit.document.id, **settings) for hit in hits]
     if as_json:
         for hit, why in zip(hits, reasons, strict=True):
@@ -122,8 +178,6 @@ def _print_hits(
     console = terminal()
     for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
         console.print(hit_view(rank, hit, why, searcher.encoder.tokenizer))
-    if not hits:
-        say("no document matches", err=True)
 
 
 def request_settings(mode: str, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:
@@ -189,7 +243,10 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Show what each matched term, and in mode hybrid each side, added to a document's score."""
+    _refuse_empty(text)
+    from lsr.request import ask
     from lsr.search import Hit, Searcher
+    from lsr.search.notices import of_document, of_query
 
     with user_errors(), Searcher(directory) as searcher:
         asked = request_settings(mode, feedback, settings)
@@ -197,6 +254,9 @@ def explain(
             asked["max_terms"] = max_terms
         why = searcher.explain(text, doc_id, **asked)
         (document,) = searcher.index.documents([doc_id])
+        notices = of_query(searcher, ask(text, **asked), found=why.score != 0)
+        for notice in notices + of_document(searcher, document, why):
+            say(f"notice: {notice}", err=True)
     if as_json:
         typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))
         return

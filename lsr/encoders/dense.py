@@ -86,6 +86,8 @@ class DenseEncoder:
         from transformers.utils import logging
 
         path = trunk_path() if self.name == DEFAULT else resolve(self.name)
+        if not any((path / name).exists() for name in ("modules.json", "config.json")):
+            raise ValueError(f"{path}: no model (it lacks modules.json and config.json)")
         logging.disable_progress_bar()
         return SentenceTransformer(str(path), device=self._device)
 

@@ -62,6 +62,11 @@ def load_encoder(name: str, dtype: torch.dtype | None = None) -> MaskedLMEncoder
     """
     directory = resolve(name)
     saved = (directory / "modules.json").exists()
+    if not saved and not (directory / "config.json").exists():
+        raise ValueError(f"{directory}: no checkpoint (it lacks modules.json and config.json)")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         return (_from_sentence_transformers if saved else _from_masked_lm)(directory, dtype)
     except ValueError as error:

@@ -75,6 +75,7 @@ class Searcher:
         self._live: Live = self._opened.enter_context(open_live(directory, before=older))
         self.manifest = self._live.manifest
         self.encoder = self._live.encoder
+        self.dense_encoder = self._live.dense_encoder
         self.index = self._live.index
         self.commit = self._live.commit  # that answers come from; rises with every change
         # Postings of the terms of the sparse queries answered so far, as frequencies say.

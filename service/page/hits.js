@@ -32,7 +32,10 @@ export function columnView(column, others, tools) {
     ),
     column.note ? make("p", { class: "note held" }, column.note) : null,
     ...(answer && !error
-      ? answer.approximate.map((why) => make("p", { class: "note" }, `Approximate: ${why}.`))
+      ? [
+          ...answer.approximate.map((why) => `Approximate: ${why}.`),
+          ...(answer.notices ?? []).map((notice) => `Note: ${notice}.`),
+        ].map((text) => make("p", { class: "note" }, text))
       : []),
     error
       ? errorView(error, tools.again)

@@ -52,8 +52,17 @@ def test_the_dense_side(tmp_path):
 
 
 def test_absent(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not an index: it holds no manifest.json"):
-        read_manifest(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "killed" / "generation-1").mkdir(parents=True)
+    for path, message in (
+        (tmp_path, "is not an index: it holds no manifest.json"),
+        (tmp_path / "nowhere", "is not an index: there is no such directory"),
+        (tmp_path / "file", "is not an index: it is a file"),
+        (tmp_path / "file" / "within", "is not an index: there is no such directory"),
+        (tmp_path / "killed", "is not an index yet: its build was not finished"),
+    ):
+        with pytest.raises(FileNotFoundError, match=f"^{path} {message}"):
+            read_manifest(path)
 
 
 def test_truncated(tmp_path):
@@ -67,7 +76,7 @@ def test_truncated(tmp_path):
 def test_foreign_and_incomplete(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text('{"format_version": 99}')
-    with pytest.raises(ValueError, match="format version must be 1 or 2, got 99"):
+    with pytest.raises(ValueError, match="must be 1 or 2, got 99: a newer version of lsr"):
         read_manifest(tmp_path)
     path.write_text("[]")
     with pytest.raises(ValueError, match="format version must be 1 or 2, got None"):

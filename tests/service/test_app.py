@@ -425,3 +425,21 @@ def test_a_full_disk_is_told_and_searches_go_on(writable, monkeypatch):
         assert error_of(answer, 507) == "the disk is full"
     assert search(writable, query="heat")["hits"]
     assert writable.put("/indexes/wings/documents/x", json={"text": "heat"}).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["", " \n", {}])
+def test_an_empty_query_is_refused(api, query):
+    for path, extra in (("search", {}), ("explain", {"id": "d1"}), ("expand", {})):
+        answer = api.post(f"/indexes/wings/{path}", json={"query": query} | extra)
+        assert error_of(answer, 400) == "`query` is empty: it must hold a word"
+
+
+def test_a_query_without_a_known_term_is_an_answer_with_a_notice(api):
+    notice = "the query holds no term that encoder 'lexical' knows: nothing can match it"
+    found = search(api, query="🦓")
+    assert (found["hits"], found["notices"]) == ([], [notice])
+    assert search(api, query="heat")["notices"] == []
+    assert search(api, query="zebra")["notices"] == []  # known, but in no document
+    (hit,) = search(api, query="heat", k=1)["hits"]
+    answer = api.post("/indexes/wings/explain", json={"query": "🦓", "id": hit["id"]}).json()
+    assert (answer["why"]["score"], answer["notices"]) == (0, [notice])

@@ -449,3 +449,17 @@ def test_many_submitters_at_once(index):
     assert {future.result().documents for future in futures} == {1}
     assert len(texts(index)) == 300
     assert len(commits) < 100 and commits == sorted(set(commits))
+
+
+def test_the_log_says_how_much_of_documents_was_not_read(tmp_path, short_sighted, caplog):
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "w1"}')
+    build_index(open_corpus(tmp_path / "corpus.jsonl"), tmp_path / "index", short_sighted)
+    caplog.set_level("INFO", "lsr.service")
+    with ingest(tmp_path / "index") as writes:
+        writes.submit(put(("b", "w2 w3")), soon()).result(30)
+        assert caplog.messages == []
+        writes.submit(put(("c", "w1 " * 16), ("d", "w1 " * 8)), soon()).result(30)
+    assert caplog.messages == [
+        f"{tmp_path / 'index'}: commit 3: 1 of 2 documents is longer than the 10 tokens that "
+        f"encoder {short_sighted!r} reads: 33 % of all tokens were not read"
+    ]

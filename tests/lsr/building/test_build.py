@@ -56,7 +56,7 @@ def test_an_interrupted_build_goes_on_and_ends_as_if_it_had_not_been(
         failing_after(patch, 6)
         with pytest.raises(KeyboardInterrupt):
             build_index(corpus, tmp_path / "index", "lexical")
-    with pytest.raises(FileNotFoundError, match="a build that was not finished has none"):
+    with pytest.raises(FileNotFoundError, match="its build was not finished"):
         read_manifest(tmp_path / "index")
     steps = []
     build = build_index(

@@ -3,12 +3,9 @@
 import json
 
 import pytest
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from lsr.building.build import add_documents, build_index, delete_documents
@@ -19,36 +16,14 @@ from lsr.corpus.corpus import open_corpus
 from lsr.encoders.masked_lm import MaskedLMEncoder
 from lsr.encoders.truncation import Length
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
 
 def lsr(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """A checkpoint of a word a token that reads 10 tokens, 8 of them of the text."""
-    terms = [*SPECIAL, *(f"w{number}" for number in range(40))]
-    backend = Tokenizer(models.WordLevel({t: i for i, t in enumerate(terms)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = ("pad", "unk", "cls", "sep", "mask")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=10,
-        **{f"{name}_token": token for name, token in zip(names, SPECIAL, strict=True)},
-    )
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    sizes |= {"vocab_size": len(terms), "num_attention_heads": 2, "max_position_embeddings": 10}
-    config = BertConfig(**sizes)
-    path = tmp_path_factory.mktemp("encoder") / "model"
-    BertForMaskedLM(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return str(path)
+def encoder(short_sighted):
+    return short_sighted
 
 
 @pytest.fixture(scope="module")
