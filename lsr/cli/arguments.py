@@ -12,14 +12,20 @@ CorpusArgument = Annotated[
     str,
     typer.Argument(
         metavar="CORPUS",
-        help="A BEIR folder, a JSONL or TSV file (.gz too), an ir_datasets id, pydoc, or "
-        "pydoc:PACKAGE,PACKAGE.",
+        help="The documents: a BEIR folder, a JSONL or TSV file (also .gz), an ir_datasets id, "
+        "pydoc (the standard library's documentation), or pydoc:PACKAGE,PACKAGE.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SkipBadOption = Annotated[
-    bool, typer.Option("--skip-bad", help="Skip and list bad lines instead of stopping.")
+    bool,
+    typer.Option(
+        "--skip-bad", help="Skip bad lines and list them, instead of stopping at the first."
+    ),
 ]
 TermsOption = Annotated[
-    int | None, typer.Option("--max-terms", min=1, help="Query terms used, the heaviest.")
+    int | None,
+    typer.Option(
+        "--max-terms", min=1, help="Search with so many terms of the query, the heaviest."
+    ),
 ]

@@ -23,8 +23,8 @@ DATASETS = (
 )
 MEASURES = "nDCG@10 RR@10 AP R@100 R@1000 Judged@10"
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help=DATASETS)]
-SplitOption = Annotated[str, typer.Option(help="Which qrels.")]
-MeasuresOption = Annotated[str, typer.Option(help="Names of ir-measures.")]
+SplitOption = Annotated[str, typer.Option(help="The split whose qrels are used.")]
+MeasuresOption = Annotated[str, typer.Option(help="Measures by their names in ir-measures.")]
 
 
 def evaluate(
@@ -36,12 +36,15 @@ def evaluate(
             metavar="SYSTEM",
             help="[NAME=]SYSTEM[?KEY=VALUE&…]: a TREC run file or a folder of them "
             "(DATASET.trec), an index, or an encoder, whose index is built in the cache. KEY is a "
-            "setting of a request (mode=hybrid, interpolation.alpha=0.4, feedback.documents=5), "
-            "dense or top_k. Repeat; others are tested against the first.",
+            "setting of the search (mode=hybrid, interpolation.alpha=0.4, feedback.documents=5), "
+            "dense or top_k. May be repeated: all others are compared with the first.",
         ),
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--index", help="An index as a system; built if there is none.")
+        Path | None,
+        typer.Option(
+            "--index", help="An index that is measured; it is built if it does not exist."
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -53,11 +56,13 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="The lowest grade that measures without grades count: 2 for TREC DL, else 1.",
+            help="The lowest grade that counts as relevant in measures without grades. By default "
+            "2 for TREC DL, and 1 for others.",
         ),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Indexes and first passes; ~/.cache/lsr by default.")
+        Path | None,
+        typer.Option(help="The folder of indexes and first passes, ~/.cache/lsr by default."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -66,12 +71,15 @@ def evaluate(
         ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Write the run (one system, one dataset) here too.")
+        Path | None, typer.Option(help="A file for the run, with one system and one dataset.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Java threads of the runs.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="The number of Java threads.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure systems on datasets, by the BEIR rules (own id dropped); test their differences."""
+    """Measure systems on datasets and test their differences.
+
+    As in BEIR, a document with the id of the query is dropped from the hits.
+    """
     named = [*([str(directory)] if directory else []), *(systems or [])]
     if not named:
         raise typer.BadParameter("give at least one --system, or --index")
@@ -222,15 +230,18 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN_OR_INDEX...",
-            help="TREC run files or index directories, 1,000 documents of a query at most; the "
-            "first is the baseline.",
+            help="TREC run files or indexes; the first is the baseline. At most 1,000 documents "
+            "of a query are looked at.",
         ),
     ],
     split: SplitOption = "test",
     measures: MeasuresOption = "nDCG@10 RR@10 R@100",
     as_json: JsonOption = False,
 ) -> None:
-    """Test whether systems differ from a baseline on a dataset's queries (own id dropped)."""
+    """Test whether systems differ from a baseline on the queries of a dataset.
+
+    As in BEIR, a document with the id of the query is dropped from the hits.
+    """
     if len(systems) < 2:
         raise typer.BadParameter("give a baseline and at least one system to compare with it")
     from lsr.cli.display import progress_bar
@@ -257,9 +268,11 @@ def _note(n_queries: int, n_comparisons: int) -> str:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where its indexes go; found there, they are reused.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder of its indexes. Indexes that are there are used again.")
+    ],
 ) -> None:
-    """Index the standard library's documentation, search it with reasons, and evaluate."""
+    """Index the documentation of the standard library, search it, and evaluate the hits."""
     from lsr.cli.demo import run_demo
 
     with user_errors():

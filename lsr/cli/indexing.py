@@ -30,30 +30,33 @@ class DenseKind(StrEnum):
 
 def index(
     corpus: CorpusArgument,
-    out: Annotated[Path, typer.Option(help="The index directory.")],
+    out: Annotated[Path, typer.Option(help="The directory of the index.")],
     encoder: Annotated[
         str,
         typer.Option(
-            help="default (a trained model, inference-free), lexical (BM25), grafted (BM25 plus an "
-            "untrained expansion head), a checkpoint directory, or a hub name."
+            help="What makes the vectors: default (the trained model that ships), lexical (BM25), "
+            "grafted (BM25 and an untrained expansion), the directory of a checkpoint, or its "
+            "name on the Hugging Face hub."
         ),
     ] = "default",
-    top_k: Annotated[int, typer.Option(min=1, help="Expansion terms kept per document.")] = 256,
+    top_k: Annotated[
+        int, typer.Option(min=1, help="The number of expansion terms that are kept of a document.")
+    ] = 256,
     dense: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Keep dense vectors too: default (all-MiniLM-L6-v2), or a directory or hub name "
-            "of a sentence-transformers model.",
+            help="Add dense vectors, made by default (all-MiniLM-L6-v2) or by another "
+            "sentence-transformers model, a directory or a hub name.",
         ),
     ] = None,
     dense_kind: Annotated[
         DenseKind,
-        typer.Option(help="How faiss searches them; auto decides by their number."),
+        typer.Option(help="How faiss searches the dense vectors; auto decides by their number."),
     ] = DenseKind.AUTO,
     skip_bad: SkipBadOption = False,
 ) -> None:
-    """Build an index; a build that was killed goes on where it was."""
+    """Build an index of a corpus. A build that was killed goes on where it stopped."""
     from lsr.building.build import build_index
     from lsr.cli.display import progress_bar
     from lsr.corpus.corpus import open_corpus
@@ -88,9 +91,9 @@ def add(directory: IndexArgument, corpus: CorpusArgument, skip_bad: SkipBadOptio
 
 def delete(
     directory: IndexArgument,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Document ids.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of the documents.")],
 ) -> None:
-    """Delete documents by id, all or none, while searches go on."""
+    """Delete documents by id, while searches go on. With an unknown id, none is deleted."""
     from lsr.building.build import delete_documents
 
     with user_errors():
@@ -99,7 +102,7 @@ def delete(
 
 
 def merge(directory: IndexArgument) -> None:
-    """Merge an index into one segment, which searches fastest; worth it when it is complete."""
+    """Merge an index into one segment, which is searched fastest, once all documents are in it."""
     from lsr.building.build import merge_index
     from lsr.cli.display import progress_bar
 
@@ -109,10 +112,10 @@ def merge(directory: IndexArgument) -> None:
 
 def doctor(
     directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="An index to check.")
+        Path | None, typer.Argument(metavar="[DIR]", help="An index to check as well.")
     ] = None,
 ) -> None:
-    """Show which Java is used and why, and check an index."""
+    """Show which Java is used and why, and check an index if one is given."""
     from lsr.indexes.jvm import anserini_jar, find_runtime, find_runtimes
 
     with user_errors():
@@ -195,7 +198,7 @@ def show_notices(build: Build) -> None:
 
 
 def _report(build: Build, corpus: Corpus, what: str) -> None:
-    # A corpus is read more than once: a bad line is told once.
+    # A corpus is read more than once. Each bad line is printed once.
     bad_lines = sorted(set(corpus.bad_lines))
     for bad in bad_lines:
         say(f"skipped {bad.path}:{bad.line}: {bad.reason}", err=True)

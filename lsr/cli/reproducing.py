@@ -22,23 +22,30 @@ if TYPE_CHECKING:
 
 def reproduce(
     table: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="See --list: beir13, msmarco-dev, dl19, …")
+        str | None,
+        typer.Argument(metavar="TABLE", help="A table of --list: beir13, msmarco-dev, dl19, …"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Only this model of the table.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset of the table.")] = None,
+    model: Annotated[str | None, typer.Option(help="Run only this model of the table.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Run only this dataset of the table.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Indexes and first passes; ~/.cache/lsr by default.")
+        Path | None,
+        typer.Option(help="The folder of indexes and first passes, ~/.cache/lsr by default."),
     ] = None,
     list_all: Annotated[
-        bool, typer.Option("--list", help="List tables, models, and which of them lsr can run.")
+        bool,
+        typer.Option("--list", help="List the tables and models, and which of them lsr can run."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a published table again and say which numbers come out: ok, close, off or missing.
+    """Run a published table again and compare: each number is ok, close, off or missing.
 
-    ok: within .003; close: .01 (arguana, climate-fever and trec-covid: .03); off: beyond.
-    Exit code 0 if all that was asked for was run and nothing is off.
-    What cannot be had is listed with reasons; a miniature collection then checks the machinery.
+    ok differs by at most .003, close by at most .01 (.03 on arguana, climate-fever and trec-covid),
+    off by more.
+
+    A number is missing if its model or dataset cannot be had; the reasons are listed, and a
+    miniature collection in the package is run instead.
+
+    The exit code is 0 if no number is off or missing, else 1.
     """
     from lsr.eval.cache import default_folder
     from lsr.eval.reproduce import MINIATURE, choose, read_published

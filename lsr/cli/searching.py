@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 # Ids of queries that a message names.
 SHOWN = 5
 ModeOption = Annotated[
-    str, typer.Option(help="sparse, dense or hybrid (both, interpolated); dense wants --dense.")
+    str,
+    typer.Option(
+        help="sparse, dense or hybrid (both, interpolated). dense and hybrid need an index that "
+        "was built with --dense."
+    ),
 ]
 FeedbackOption = Annotated[
     bool,
@@ -32,14 +36,17 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any setting of a request, such as interpolation.alpha=0.4, interpolation.method=rrf, "
-        "feedback.documents=5, feedback.interpolate=after, mass=0.9, rescore=200; repeat.",
+        help="Another setting of the search, such as interpolation.alpha=0.4, "
+        "interpolation.method=rrf, feedback.documents=5, feedback.interpolate=after, mass=0.9 or "
+        "rescore=200. May be repeated.",
     ),
 ]
 FilterOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--filter", help="KEY=VALUE or, for numbers, KEY=LOW..HIGH that a hit must have; repeat."
+        "--filter",
+        help="Metadata that each hit must have: KEY=VALUE, or KEY=LOW..HIGH for numbers. May be "
+        "repeated.",
     ),
 ]
 
@@ -48,25 +55,30 @@ def search(
     directory: IndexArgument,
     text: Annotated[str | None, typer.Argument(help="The query.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help='Instead of a text: terms as JSON, {"term": weight}.')
+        str | None, typer.Option(help='Terms in place of a text, as JSON: {"term": weight}.')
     ] = None,
-    queries: Annotated[Path | None, typer.Option(help="Many queries: JSONL or TSV.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="A file of many queries (JSONL or TSV), with --run.")
+    ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Write a TREC run file (with --queries).")
+        Path | None, typer.Option(help="The TREC run file that is written, with --queries.")
     ] = None,
     k: Annotated[
-        int | None, typer.Option("-k", help="Hits per query: 10, or 1000 for a run.")
+        int | None,
+        typer.Option("-k", help="The number of hits of a query: 10 by default, 1000 in a run."),
     ] = None,
     mode: ModeOption = "sparse",
     feedback: FeedbackOption = False,
     settings: SetOption = None,
     filters: FilterOption = None,
-    min_score: Annotated[float | None, typer.Option(help="Smallest score of a hit.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="The smallest score of a hit.")] = None,
     max_terms: TermsOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="Java threads (with --queries).")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, help="The number of Java threads, with --queries.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the hits for one query, each with its reasons, or write a run for many."""
+    """Print the hits of one query, each with its reasons, or write the run of many queries."""
     if sum(given is not None for given in (text, weights, queries)) != 1:
         raise typer.BadParameter("give one of: a query text, --weights, --queries")
     if (queries is None) != (run is None):
@@ -235,14 +247,14 @@ def _parse_weights(text: str) -> dict[str, float]:
 def explain(
     directory: IndexArgument,
     text: Annotated[str, typer.Argument(help="The query.")],
-    doc_id: Annotated[str, typer.Argument(help="A document's id.")],
+    doc_id: Annotated[str, typer.Argument(help="The id of a document.")],
     mode: ModeOption = "sparse",
     feedback: FeedbackOption = False,
     settings: SetOption = None,
     max_terms: TermsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what each matched term, and in mode hybrid each side, added to a document's score."""
+    """Show what each term (and in mode hybrid each side) added to the score of a document."""
     _refuse_empty(text)
     from lsr.request import ask
     from lsr.search import Hit, Searcher

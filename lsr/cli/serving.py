@@ -13,19 +13,23 @@ from lsr.cli.terminal import say
 
 def serve(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Index directories, served by name.")
+        list[Path],
+        typer.Argument(
+            metavar="DIR...",
+            help="The directories of the indexes. An index is served by the name of its directory.",
+        ),
     ],
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; 127.0.0.1 unless LSR_HOST says so.")
+        str | None, typer.Option(help="The address to listen on: LSR_HOST, or else 127.0.0.1.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port; 8080 unless LSR_PORT says so, 0 for any free one.")
+        int | None, typer.Option(help="The port: LSR_PORT, or else 8080. 0 takes any free port.")
     ] = None,
 ) -> None:
-    """Serve indexes: the search API, and a page at / that shows why a document matched.
+    """Serve indexes over HTTP: a search API, and a page at / that shows why a document matched.
 
-    All else is set by the environment: LSR_READ_KEY, LSR_ADMIN_KEY, LSR_QUEUE, LSR_TIMEOUT_MS, …
-    (see the README).
+    Environment variables hold the other settings: LSR_READ_KEY, LSR_ADMIN_KEY, LSR_QUEUE,
+    LSR_TIMEOUT_MS, … (see the README).
     """
     with user_errors():
         from pydantic import ValidationError

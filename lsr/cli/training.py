@@ -12,29 +12,40 @@ from lsr.cli.arguments import CorpusArgument, JsonOption
 from lsr.cli.errors import user_errors
 from lsr.cli.terminal import say, terminal
 
-RunOption = Annotated[Path, typer.Option(help="The run directory; a killed run in it goes on.")]
+RunOption = Annotated[
+    Path,
+    typer.Option(
+        help="The directory of the run. If it holds a run that was killed, that run goes on."
+    ),
+]
 SettingsOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="KEY=VALUE over the recipe, as training.seed=1; repeat."),
+    typer.Option(
+        "--set",
+        help="A setting in place of the recipe's, such as training.seed=1. May be repeated.",
+    ),
 ]
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe that ships (lsr recipes), or a file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="The name of a recipe that ships (see lsr recipes), or a TOML file."),
+    ],
     out: RunOption,
     data: Annotated[
         str | None,
         typer.Option(
-            help="What to train on: a BEIR folder, a JSONL or TSV file, an ir_datasets id; for "
-            "recipes of pseudo-queries a corpus."
+            help="What is trained on: a BEIR folder, a JSONL or TSV file or an ir_datasets id. "
+            "Recipes that make their own queries need a corpus alone."
         ),
     ] = None,
     tiny: Annotated[
         bool,
         typer.Option(
             "--tiny",
-            help="Its small form: minutes on a laptop, no downloads. Most train on generated data "
-            "and take no --data.",
+            help="Train a small model for minutes on a laptop, without downloads. Most recipes "
+            "then generate their data and take no --data.",
         ),
     ] = False,
     settings: SettingsOption = None,
@@ -59,9 +70,9 @@ def adapt(
 
 
 def export(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A directory; is made.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
 ) -> None:
-    """Write the default model as a stock sentence-transformers directory."""
+    """Write the default model as a directory that plain sentence-transformers opens."""
     from lsr.encoders.default import export_default
 
     with user_errors():
@@ -70,9 +81,9 @@ def export(
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print all settings of this recipe.")] = None,
 ) -> None:
-    """List the recipes that ship: papers, deviations, expected results."""
+    """List the recipes that ship, with their papers, deviations and expected results."""
     from dataclasses import asdict
 
     from lsr.training.recipe import load_recipe, names

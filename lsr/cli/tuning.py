@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 def tune(
     directory: IndexArgument,
     dataset: DatasetArgument,
-    split: Annotated[str, typer.Option(help="Which qrels: not those it is measured on later.")] = (
-        "dev"
-    ),
-    measure: Annotated[str, typer.Option(help="What is made as high as it gets.")] = "nDCG@10",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="The split whose qrels are used: another one than the results are measured on."
+        ),
+    ] = "dev",
+    measure: Annotated[str, typer.Option(help="The measure that is maximised.")] = "nDCG@10",
     as_json: JsonOption = False,
 ) -> None:
-    """Find and store an index's interpolation (--mode hybrid): α and how scores are normalised."""
+    """Find the best α and normalisation for --mode hybrid, and store them with the index."""
     from lsr.cli.display import progress_bar
     from lsr.eval.datasets import load_dataset
     from lsr.eval.tuning import tune as tune_index
@@ -50,18 +53,31 @@ def tune(
 
 def grid(
     datasets: Annotated[list[str], typer.Argument(metavar="DATASET...", help=DATASETS)],
-    out: Annotated[Path, typer.Option(help="Reports, and what is needed to go on after a kill.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of the reports. It also keeps what a killed run needs to go on."
+        ),
+    ],
     encoders: Annotated[
         list[str] | None,
-        typer.Option("--encoder", help="The sparse side; repeat. lexical and default if none."),
+        typer.Option(
+            "--encoder",
+            help="The encoder of the sparse side; may be repeated. By default lexical and default.",
+        ),
     ] = None,
-    dense: Annotated[str, typer.Option(help="The dense side's model.")] = "default",
+    dense: Annotated[str, typer.Option(help="The model of the dense side.")] = "default",
     dev: Annotated[
-        str, typer.Option(help="A folder's split that is tuned on; without one, by folds.")
+        str,
+        typer.Option(
+            help="The split of a BEIR folder for tuning. Datasets without it are tuned by folds."
+        ),
     ] = "dev",
-    cache: Annotated[Path | None, typer.Option(help="Indexes; ~/.cache/lsr by default.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="The folder of the indexes, ~/.cache/lsr by default.")
+    ] = None,
 ) -> None:
-    """Where to interpolate when the query is moved by feedback: before, after, both, or not."""
+    """Compare interpolation before feedback, after it, at both places, and at none."""
     from lsr.cli.display import progress_bar
     from lsr.eval.cache import Cache, IndexSpec, default_folder
     from lsr.eval.feedback_grid import feedback_grid
