@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import lsr
 from lsr.building.build import build_index, read_through
-from lsr.building.live import DEFAULT, FITTED, Dtype, encoder_name
+from lsr.building.encoders import DEFAULT, FITTED, Dtype, encoder_name
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.default import DefaultEncoder
 from lsr.encoders.load import resolve

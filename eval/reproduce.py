@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr.building.live import DEFAULT, FITTED
+from lsr.building.encoders import DEFAULT, FITTED
 from lsr.eval.cache import Cache
 from lsr.eval.datasets import SHORT_NAMES, Dataset, load_dataset
 from lsr.eval.measures import with_relevant_grade

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from lsr.building.live import DEFAULT, FITTED, Dtype
+from lsr.building.encoders import DEFAULT, FITTED, Dtype
 from lsr.encoders.load import resolve
 from lsr.eval.cache import Cache, IndexSpec, digest, index_identity
 from lsr.eval.datasets import Dataset

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.building.live import locked
+from lsr.building.lock import locked
 from lsr.building.tuning import write_tuning
 from lsr.eval.datasets import Dataset
 from lsr.eval.judged import check_index

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr.building.live import Live, awaited, open_live
+from lsr.building.live import Live, open_live
+from lsr.building.lock import awaited
 from lsr.building.truncation import counted_since, sentences
 from lsr.building.writer import Encoded, Writer, capped
 from lsr.documents import Document, checked_id

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from lsr.building.build import build_index, delete_documents
-from lsr.building.live import locked
+from lsr.building.lock import locked
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
 from lsr.eval.benchmarks.service_load import (

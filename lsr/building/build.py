@@ -16,20 +16,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsr.building.live import (
+from lsr.building.encoders import (
     DEFAULT,
-    DENSE,
     DTYPES,
     FITTED,
     Dtype,
     Encoder,
     encoder_name,
-    locked,
     open_encoder,
-    open_live,
-    refuse_foreign,
     vocabulary_sha256,
 )
+from lsr.building.live import DENSE, open_live
+from lsr.building.lock import locked, refuse_foreign
 from lsr.building.truncation import counted_since, sentences
 from lsr.building.tuning import NAME as TUNING
 from lsr.building.tuning import carry_over
@@ -41,7 +39,7 @@ from lsr.encoders.load import default_tokenizer, resolve
 from lsr.indexes.approximate import KINDS, Kind
 from lsr.indexes.dense_segments import listed
 from lsr.indexes.dense_writer import DenseWriter
-from lsr.indexes.lucene import LuceneIndex
+from lsr.indexes.lucene import LuceneError, LuceneIndex
 from lsr.indexes.manifest import (
     NAME,
     Manifest,
@@ -97,14 +95,14 @@ def build_index(
 
     The corpus is read through once before anything is encoded, so that a bad line at its end does
     not cost the work before it. A build that was killed goes on after its last commit when corpus
-    and settings are the same, and starts afresh when not.
+    and settings are the same, and otherwise from the start.
 
     Args:
         corpus: documents with unique ids.
-        directory: made if absent; one that holds files but no index is refused.
+        directory: it is made if it does not exist. One that holds other files is refused.
         encoder: "default", "grafted", "lexical", a checkpoint directory or a hub name.
         top_k: expansion terms kept per document, the heaviest.
-        dense: of a dense side, the sentence-transformers model: "default" (all-MiniLM-L6-v2), a
+        dense: the sentence-transformers model of the dense side: "default" (all-MiniLM-L6-v2), a
             directory or a hub name; None for no dense side.
         dense_kind: how its vectors are searched, see `lsr.indexes.approximate.choose_kind`.
         dtype: of the matrix products when a model encodes these documents; None takes what this
@@ -124,7 +122,7 @@ def build_index(
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
     directory = Path(directory)
     refuse_foreign(directory)
-    # Models that cannot be had are told of before the corpus is read.
+    # A model that is not there is an error before the corpus is read, which may take long.
     for model in (encoder, *([] if dense is None else [dense])):
         if (name := os.fspath(model)) not in (DEFAULT, *FITTED):
             resolve(name)
@@ -205,9 +203,13 @@ def _carry_over(
     folder = before.folder(directory)
     if not (folder / TUNING).exists():
         return None
-    with LuceneIndex.open(folder / "lucene", []) as index:
-        built = json.loads(index.user_data["settings"])
-        same = built[CORPUS] == json.loads(settings)[CORPUS] and index.n_docs == n_documents
+    same = None
+    try:
+        with LuceneIndex.open(folder / "lucene", []) as index:
+            built = json.loads(index.user_data["settings"])
+            same = built[CORPUS] == json.loads(settings)[CORPUS] and index.n_docs == n_documents
+    except LuceneError:
+        pass  # the index is built again because it is damaged: `carry_over` says so
     return carry_over(folder, before, after.folder(directory), after, same_corpus=same)
 
 

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar
 
-from filelock import FileLock, Timeout
-
-from lsr.encoders.default import DefaultEncoder
+from lsr.building.commits import both_sides, commit_number
+from lsr.building.encoders import Encoder, open_encoder, vocabulary_sha256
+from lsr.building.lock import locked
 from lsr.encoders.dense import DenseEncoder
-from lsr.encoders.graft import GraftedEncoder
-from lsr.encoders.lexical import LexicalEncoder
-from lsr.encoders.load import default_tokenizer, load_encoder
 from lsr.indexes.dense import DenseIndex
-from lsr.indexes.dense_segments import KEY, listed
-from lsr.indexes.dense_writer import DenseWriter
 from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
-from lsr.indexes.manifest import NAME, Manifest, read_manifest
+from lsr.indexes.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
-    from lsr.encoders.masked_lm import MaskedLMEncoder
-    from lsr.encoders.model_encoder import ModelEncoder
+    pass
 
-Encoder: TypeAlias = (
-    "DefaultEncoder | LexicalEncoder | GraftedEncoder | MaskedLMEncoder | ModelEncoder"
-)
-
-Dtype: TypeAlias = Literal["float32", "bfloat16"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-DEFAULT = "default"
-# Encoders that are fitted on the corpus and kept in the index; others but DEFAULT are checkpoints.
-FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {
-    "lexical": LexicalEncoder,
-    "grafted": GraftedEncoder,
-}
-LOCK, WAITING = "build.lock", "build.waiting"
-# For how long what another holds is waited for: a service gives way after one commit.
-LOCK_SECONDS, POLL_SECONDS = 10.0, 0.02
 T = TypeVar("T")
 # The folder of a generation that holds its vectors.
 DENSE = "dense"
-# The key of a commit's user data for its number.
-COMMIT = "commit"
 
 
 @dataclass(frozen=True)
@@ -70,75 +44,7 @@ class Live:
         """See what has been committed since, on both sides."""
         self.index.refresh()
         if dense := self.dense:
-            _both_sides(self.index, dense.refresh)
-
-
-def vocabulary_sha256(terms: list[str]) -> str:
-    """A fingerprint of the term strings in id order."""
-    return hashlib.sha256("\0".join(terms).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def encoder_name(name: str) -> str:
-    """`name` as an index stores it: a directory by its absolute path."""
-    ours = name in (DEFAULT, *FITTED)
-    return str(Path(name).resolve()) if not ours and Path(name).is_dir() else name
-
-
-def open_encoder(name: str, folder: Path, dtype: Dtype | None = None) -> Encoder:
-    """The encoder of a generation: what `name` names, with what the build saved in `folder`.
-
-    `dtype` is of a model's matrix products; None leaves it to MaskedLMEncoder.
-    """
-    if name == "lexical":
-        return LexicalEncoder.load(default_tokenizer(), folder)
-    in_dtype = None
-    if dtype is not None:
-        import torch
-
-        in_dtype = getattr(torch, dtype)
-    if name == "grafted":
-        return GraftedEncoder.load(default_tokenizer(), folder, in_dtype)
-    return DefaultEncoder(dtype=in_dtype) if name == DEFAULT else load_encoder(name, in_dtype)
-
-
-@contextmanager
-def locked(directory: Path, wait: float | None = None) -> Iterator[None]:
-    """Hold the right to change an index, its manifest included.
-
-    Args:
-        directory: of the index.
-        wait: seconds for which another may go on holding it; None for LOCK_SECONDS.
-
-    Raises:
-        IndexLockedError: another process, or another thread of this one, holds it.
-    """
-    until = time.monotonic() + (LOCK_SECONDS if wait is None else wait)
-
-    def acquired(name: str) -> AbstractContextManager[object]:
-        left = max(0.0, until - time.monotonic())
-        return FileLock(directory / name).acquire(timeout=left, poll_interval=POLL_SECONDS)
-
-    try:
-        # Held while waiting, so that one who writes without end sees it and gives way.
-        with acquired(WAITING):
-            held = acquired(LOCK)
-    except Timeout as error:
-        raise IndexLockedError(
-            f"{directory}: another process is building it or writing to it"
-        ) from error
-    with held:
-        yield
-
-
-def awaited(directory: Path) -> bool:
-    """Whether somebody waits for the right to change an index."""
-    if not (directory / WAITING).exists():
-        return False  # FileLock would make the directory of an index that has been moved away
-    try:
-        with FileLock(directory / WAITING).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+            both_sides(self.index, dense.refresh)
 
 
 @contextmanager
@@ -151,14 +57,14 @@ def open_live(
 ) -> Iterator[Live]:
     """The live generation of an index; closed on leaving.
 
-    Whether the dense model is still there, with the weights of the build, shows when it is first
-    asked for vectors: searches of the sparse side do without it.
+    The dense model is loaded, and its weights are checked, when it makes its first vectors:
+    searches of the sparse side do without it.
 
     Args:
         directory: of the index.
         writable: hold the right to change it.
-        before: what was open before, for its models: those that have been loaded are used again
-            where the generation names the same.
+        before: what was open before. Its loaded models are used again if the generation names the
+            same ones.
         wait: where `writable`, see `locked`.
 
     Raises:
@@ -221,7 +127,7 @@ def _open(directory: Path, manifest: Manifest, writable: bool, before: Live | No
     if manifest.dense is None:
         return Live(manifest, encoder, index, None, None)
     try:
-        dense = _both_sides(index, lambda names: DenseIndex.open(folder / DENSE, names))
+        dense = both_sides(index, lambda names: DenseIndex.open(folder / DENSE, names))
     except BaseException:
         index.close()
         raise
@@ -239,22 +145,6 @@ def _dense_model(manifest: Manifest) -> tuple[str | None, ...]:
     return manifest.dense, manifest.dense_sha256
 
 
-def _both_sides(index: LuceneIndex, read: Callable[[list[str]], T]) -> T:
-    """What `read` makes of the segments that the commit lists which `index` sees.
-
-    A writer removes segments once a commit does not list them. Where `index` sees an older one it
-    is refreshed, and so to the newer commit that the missing file is not in.
-    """
-    while True:
-        names = listed(index.user_data) or []
-        try:
-            return read(names)
-        except FileNotFoundError:
-            index.refresh()
-            if listed(index.user_data) == names:
-                raise
-
-
 def _check_encoder(directory: Path, manifest: Manifest, encoder: Encoder) -> None:
     found = vocabulary_sha256(encoder.vocabulary)
     if found != manifest.vocabulary_sha256:
@@ -268,50 +158,4 @@ def _check_encoder(directory: Path, manifest: Manifest, encoder: Encoder) -> Non
             f"{directory} was built with other weights of encoder {manifest.encoder!r} (sha256 "
             f"{manifest.encoder_sha256[:12]}) than it has now ({encoder.fingerprint[:12]}): "
             "their scores do not belong together. Build the index again"
-        )
-
-
-def commit_number(index: LuceneIndex) -> int:
-    """The number of the last commit; 0 of an index from before they were counted."""
-    return int(index.user_data.get(COMMIT, "0"))
-
-
-def commit_both(
-    index: LuceneIndex, user_data: Mapping[str, str], writer: DenseWriter | None
-) -> int:
-    """Commit both sides: the vectors are durable before the commit that lists them.
-
-    Args:
-        index: open for writing.
-        user_data: what the commit says of itself; its number and its vectors are added.
-        writer: of the vectors; None where there are none.
-
-    Returns:
-        The number of the commit.
-    """
-    number = commit_number(index) + 1
-    data = {**user_data, COMMIT: str(number)}
-    if writer is None:
-        index.commit(data)
-    else:
-        index.commit({**data, KEY: json.dumps(writer.flush())})
-        writer.clean()
-    return number
-
-
-def refuse_foreign(directory: Path) -> None:
-    """Raise FileExistsError where a path is a file, or holds files and is not an index."""
-    if not directory.exists() or (directory / NAME).exists():
-        return
-    if not directory.is_dir():
-        raise FileExistsError(f"{directory} is a file: an index needs a directory")
-    foreign = sorted(
-        path.name
-        for path in directory.iterdir()
-        if path.name not in (LOCK, WAITING) and not path.name.startswith("generation-")
-    )
-    if foreign:
-        raise FileExistsError(
-            f"{directory} is not an index and not empty (it holds {foreign[0]!r}): nothing was "
-            "written"
         )

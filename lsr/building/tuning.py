@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lsr.building.live import FITTED
+from lsr.building.encoders import FITTED
 from lsr.indexes.manifest import Manifest
 from lsr.request import Interpolation
 
@@ -40,7 +40,7 @@ def write_tuning(folder: Path, interpolation: Interpolation) -> None:
 
 
 def carry_over(
-    folder: Path, before: Manifest, to: Path, after: Manifest, *, same_corpus: bool
+    folder: Path, before: Manifest, to: Path, after: Manifest, *, same_corpus: bool | None
 ) -> str | None:
     """Keep what `lsr tune` stored for a generation in the one that follows it, where it fits.
 
@@ -53,7 +53,8 @@ def carry_over(
         before: its manifest.
         to: the folder of the generation that follows.
         after: its manifest.
-        same_corpus: whether both hold the same documents.
+        same_corpus: whether both hold the same documents; None where the generation before is
+            damaged, so that they cannot be compared.
 
     Returns:
         What was done and why, in a sentence; None where nothing was stored.
@@ -70,6 +71,10 @@ def carry_over(
     write_tuning(to, stored)
     if same_corpus:
         return f"kept {what}: models and documents are the same"
+    if same_corpus is None:
+        return (
+            f"kept {what}: the models are the same; documents of a damaged index are not compared"
+        )
     return (
         f"kept {what}: the models are the same; it was tuned on other documents, and can be tuned "
         "again with `lsr tune`"

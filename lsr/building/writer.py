@@ -14,7 +14,9 @@ from typing import NamedTuple, cast
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.building.live import DENSE, Encoder, Live, commit_both
+from lsr.building.commits import commit_both
+from lsr.building.encoders import Encoder
+from lsr.building.live import DENSE, Live
 from lsr.building.truncation import KEY, Truncation, as_user_data, of_commit
 from lsr.documents import Document
 from lsr.encoders.dense import DenseEncoder

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.text import Text
 
 from lsr.building.build import build_index
-from lsr.building.live import open_encoder
+from lsr.building.encoders import open_encoder
 from lsr.cli.display import hit_view, progress_bar
 from lsr.cli.terminal import terminal
 from lsr.corpus.corpus import open_corpus

@@ -105,7 +105,7 @@ def evaluate(
 
 def _build_unless_there(directory: Path, data: list[Dataset], encoder: str | None) -> None:
     from lsr.building.build import build_index
-    from lsr.building.live import DEFAULT, encoder_name
+    from lsr.building.encoders import DEFAULT, encoder_name
     from lsr.cli.display import progress_bar
     from lsr.corpus.corpus import open_corpus
     from lsr.indexes.manifest import NAME, read_manifest

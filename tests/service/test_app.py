@@ -301,7 +301,7 @@ def test_a_new_generation_is_taken_over_without_being_asked(writable, index, cor
 
 
 def test_writes_wait_for_a_build_and_then_give_up(index):
-    from lsr.building.live import locked
+    from lsr.building.lock import locked
 
     settings = Settings(write_timeout_ms=300)
     with TestClient(create_app([index], settings), base_url=LOCAL) as client:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lsr.building.build import build_index
-from lsr.building.live import locked, open_live
+from lsr.building.live import open_live
+from lsr.building.lock import locked
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
 from lsr.encoders.lexical import LexicalEncoder

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from lsr.building import live
+from lsr.building import live, lock
 from lsr.building.build import add_documents, build_index, delete_documents, merge_index
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.lexical import LexicalEncoder
@@ -178,23 +178,23 @@ def test_one_writer_at_a_time(corpus, tmp_path, monkeypatch):
         lambda: delete_documents(tmp_path / "index", ["d1"]),
         lambda: merge_index(tmp_path / "index"),
     )
-    monkeypatch.setattr(live, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0.05)
     for _ in range(2):
         for change in changes:
             change()
             with (
-                FileLock(tmp_path / "index" / live.LOCK),
+                FileLock(tmp_path / "index" / lock.LOCK),
                 pytest.raises(IndexLockedError, match="is building it or writing to it"),
             ):
                 change()
 
 
 def test_who_waits_is_seen_and_nothing_is_made_to_look(tmp_path):
-    assert not live.awaited(tmp_path / "gone")
+    assert not lock.awaited(tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
-    with FileLock(tmp_path / live.WAITING):
-        assert live.awaited(tmp_path)
-    assert not live.awaited(tmp_path)
+    with FileLock(tmp_path / lock.WAITING):
+        assert lock.awaited(tmp_path)
+    assert not lock.awaited(tmp_path)
 
 
 def test_a_searcher_that_opens_during_a_swap_gets_the_new_generation(corpus, tmp_path, monkeypatch):

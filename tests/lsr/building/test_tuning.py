@@ -127,3 +127,14 @@ def test_a_damaged_file_is_dropped_and_named(corpus, tuned):
 def test_nothing_is_said_where_nothing_was_tuned(corpus, tmp_path):
     for _ in range(2):
         assert build_index(corpus, tmp_path / "plain", "lexical").notices == ()
+
+
+def test_a_damaged_index_that_is_built_again_keeps_it(corpus, tuned):
+    index, settings = tuned
+    for segments in (read_manifest(index).folder(index) / "lucene").glob("segments_*"):
+        segments.write_bytes(b"\0" * segments.stat().st_size)
+    (notice,) = build_index(corpus, index, **settings).notices
+    assert notice == (
+        f"{KEPT}the models are the same; documents of a damaged index are not compared"
+    )
+    assert stored(index) == TUNED

@@ -162,7 +162,7 @@ def test_a_corpus_without_tokens_cannot_be_fitted(tokenizer):
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_the_dtype_asked_for_reaches_the_model(fitted, tokenizer, tmp_path, monkeypatch, fast):
-    from lsr.building.live import open_encoder
+    from lsr.building.encoders import open_encoder
 
     monkeypatch.setattr("lsr.encoders.masked_lm.bfloat16_is_fast", lambda: fast)
     fitted.save(tmp_path)
