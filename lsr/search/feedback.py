@@ -1,9 +1,9 @@
 """Feedback: a query moved towards the vectors of documents taken for relevant.
 
-Which documents these are is the caller's business. Nothing here looks at how a term is spelt or
-how common it is: Anserini leaves out terms of one or of more than 20 characters and those in more
-than a tenth of the documents, which suits words, but a term of a WordPiece vocabulary may be a
-piece or a single digit, and an encoder has weighed common terms already.
+The caller chooses these documents. Terms are not filtered by their spelling or frequency. Anserini
+leaves out terms of one character or of more than 20, and those in more than a tenth of the
+documents. That suits words. But a term of a WordPiece vocabulary may be a piece or a single digit,
+and an encoder has already weighed common terms.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def move_dense(
         α·query + β·mean(relevant) − γ·mean(negatives)
 
     (Li et al., Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers,
-    arXiv:2108.11044). Vectors are taken as they are and the result is not normalised, so its inner
-    products are not cosines even where the query's are. Without relevant documents the query is
-    returned as it is; without negatives there is nothing to subtract.
+    arXiv:2108.11044). Neither the vectors nor the result are normalised, so inner products of the
+    result are not cosines even if the query's are. Without relevant documents the query is returned
+    unchanged. Without negatives nothing is subtracted.
 
     Args:
         query: float, shape (D,).
@@ -84,15 +84,15 @@ def move_sparse(
 
     Of the moved query's terms are kept: the query's own, always; and of the others, heaviest
     first, as many as there is room for in `terms`, which counts own terms in, and only such as
-    `heaviest` keeps of the moved query by `mass` and `ratio`. So feedback never loses what was
-    asked for, and adds nothing to a query that has `terms` terms already. (Anserini cuts the
+    `heaviest` keeps of the moved query by `mass` and `ratio`. So feedback never loses a term
+    of the query, and adds nothing to a query that already has `terms` terms. (Anserini cuts the
     documents' mean instead, so that own terms come on top.)
 
     The result is then scaled to the query's norm. That ranks the same, and scores stay in the
     first pass's range.
 
-    The query is returned as it is if there are no relevant documents, or if no weight is above 0.
-    A query without terms becomes what the documents make of it, with norm 1.
+    The query is returned unchanged if there are no relevant documents, or if no weight is above 0.
+    A query without terms becomes the documents' part alone, with norm 1.
 
     Args:
         query: float32, shape (1, V).
@@ -119,7 +119,7 @@ def move_sparse(
         terms, weights = _relevance_model(query, relevant, scores, how)
     else:
         terms, weights = _rocchio(query, relevant, negatives, how)
-    # Terms are compared in float32: there, weights that should be equal are.
+    # Weights are compared in float32, in which weights that should be equal are equal.
     kept = _keep(_finished(query.shape, terms, weights), own, how)
     if not kept.nnz:
         return _finished(query.shape, own, query.data)
@@ -156,7 +156,7 @@ def heaviest(
         weights = vectors.data[start:end].astype(np.float64)
         if ratio is not None and len(weights):
             kept[start:end] &= weights >= np.float32(ratio * weights.max())
-        # A mass of 1 is all terms, however little the last ones add to a rounded sum.
+        # A mass of 1 keeps all terms, even those too small to change a rounded sum.
         if mass is not None and mass < 1:
             order = np.argsort(-weights, kind="stable")
             sums = np.cumsum(weights[order])
@@ -166,7 +166,7 @@ def heaviest(
     return result if terms is None else prune(result, terms)
 
 
-# Plain arrays from here on: for a few hundred terms scipy's own work takes longer than the sums.
+# Plain arrays from here on: with a few hundred terms scipy's overhead exceeds the sums.
 _Terms = tuple[np.ndarray, np.ndarray]  # term ids, ascending, and float64 weights above 0
 
 
@@ -176,7 +176,7 @@ def _rocchio(query: csr_array, relevant: csr_array, negatives: csr_array, how: F
         factors = np.full(1 + n_relevant, 1 / (1 + n_relevant))
         vectors = [query, relevant]
     else:
-        # Negatives last; without any, there is no row to carry their factor.
+        # Negatives come last; without any there is no row for their factor.
         factors = np.repeat(
             [how.alpha, how.beta / n_relevant, -how.gamma / max(n_negatives, 1)],
             [1, n_relevant, n_negatives],
@@ -204,7 +204,7 @@ def _relevance_model(
 
 
 def _keep(moved: csr_array, own: np.ndarray, how: Feedback) -> csr_array:
-    """The terms of the moved query, shape (1, V), that are its own or pass the cuts."""
+    """Return the moved query's terms, shape (1, V), that are its own or pass the cuts."""
     is_own = np.isin(moved.indices, own)
     kept = ~is_own
     if how.mass is not None or how.ratio is not None:
@@ -212,16 +212,16 @@ def _keep(moved: csr_array, own: np.ndarray, how: Feedback) -> csr_array:
     if how.terms is not None:
         room = max(how.terms - int(is_own.sum()), 0)
         others = np.flatnonzero(kept)
-        # Of equal weights the lower term first.
+        # Among equal weights the lower term comes first.
         order = np.argsort(-moved.data[others], kind="stable")
         kept[others[order[room:]]] = False
     return _select(moved, is_own | kept)
 
 
 def _weighted_sum(parts: Sequence[csr_array], factors: np.ndarray) -> _Terms:
-    """Σ factor·row over all rows of the parts, only of weights above 0.
+    """Return Σ factor·row over all rows of the parts; only weights above 0 count.
 
-    Added in order of the rows, so that equal inputs give equal bits.
+    Rows are added in order, so that equal inputs give equal bits.
     """
     lengths = np.concatenate([np.diff(part.indptr) for part in parts])
     data = np.concatenate([part.data.astype(np.float64) for part in parts])
@@ -234,13 +234,13 @@ def _weighted_sum(parts: Sequence[csr_array], factors: np.ndarray) -> _Terms:
 
 
 def _select(vectors: csr_array, kept: np.ndarray) -> csr_array:
-    """The vectors with only the entries where `kept`, bool, shape (nnz,), is true."""
+    """Return the vectors with only the entries where `kept`, bool, shape (nnz,), is true."""
     indptr = np.concatenate(([0], np.cumsum(kept)))[vectors.indptr].astype(vectors.indptr.dtype)
     return csr_array((vectors.data[kept], vectors.indices[kept], indptr), shape=vectors.shape)
 
 
 def _sums(parts: Sequence[csr_array], power: int = 1) -> np.ndarray:
-    """Of each row of the parts in turn, float64, the sum of weights to a power."""
+    """Return for each row of the parts, in order, the sum of its weights to a power, float64."""
     sums = []
     for part in parts:
         of_part = np.zeros(part.shape[0])
@@ -258,7 +258,7 @@ def _norms(parts: Sequence[csr_array]) -> np.ndarray:
 
 
 def _inverse(values: np.ndarray) -> np.ndarray:
-    """1 / value; 0 for 0: an empty vector stays one."""
+    """Return 1 / value, and 0 for 0, so that an empty vector stays empty."""
     inverse = np.zeros_like(values)
     np.divide(1.0, values, out=inverse, where=values > 0)
     return inverse
@@ -269,7 +269,7 @@ def _vector(shape: tuple[int, int], terms: np.ndarray, weights: np.ndarray) -> c
 
 
 def _finished(shape: tuple[int, int], terms: np.ndarray, weights: np.ndarray) -> csr_array:
-    """One row, float32, indices ascending, no zeros."""
+    """Return one row, float32, indices ascending, without zeros."""
     weights = weights.astype(np.float32)
     order = np.argsort(terms)
     order = order[weights[order] != 0]

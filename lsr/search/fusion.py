@@ -11,13 +11,13 @@ import numpy as np
 from lsr.request import Interpolation
 from lsr.run import Ranking
 
-# The smallest score there can be: of weights that are at least 0, and of a cosine.
+# The smallest possible scores: sparse weights are at least 0, and dense scores are cosines.
 SPARSE_LEAST = 0.0
 DENSE_LEAST = -1.0
 
 
 class Fused(NamedTuple):
-    """A document of the fused ranking, and what each side gave: ``score == sparse + dense``."""
+    """A document of the fused ranking with each side's share: ``score == sparse + dense``."""
 
     doc_id: str
     score: float
@@ -54,10 +54,10 @@ def interpolate(
     ============  ==================================================================
 
     Where these have nothing to divide by (one document, or equal scores), each returned document
-    gets 1 by min-max, as in Anserini and OpenSearch: with 0, as in ranx, to be returned would count
-    as little as not to be. Z-scores are then 0: every score is the mean.
+    gets 1 by min-max, as in Anserini and OpenSearch. With 0, as in ranx, a returned document would
+    count no more than a missing one. Z-scores are then 0, because every score is the mean.
 
-    What a side gives a document that only the other returned (`missing`):
+    The share of a side that did not return the document (`missing`):
 
     ============  ==================================================================
     exact         norm of its score in `exact`, by the list's minimum, maximum, …: it
@@ -68,7 +68,7 @@ def interpolate(
     minimum       norm of the list's minimum
     ============  ==================================================================
 
-    A side without documents has no scale: it gives 0 to all, and `exact` is not asked.
+    A side without documents has no scale: its share is 0 everywhere, and `exact` is not used.
 
     With method "rrf" (Cormack, Clarke and Büttcher, SIGIR 2009), it is ::
 
@@ -77,8 +77,8 @@ def interpolate(
     with ranks from 1 by (score descending, doc id ascending), so that α = 0.5 is the paper's
     unweighted sum; a side that did not return the document gives 0, whatever `missing` says.
 
-    `depth` is not applied: the rankings are taken as long as they are. The order of `sparse` and
-    `dense` does not matter. All results are finite if the scores are float32 values.
+    The rankings are used whole: `depth` is not applied here. The order within `sparse` and `dense`
+    does not matter. All results are finite if the scores are float32 values.
 
     Args:
         sparse: (doc id, score) of the sparse side.
@@ -86,9 +86,9 @@ def interpolate(
         how: method, α, normalisation, `missing` and rank constant.
         exact: doc id → score; first the sparse side's of documents that only `dense` has, then
             the dense side's of those that only `sparse` has. More documents do no harm.
-        k: documents of the union that are returned; None for all.
-        among: documents of the union that are looked at, each once; None for all. Minimum, maximum
-            and so on are those of the whole lists.
+        k: how many documents are returned; None returns all.
+        among: the documents that may be returned, each once; None allows all. Minimum, maximum and
+            so on are still those of the whole lists.
 
     Raises:
         ValueError: a score is not finite, or a ranking holds a document twice.
@@ -96,7 +96,7 @@ def interpolate(
             `exact`.
     """
     sides = (_scores("sparse", sparse), _scores("dense", dense))
-    # In order of id, so that the stable sorts by score below break ties by it.
+    # In order of id: the sorts by score below are stable, so the id breaks ties.
     doc_ids = sorted(sides[0].keys() | sides[1].keys() if among is None else among)
     if how.method == "rrf":
         values = [_reciprocal_ranks(side, doc_ids, how.rank_constant) for side in sides]
@@ -107,7 +107,7 @@ def interpolate(
             for name, side, known in zip(("sparse", "dense"), sides, exact, strict=True)
         ]
         weights = (how.alpha, 1 - how.alpha)
-    # Adding 0 makes −0 a 0.
+    # Adding 0 turns −0 into 0.
     shares = [weight * value + 0.0 for weight, value in zip(weights, values, strict=True)]
     scores = shares[0] + shares[1]
     order = np.argsort(-scores, kind="stable")[:k]
@@ -116,7 +116,7 @@ def interpolate(
 
 
 class Union(NamedTuple):
-    """Ids of documents that both sides returned, or only one."""
+    """Ids of the documents that both sides returned, and of those that only one returned."""
 
     both: list[str]
     only_sparse: list[str]
@@ -142,7 +142,7 @@ def contenders(
         sparse: (doc id, score) as an exact search found them.
         dense: (doc id, score) as found.
         how: method "convex", `missing` "exact".
-        k: None for all documents.
+        k: as for `interpolate`.
         exact_dense: `dense` is from an exact search.
     """
     sparse_ids, dense_ids = [doc_id for doc_id, _ in sparse], [doc_id for doc_id, _ in dense]
@@ -170,7 +170,7 @@ def contenders(
 
 
 def _share(name: str, ranking: Ranking, how: Interpolation, weight: float) -> np.ndarray:
-    """What a side adds to the fused score of each document of its own list, as in `interpolate`."""
+    """Return a side's share for each document of its own list, as in `interpolate`."""
     scores = np.fromiter((score for _, score in ranking), np.float64, len(ranking))
     share: np.ndarray = weight * _normalisation(name, np.sort(scores), how)(scores) + 0.0
     return share
@@ -193,7 +193,7 @@ def _require_finite(name: str, scores: Mapping[str, float]) -> None:
 
 
 def _reciprocal_ranks(side: Mapping[str, float], doc_ids: list[str], constant: int) -> np.ndarray:
-    """1 / (constant + rank) of each document; 0 where the side does not have it."""
+    """Return 1 / (constant + rank) of each document; 0 if the side did not return it."""
     returned = np.array([i for i, doc_id in enumerate(doc_ids) if doc_id in side], dtype=np.intp)
     scores = np.array([side[doc_ids[i]] for i in returned.tolist()], dtype=np.float64)
     values = np.zeros(len(doc_ids))
@@ -209,7 +209,7 @@ def _normalised(
     how: Interpolation,
     exact: Mapping[str, float],
 ) -> np.ndarray:
-    """The side's normalised score of each document, or what `missing` puts in its place."""
+    """Return the side's normalised score of each document, or the value that `missing` gives."""
     if not side:
         return np.zeros(len(doc_ids))
     listed = np.sort(np.fromiter(side.values(), np.float64, len(side)))
@@ -234,14 +234,14 @@ def _normalised(
 def _normalisation(
     name: str, listed: np.ndarray, how: Interpolation
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that normalises scores by those of a list: float64, ascending, not empty."""
+    """Return the function that normalises scores by a list: float64, ascending, not empty."""
     low, high = float(listed[0]), float(listed[-1])
     if how.normalisation == "none":
         return np.copy
     if how.normalisation == "z-score":
-        if low == high:  # the computed mean may differ from the score by a rounding error
+        if low == high:  # the computed mean may differ from the scores by a rounding error
             return np.zeros_like
-        # Of scores brought into [0, 1]: squares of tiny scores would be 0.
+        # Scores are first brought into [0, 1], because squares of tiny scores would be 0.
         unit = (listed - low) / (high - low)
         mean, deviation = float(unit.mean()), float(unit.std())
         return lambda scores: ((scores - low) / (high - low) - mean) / deviation

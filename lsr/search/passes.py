@@ -1,4 +1,4 @@
-"""Batches of queries through first passes, feedback and interpolation: Lucene and faiss, as one."""
+"""The passes of a search: first pass, feedback and interpolation, for batches of queries."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Queries = Sequence[str | Mapping[str, float]]
 
 @dataclass
 class Batch:
-    """Queries on their way: what they are searched by now, and what that found so far."""
+    """Queries between two passes: their vectors now, and the rankings found so far."""
 
     sparse: csr_array | None  # float32, (n, V)
-    # float64, (n,): what a weight of 1 in each row of `sparse` stands for.
+    # float64, (n,): the user's weight that 1.0 in a row of `sparse` stands for.
     units: np.ndarray | None
     dense: np.ndarray | None  # float32, (n, D)
     threads: int
-    allowed: list[str] | None = None  # documents that meet the filters; None for all
+    allowed: list[str] | None = None  # ids of documents that meet the filters; None allows all
     lists: dict[Side, list[Ranking]] = field(default_factory=dict)
 
 
 class Passes:
-    """What a live index answers, pass by pass; see `Batch`."""
+    """The passes over one live index; see `Batch`."""
 
     def __init__(self, live: Live, interpolation: Interpolation, pool: Executor) -> None:
-        """Passes over an index.
+        """Prepare passes over an index.
 
         Args:
             live: the index.
-            interpolation: of requests that say nothing of it.
+            interpolation: the default of requests without one.
             pool: runs the sparse side while the dense one runs.
         """
         self._live = live
@@ -57,7 +57,7 @@ class Passes:
         """The dense side of the index.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the index has none.
         """
         if self._live.dense is None:
             raise ValueError(
@@ -68,14 +68,14 @@ class Passes:
     def answer(
         self, batch: Batch, request: Request, first_pass: Sequence[Ranking] | None = None
     ) -> list[list[Fused]]:
-        """The `request.k` best documents for each query of a batch.
+        """Return the `request.k` best documents for each query of a batch.
 
-        A list that `batch.lists` holds already is taken from there: first passes at the depth of
-        the request serve several requests (the batch is changed; give each a copy).
+        Lists that `batch.lists` already holds are used: first passes at the depth of the request
+        can serve several requests. The batch is changed, so give each request a copy.
 
         Args:
-            batch: what `encode` made for this request, or for one that needs both sides.
-            request: what is wanted; its query is not looked at.
+            batch: from `encode` for this request, or for one that needs both sides.
+            request: the settings; its query is not used.
             first_pass: see `Searcher.rank`.
         """
         self.feed_back(batch, request, first_pass)
@@ -99,15 +99,15 @@ class Passes:
         return [hits[: request.k] for hits in ranked]
 
     def encode(self, queries: Queries, request: Request, threads: int) -> Batch:
-        """The vectors of queries for every side that the request needs, cut as it says.
+        """Encode queries for every side that the request needs, and cut them as it says.
 
         Args:
             queries: n texts or term → weight maps.
-            request: what is wanted; its query is not looked at.
+            request: the settings; its query is not used.
             threads: Java threads of the searches.
 
         Raises:
-            ValueError: a term that the index does not have, or no dense side.
+            ValueError: the index lacks a term, or has no dense side.
         """
         if request.filters:
             self._live.index.check_filters(request.filters)
@@ -155,9 +155,9 @@ class Passes:
     def _moved(
         self, batch: Batch, side: Side, source: Sequence[Ranking], how: Feedback
     ) -> csr_array | np.ndarray:
-        """The queries of one side, moved by the first results `source`."""
+        """Return the queries of one side, moved by the first results `source`."""
         relevant = [[doc_id for doc_id, _ in hits[: how.documents]] for hits in source]
-        # Never a document that counts as relevant already.
+        # A document that counts as relevant is never a negative.
         last = [hits[max(how.documents, len(hits) - how.negatives) :] for hits in source]
         negatives = [[doc_id for doc_id, _ in hits] if how.negatives else [] for hits in last]
         ids = sorted({doc_id for of_query in relevant + negatives for doc_id in of_query})
@@ -192,7 +192,7 @@ class Passes:
         )
 
     def depth(self, request: Request) -> int:
-        """Documents of a pass whose length does not follow from k."""
+        """Return the depth of passes whose length does not follow from k."""
         if request.mode == "hybrid":
             return (request.interpolation or self._interpolation).depth
         if request.feedback and not request.feedback.negatives:
@@ -200,7 +200,7 @@ class Passes:
         return Interpolation().depth
 
     def search(self, batch: Batch, sides: Sequence[Side], request: Request, depth: int) -> None:
-        """Fill `batch.lists` for these sides, both at once."""
+        """Fill `batch.lists` for these sides, which are searched at the same time."""
         wanted = [side for side in sides if side not in batch.lists]
         sparse = None
         if "sparse" in wanted:
@@ -238,7 +238,7 @@ class Passes:
     def interpolated(
         self, batch: Batch, request: Request, k: int | None = None
     ) -> list[list[Fused]]:
-        """Both sides' lists as one, for each query: its k best, or all."""
+        """Interpolate both sides' lists of each query; return its k best documents, or all."""
         how = request.interpolation or self._interpolation
         self.search(batch, ("sparse", "dense"), request, how.depth)
         lists = list(zip(batch.lists["sparse"], batch.lists["dense"], strict=True))
@@ -268,10 +268,10 @@ class Passes:
         ]
 
     def _sparse(self, queries: Queries) -> tuple[csr_array, np.ndarray]:
-        """The vectors of queries, float32, shape (n, V), and their units; see `Batch`.
+        """Return the vectors of queries, float32, shape (n, V), and their units; see `Batch`.
 
-        Term weights are divided by the largest of their query, in float64, and that is its unit:
-        all that follows, cuts and feedback included, is then the same for a multiple of a query.
+        A query of term weights is divided by its largest weight, in float64; that weight is its
+        unit. So cuts, feedback and ranking are the same for any multiple of the query.
         """
         units = np.ones(len(queries))
         texts = [query for query in queries if isinstance(query, str)]
@@ -288,9 +288,9 @@ class Passes:
         return concatenate(vectors), units
 
     def impacts(self, batch: Batch) -> tuple[csr_array, list[float]]:
-        """The impacts of a batch's queries, int32, shape (n, V), and a factor for each query.
+        """Quantise a batch's queries: their impacts, int32, shape (n, V), and a factor for each.
 
-        The score of a document is the factor times Σ query impact × document impact, exactly.
+        A document's score is exactly the factor times Σ query impact × document impact.
         """
         assert batch.sparse is not None and batch.units is not None
         impacts, factors = quantise_queries(batch.sparse, batch.units)
@@ -310,7 +310,7 @@ class Passes:
 
 
 def last_sides(request: Request) -> tuple[Side, ...]:
-    """The sides whose rankings the answer is made of."""
+    """Return the sides whose rankings make the answer."""
     if request.mode != "hybrid":
         return (request.mode,)
     if request.feedback and request.stages in ("none", "before"):
@@ -319,7 +319,7 @@ def last_sides(request: Request) -> tuple[Side, ...]:
 
 
 def first_sides(request: Request) -> tuple[Side, ...]:
-    """The sides that feedback is taken from, and those that it moves."""
+    """Return the sides that feedback reads or moves."""
     if not request.feedback:
         return ()
     if request.stages in ("before", "both"):
@@ -335,7 +335,7 @@ def _cut(vectors: csr_array, request: Request) -> csr_array:
 
 
 def _as_long_as(query: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """`moved` with the norm of `query`: ranks the same, and cosines stay cosines."""
+    """Return `moved` with the norm of `query`: it ranks the same, and cosines stay cosines."""
     norm = float(np.linalg.norm(moved))
     if not norm:
         return moved
