@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+import lsr.cli.demo as demo  # `from lsr.cli import demo` is the command of this name
 from lsr.building import build
-from lsr.cli import demo
 from lsr.corpus.corpus import Corpus
 from lsr.corpus.pydoc import read_pydoc
 from lsr.eval.datasets import load_dataset
