@@ -87,7 +87,7 @@ class LuceneIndex:
         self.close()
 
     def _ask(self, function: Any) -> Any:
-        """The result of a Java call, its exceptions as ours."""
+        """Return the result of a Java call; Java exceptions are raised as Python ones."""
 
         def run() -> Any:
             engine = jvm.engine_class()  # starts the VM: only then can jnius be imported

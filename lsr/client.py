@@ -42,7 +42,7 @@ PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before another attempt; doubled each
 
 
 class ServiceError(RuntimeError):
-    """The service answered, and not with what it was asked for.
+    """The service answered with an error, or with something unexpected.
 
     `status` is HTTP's, `message` the service's own sentence, `request_id` what its log calls it.
     """
@@ -78,19 +78,19 @@ class Call(Generic[T]):
         return arguments if self.body is None else {**arguments, "json": self.body}
 
     def pause(self, outcome: Outcome, attempt: int) -> float | None:
-        """Seconds before another attempt is worth while; None where none is."""
+        """Return the seconds to wait before another attempt; None if there should be none."""
         if isinstance(outcome, (httpx.NetworkError, httpx.RemoteProtocolError)):
             return min(PAUSE * 2**attempt, LONGEST_PAUSE) if self.repeatable else None
         refused = {429, 503}.difference(self.statuses)
         if isinstance(outcome, httpx.TransportError) or outcome.status_code not in refused:
             return None
         if isinstance(self.documents, (Iterator, AsyncIterable)):
-            return None  # a part of them is gone
+            return None  # some documents have already been taken from it
         after = outcome.headers.get("Retry-After", "")
         return min(float(after), LONGEST_PAUSE) if after.isdecimal() else 1.0
 
     def result(self, outcome: Outcome) -> T:
-        """What was asked for, or the error that says why not."""
+        """Return the parsed answer, or raise the error that the outcome stands for."""
         if isinstance(outcome, httpx.TransportError):
             kind = TimeoutError if isinstance(outcome, httpx.TimeoutException) else ConnectionError
             reason = str(outcome) or type(outcome).__name__
@@ -99,7 +99,7 @@ class Call(Generic[T]):
             return self.read(outcome.content)
         try:
             problem = answers.Problem.model_validate_json(outcome.content)
-        except ValidationError:  # it came from something between here and the service
+        except ValidationError:  # something between here and the service answered
             message = f"{outcome.url}: {outcome.reason_phrase}: {outcome.text[:200]}"
             raise ServiceError(outcome.status_code, message, "unknown") from None
         raise ServiceError(outcome.status_code, problem.error, problem.request_id)

@@ -1,4 +1,4 @@
-"""What is asked of an index: one model for the command line, Python and HTTP."""
+"""Requests to an index: one model for the command line, Python and HTTP."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from pydantic import (
 from lsr.documents import LONGEST_INTEGER, number_of
 
 LARGEST_K = 1_000_000
-# Weights of a query given as terms.
-# Of a query's term weights, whose scale has no effect but on the scores.
+# The range of term weights in a query. Their common scale changes only the scores.
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
 
 Bound = int | float | None
@@ -303,7 +302,7 @@ def parse_filters(pairs: Iterable[str]) -> dict[str, Any]:
     filters: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        # What looks like another operator would else be compared with metadata, and match nothing.
+        # Text with another operator would be compared with metadata, and match nothing.
         if not (key and equals) or key[-1] in "!<>~" or value[:1] in ("=", "<", ">", "!"):
             raise ValueError(
                 f"a filter must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got {pair!r}"

@@ -43,12 +43,12 @@ def contributions(
     own: Collection[int],
     before: Collection[int] | None = None,
 ) -> list[Contribution]:
-    """Each term that query and document share, largest contribution first.
+    """Return each term that query and document share, largest contribution first.
 
     Args:
         query: impacts, int32, shape (1, V).
         document: impacts, int32, shape (1, V).
-        factor: times Σ query impact × document impact it is the score.
+        factor: the score is this times Σ query impact × document impact.
         document_scale: what the document's impacts are divided by.
         vocabulary: V terms.
         asked: terms of the query's own text.

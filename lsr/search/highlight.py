@@ -43,7 +43,7 @@ def matches(tokenizer: Any, text: str, terms: Mapping[str, bool]) -> list[Match]
 
 
 def excerpt(text: str, matched: Sequence[Match], size: int = EXCERPT) -> tuple[str, list[Match]]:
-    """The part of `text` with the most matches, and these by their place in it.
+    """Return the part of `text` with the most matches, and these matches by their place in it.
 
     It begins and ends at a word where it can, and shows with "…" where the text goes on.
     """

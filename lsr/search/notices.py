@@ -39,12 +39,12 @@ def of_query(searcher: Searcher, request: Request, *, found: bool) -> list[str]:
 
 
 def of_document(searcher: Searcher, document: Document, why: Explanation) -> list[str]:
-    """Return sentences on a document without a score that goes on beyond what was read of it.
+    """Return what was not read of a document whose sparse score is 0.
 
     Args:
         searcher: of the index.
         document: as the index stores it.
-        why: its score for a query; of a sparse score above 0 nothing is said.
+        why: its score for a query; with a sparse score above 0 the list is empty.
     """
     manifest = searcher.manifest
     notices = []

@@ -100,16 +100,16 @@ class Searcher:
         self._opened.close()
 
     def refresh(self) -> None:
-        """See what other processes have committed to this generation since.
+        """Take in what other processes have committed to this generation.
 
-        Not while other threads search: their two sides could see different commits.
+        Do not call this while other threads search: their two sides could see different commits.
         """
         self._live.refresh()
         self.commit = self._live.commit
 
     @cached_property
     def _frequencies(self) -> np.ndarray:
-        # As of the first request: counting again after each commit would cost more than it tells.
+        # Counted once, at first use: counting after each commit would cost more than it tells.
         return self.index.document_frequencies()
 
     def search(
@@ -166,7 +166,7 @@ class Searcher:
                 before = (-place.score, place.doc_id)
                 following = [hit for hit in hits if before < (-hit.score, hit.doc_id)]
                 if len(following) < requests[number].k and len(hits) == k < LARGEST_K:
-                    # Documents came in ahead of the place since: look further.
+                    # Too few hits follow the place, since others now rank before it: search deeper.
                     waiting[number] = min(2 * k, LARGEST_K)
                 ranked[number] = following[: requests[number].k]
         ids = {hit.doc_id for hits in ranked if not isinstance(hits, Exception) for hit in hits}
@@ -185,7 +185,7 @@ class Searcher:
         alike: dict[str, list[tuple[int, Batch]]] = {}
         for number, request in requests.items():
             try:
-                # One by one: a model's numbers depend on what else is in a batch.
+                # One query at a time, because a model's numbers depend on the rest of a batch.
                 vectors = self.passes.encode([request.query], request, threads)
             except (ValueError, OSError) as error:
                 found[number] = error
@@ -248,7 +248,7 @@ class Searcher:
     def explain(
         self, query: str | Mapping[str, float] | Request, doc_id: str, **settings: Any
     ) -> Explanation:
-        """Why a document has its score.
+        """Return why a document has its score.
 
         Raises:
             KeyError: no such document; or, of interpolated rankings, none that a side returned.
@@ -258,7 +258,7 @@ class Searcher:
         return found
 
     def explanations(self, request: Request, doc_ids: Sequence[str]) -> list[Explanation]:
-        """Why each of these documents has its score for one request.
+        """Return why each of these documents has its score for one request.
 
         Raises:
             KeyError, ValueError: see `explain`.
@@ -331,7 +331,7 @@ class Searcher:
     def approximations(
         self, query: str | Mapping[str, float] | Request, **settings: Any
     ) -> list[str]:
-        """Why the answer may lack documents that belong there; nothing where it is exact.
+        """Return why the answer may lack documents; an empty list if it is exact.
 
         Raises:
             ValueError: see `search`.
