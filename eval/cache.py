@@ -29,8 +29,9 @@ from lsr.progress import Progress
 from lsr.run import Run
 from lsr.training.run_files import write_whole
 
-# Of the layout, and of what a first pass is: another one finds nothing of this one.
-VERSION = 1
+# Part of every key. It is raised when the layout, or what an index or a run holds, changes: entries
+# of other versions are not found. 2: queries have a scale of their own, `grafted` is in float32.
+VERSION = 2
 
 
 def default_folder() -> Path:

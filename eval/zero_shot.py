@@ -9,7 +9,7 @@ COLLECTIONS has the BEIR folders of FOLDERS. Each is ranked by
     dense          all-MiniLM-L6-v2, cosine, every document compared
     grafted        lexical and the head before training
     default        the model that ships
-    default+dense  their mean after min-max over the 1,000 best of each; who is absent has 0
+    default+dense  their mean after min-max over the 1,000 best of each; absent documents have 0
 
 All models compute in float32, on every CPU. Indexes and runs go under DIR; those found there are
 reused, so that a run that was cut off goes on.

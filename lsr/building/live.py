@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from lsr.building.commits import both_sides, commit_number
 from lsr.building.encoders import Encoder, open_encoder, vocabulary_sha256
@@ -17,10 +16,6 @@ from lsr.indexes.dense import DenseIndex
 from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
 from lsr.indexes.manifest import Manifest, read_manifest
 
-if TYPE_CHECKING:
-    pass
-
-T = TypeVar("T")
 # The folder of a generation that holds its vectors.
 DENSE = "dense"
 

@@ -44,6 +44,11 @@ def _is_no_failed_attempt(record: logging.LogRecord) -> bool:
 
 
 def ir_datasets_reader(name: str) -> Callable[[OnBad], Iterator[Document]]:
+    """Return the reader of the documents of an ir_datasets id.
+
+    Raises:
+        ValueError: there is no such id, or it has no documents.
+    """
     import ir_datasets
 
     try:
@@ -72,22 +77,19 @@ def ir_datasets_reader(name: str) -> Callable[[OnBad], Iterator[Document]]:
 def _metadata(
     name: str, fields: Mapping[str, object], left_out: set[str]
 ) -> dict[str, MetadataValue | list[MetadataValue]]:
-    """The fields that metadata can hold. A warning names each other one, once.
+    """Return the fields that metadata can hold; a warning names each other field, once.
 
     They are no error: nobody can edit these collections, and some have objects in lists.
     """
-    kept: dict[str, object] = {}
+    kept: dict[str, MetadataValue | list[MetadataValue]] = {}
     for key, value in fields.items():
-        plain = _plain(value)
         try:
-            metadata_of({key: plain})
+            kept |= metadata_of({key: _plain(value)})
         except ValueError as error:
             if key not in left_out:
                 left_out.add(key)
                 warnings.warn(f"{name}: the field {key!r} is left out: {error}", stacklevel=2)
-        else:
-            kept[key] = plain
-    return metadata_of(kept)
+    return kept
 
 
 def _plain(value: object) -> object:
