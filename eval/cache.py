@@ -1,4 +1,4 @@
-"""What evaluations keep between calls: indexes and first passes, found again by their content.
+"""The cache of evaluations: indexes and first passes, found again by their content.
 
 DIR/indexes/ENCODER-KEY/   an index: whole once it has a manifest, else a build that goes on
 DIR/runs/KEY.trec          a first pass
@@ -35,14 +35,14 @@ VERSION = 2
 
 
 def default_folder() -> Path:
-    """Where a user's caches lie: $XDG_CACHE_HOME/lsr or ~/.cache/lsr."""
+    """Return the folder of a user's caches: $XDG_CACHE_HOME/lsr or ~/.cache/lsr."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsr"
 
 
 class IndexSpec(NamedTuple):
-    """An index as `build_index` is asked for it."""
+    """The arguments of `build_index` for an index."""
 
-    dataset: Dataset  # whose documents
+    dataset: Dataset  # its documents are indexed
     encoder: str
     top_k: int
     dense: str | None  # None for no dense side
@@ -50,19 +50,19 @@ class IndexSpec(NamedTuple):
 
 
 class Cache:
-    """Indexes and runs in a folder, made if absent. Entries are there whole or not at all."""
+    """Indexes and runs in a folder. An entry is there whole or not at all."""
 
     def __init__(
         self, folder: str | os.PathLike[str], progress: Progress = lambda step, done, total: None
     ) -> None:
-        """See the module; `progress` is told where a call says no other."""
+        """Use `folder`, made if absent; `progress` is for calls that pass none."""
         self.folder = Path(folder)
         self._progress = progress
-        # By what `open_corpus` knows a corpus by: none is read twice to see what is in it.
+        # Digests of corpora by their names for `open_corpus`, so that none is read twice.
         self._digests: dict[str, str] = {}
 
     def index(self, wanted: IndexSpec, progress: Progress | None = None) -> Path:
-        """An index, built unless it is there.
+        """Return an index, which is built unless it is there.
 
         Raises:
             As `build_index`.
@@ -82,7 +82,7 @@ class Cache:
         return path
 
     def index_path(self, wanted: IndexSpec, progress: Progress | None = None) -> Path:
-        """Where that index lies, or will."""
+        """Return where that index is, or will be."""
         dataset, encoder, top_k, dense, dtype = wanted
         name = dataset.source or dataset.name
         if name not in self._digests:
@@ -102,7 +102,7 @@ class Cache:
     def first_pass(
         self, about: Mapping[str, Any], compute: Callable[[], tuple[Run, Cost]]
     ) -> tuple[Run, Cost]:
-        """The run that `about` (JSON) describes and its cost, computed unless it is there.
+        """Return the run that `about` (JSON) describes and its cost; compute it unless it is there.
 
         A damaged entry is computed again, with a warning.
         """
@@ -117,7 +117,7 @@ class Cache:
         partial.replace(path)
         described = {"about": about, "cost": cost._asdict(), "sha256": _sha256(path)}
         write_whole(record, json.dumps(described, indent=2))
-        # As it will be read: in a run file tied scores differ by an ulp.
+        # As a later call will read it: in a run file tied scores differ by an ulp.
         return Run.read_trec(path), cost
 
 
@@ -137,12 +137,12 @@ def _read(record: Path) -> tuple[Run, Cost] | None:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of what JSON can hold."""
+    """Return the SHA-256 of a value that JSON can hold, and of VERSION."""
     return hashlib.sha256(json.dumps([VERSION, value], sort_keys=True).encode()).hexdigest()
 
 
 def encoder_identity(name: str) -> list[Any]:
-    """An encoder's name and what tells its weights from others, in JSON.
+    """Return an encoder's name and what identifies its weights, as JSON.
 
     Raises:
         FileNotFoundError: no such encoder.
@@ -153,7 +153,7 @@ def encoder_identity(name: str) -> list[Any]:
 
 
 def model_identity(name: str) -> list[Any]:
-    """A checkpoint's name and its files; of a name that is no checkpoint, such as "default", that.
+    """Return a checkpoint's name and its files; for "default" the name and our version.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -164,17 +164,17 @@ def model_identity(name: str) -> list[Any]:
 
 
 def index_identity(directory: Path) -> list[Any]:
-    """What tells the content of an index directory from any other, in JSON.
+    """Return what identifies the content of an index directory, as JSON.
 
-    Manifest and Lucene's latest commit, which has a random id; and of all other files, of a dense
-    side or of what `lsr tune` found, name, size and time.
+    These are the digests of the manifest and of Lucene's latest commit, which has a random id, and
+    the name, size and time of all files: a dense side and what `lsr tune` found are among them.
     """
     small = [directory / NAME, *sorted(directory.glob("generation-*/lucene/segments_*"))]
     return [[_sha256(path) for path in small], _files(directory)]
 
 
 def _files(folder: Path) -> list[list[Any]]:
-    """Name, size and time of each file; locks come and go."""
+    """Return name, size and time of each file, without locks, which come and go."""
     return [
         [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
         for path in sorted(folder.rglob("*"))

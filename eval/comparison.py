@@ -23,16 +23,16 @@ from lsr.search import Searcher
 
 
 class Row(NamedTuple):
-    """One system beside the baseline by one measure."""
+    """A system and the baseline by one measure."""
 
     system: str
     paired: Paired
-    # The p values of `paired`, corrected over the systems of the same measure.
+    # The p values of `paired`, corrected for the number of systems.
     p_ttest_holm: float
     p_randomisation_holm: float
 
     def record(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return everything as JSON."""
         pair = self.paired
         return {
             "system": self.system,
@@ -61,7 +61,7 @@ class Comparison:
     rows: dict[str, list[Row]]  # by measure, a row for each system in the order given
 
     def record(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return everything as JSON."""
         return {
             "dataset": self.dataset,
             "split": self.split,
@@ -77,7 +77,7 @@ class Comparison:
         }
 
     def of(self, system: str) -> dict[str, Row]:
-        """The rows of one system, by measure; none for the baseline."""
+        """Return the rows of one system by measure; none for the baseline."""
         return {
             measure: row
             for measure, rows in self.rows.items()
@@ -86,7 +86,7 @@ class Comparison:
         }
 
     def tables(self) -> list[Table]:
-        """One for each measure, for a terminal; p values are those corrected by Holm."""
+        """Return a table for each measure, for a terminal, with p values corrected by Holm."""
         return [_table(measure, self.baseline, rows) for measure, rows in self.rows.items()]
 
 
@@ -97,11 +97,11 @@ def compare_systems(
     *,
     progress: Progress = lambda step, done, total: None,
 ) -> Comparison:
-    """Each system beside the first by each measure: see `compare_results`.
+    """Compare each system with the first by each measure: see `compare_results`.
 
-    A system is the path of a TREC run file or of an index directory. Of both the DEPTH best
-    documents of a query are measured, its own id dropped (BEIR). A query that a run lacks counts
-    as 0.
+    A system is the path of a TREC run file or of an index directory. The DEPTH best
+    documents of each query are measured, without the document that has the query's id (BEIR). A
+    query that a run lacks counts as 0.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -124,7 +124,7 @@ def compare_systems(
 
 
 def compare_results(results: Sequence[Result]) -> Comparison:
-    """Each system on a dataset beside the first: `significance.compare`, corrected by `holm`.
+    """Compare each system with the first: `significance.compare`, with p corrected by `holm`.
 
     The correction is over the systems; there is none over the measures.
 
@@ -151,7 +151,7 @@ def read_system(
     *,
     progress: Progress = lambda step, done, total: None,
 ) -> Run:
-    """The run of a TREC run file, or of a dataset's queries through an index directory.
+    """Return the run in a TREC run file, or rank a dataset's queries by an index.
 
     Raises:
         FileNotFoundError: there is no such file, or the directory holds no index.
@@ -177,7 +177,7 @@ def _table(measure: str, baseline: str, rows: Sequence[Row]) -> Table:
         "wins/\nlosses/\nties",
     ):
         table.add_column(header, no_wrap=True)
-    # As Text: brackets in a path are no markup.
+    # As Text, because rich would take brackets in a path for markup.
     table.add_row(Text(baseline), f"{rows[0].paired.baseline:.4f}")
     for row in rows:
         pair = row.paired

@@ -84,21 +84,21 @@ class Dataset(NamedTuple):
     split: str
     queries: list[Query]
     qrels: Qrels
-    # From this grade on measures that know no grades count a document as relevant.
+    # The lowest grade that counts as relevant in measures without grades.
     relevant_grade: int = 1
-    # What `open_corpus` knows its documents by; "" is its name.
+    # The name of its documents for `open_corpus`; "" if that is the dataset's name.
     source: str = ""
-    # Shared by datasets that are averaged first, without weights; "" is none.
+    # Datasets of one group are averaged first, without weights; "" is no group.
     group: str = ""
 
     @property
     def label(self) -> str:
-        """A name for tables: of a folder only the last part."""
+        """The name in tables; of a folder only the last part."""
         return Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
 
 
 def load_datasets(name: str | os.PathLike[str], split: str = "test") -> list[Dataset]:
-    """The datasets that a name stands for: several (see GROUPS), or the one of that name.
+    """Return the datasets that a name stands for: a group (see GROUPS), or one dataset.
 
     Raises:
         As `load_dataset`.
@@ -193,7 +193,7 @@ def _load_ir_datasets(name: str, split: str) -> Dataset:
                 f"{ir_id}: query {judgement.query_id!r}, document {judgement.doc_id!r}: {error}"
             ) from error
         qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = grade
-    # An id that has judgements of its own says which they are, whatever split was asked for.
+    # An id with judgements of its own names its split, whatever `split` is.
     known = [part for part in ir_id.split("/") if part in _SPLITS]
     return _dataset(
         _WITH_VERSION.get(name, name), known[-1] if known else "test", queries, qrels
@@ -201,7 +201,7 @@ def _load_ir_datasets(name: str, split: str) -> Dataset:
 
 
 def _relevant_grade(ir_id: str) -> int:
-    """2 for the TREC deep learning tracks, whose grade 1 is "related, does not answer"."""
+    """Return 2 for the TREC deep learning tracks, whose grade 1 is "related, does not answer"."""
     return 2 if "/trec-dl-" in ir_id or ir_id == "beir/msmarco/test" else 1
 
 

@@ -1,4 +1,4 @@
-"""What a report shows of single queries: the documents' texts, and why a system ranked them."""
+"""The evidence of a report for single queries: documents' texts, and why a system ranked them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Evidence:
         cache: Cache,
         opened: ExitStack,
     ) -> None:
-        """Evidence of what `evaluate_system` has evaluated.
+        """Gather evidence on what `evaluate_system` has evaluated.
 
         Args:
             datasets: all of them.
             systems: all of them.
-            cache: the one they were evaluated with.
+            cache: the cache of the evaluation.
             opened: closes the indexes that are opened.
         """
         self._datasets = {dataset.name: dataset for dataset in datasets}
@@ -40,7 +40,7 @@ class Evidence:
         self._queries: dict[str, dict[str, str]] = {}
 
     def documents(self, dataset: str, ids: Sequence[str]) -> Mapping[str, Document]:
-        """The documents of a dataset by id; its corpus is read through."""
+        """Return the documents of a dataset by id, by reading its corpus."""
         wanted = set(ids)
         corpus = open_corpus(self._datasets[dataset].source or dataset)
         return {document.id: document for document in corpus if document.id in wanted}
@@ -48,7 +48,7 @@ class Evidence:
     def explain(
         self, system: str, dataset: str, query_id: str, doc_id: str
     ) -> Sequence[Contribution]:
-        """What each term added to a document's sparse score; of a run file nothing is known."""
+        """Return what each term added to a document's sparse score; nothing for a run file."""
         described = self._systems[system]
         if described.kind in ("run", "runs"):
             return []

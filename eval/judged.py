@@ -13,9 +13,9 @@ from lsr.eval.datasets import Dataset
 from lsr.indexes.lucene import LuceneIndex
 from lsr.indexes.manifest import read_manifest
 
-# Documents of a corpus whose texts are compared with those of an index.
+# How many documents of a corpus are compared with those of an index.
 COMPARED = 10
-# Documents that are looked up at once.
+# Documents that are looked up together.
 CHUNK = 1000
 
 
@@ -75,7 +75,7 @@ def _compare_texts(directory: Path, index: LuceneIndex, dataset: Dataset, corpus
 
 
 def _held(index: LuceneIndex, ids: list[str]) -> set[str]:
-    """Those of `ids` that are in an index."""
+    """Return those of `ids` that are in an index."""
     held = set()
     for start in range(0, len(ids), CHUNK):
         for document in index.stored(ids[start : start + CHUNK]):

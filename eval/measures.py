@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from lsr.run import LARGEST_GRADE, Run, checked_grade
 
-# By default, of a whole evaluation.
+# The default measures of an evaluation.
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@100", "R@1000", "Judged@10")
 LARGEST_CUTOFF = 1_000_000
-# The highest grade for which gdeval, which computes ERR and exponential nDCG, is defined.
+# The highest grade that gdeval allows, which computes ERR and exponential nDCG.
 LARGEST_GDEVAL_GRADE = 4
 
 
@@ -101,7 +101,7 @@ def _calculated(
             for metric in ir_measures.iter_calc(measures, judged, scores)
         }
     except ZeroDivisionError as error:
-        # Accuracy, of a query for which all retrieved documents are relevant.
+        # Accuracy divides by zero if all retrieved documents of a query are relevant.
         names = ", ".join(str(measure) for measure in measures)
         raise ValueError(f"{names}: not defined for a query of this run") from error
 
@@ -111,7 +111,7 @@ def _calculated_by_number(
     judged: dict[str, dict[str, int]],
     scores: dict[str, dict[str, float]],
 ) -> dict[tuple[Any, str], float]:
-    """`_calculated` with ids as numbers: gdeval takes only such query ids, and ASCII files."""
+    """Run `_calculated` with numbers as ids: gdeval takes no other query ids, and only ASCII."""
     queries = {query_id: str(number) for number, query_id in enumerate(scores)}
     doc_ids = {doc_id for of in judged.values() for doc_id in of}
     doc_ids |= {doc_id for of in scores.values() for doc_id in of}
@@ -136,7 +136,7 @@ def _is_gdeval(measure: Any) -> bool:
 
 
 def split_measures(text: str) -> list[str]:
-    """The names in a text that separates them by white space, which may also be in brackets.
+    """Split a text into names of measures at white space outside of brackets.
 
     >>> split_measures("nDCG@10 P(rel = 2)@5")
     ['nDCG@10', 'P(rel = 2)@5']
@@ -145,7 +145,7 @@ def split_measures(text: str) -> list[str]:
 
 
 def parse_measures(names: Sequence[str]) -> dict[str, Any]:
-    """The measures of ir-measures by the names given.
+    """Return the measures of ir-measures by their names.
 
     Raises:
         ValueError: there are no names, two of them name the same measure, or one names no measure,
@@ -167,7 +167,7 @@ def parse_measures(names: Sequence[str]) -> dict[str, Any]:
 
 
 def with_relevant_grade(names: Sequence[str], grade: int) -> list[str]:
-    """The names, with rel=`grade` where a measure counts relevant documents and says no grade.
+    """Return the names, with rel=`grade` where a measure counts relevant documents.
 
     >>> with_relevant_grade(["nDCG@10", "RR@10", "P(rel=3)@5"], 2)
     ['nDCG@10', 'RR(rel=2)@10', 'P(rel=3)@5']
@@ -234,7 +234,7 @@ def _check_parameters(name: str, measure: Any) -> None:
             raise ValueError(f"{name!r}: the {key} must be in [{low}, {high}], got {value}")
     recall = measure.params.get("recall")
     if recall is not None and round(recall, 2) != recall:
-        # trec_eval would take the nearest.
+        # trec_eval would round it.
         raise ValueError(f"{name!r}: the recall must have at most two decimals, got {recall}")
     gains: dict[Any, Any] = measure.params.get("gains") or {}
     for grade in (*gains.keys(), *gains.values()):

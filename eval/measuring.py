@@ -1,4 +1,4 @@
-"""What an index answers to a dataset's queries, what that is worth, and what it costs."""
+"""Rankings of an index for a dataset's queries, their quality, and their cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lsr.request import ask
 from lsr.run import Run
 from lsr.search import Searcher
 
-# Documents of a query that are measured.
+# The documents of a query that are measured.
 DEPTH = 1000
 # Queries that are timed, one after the other, at LATENCY_K hits.
 LATENCY_QUERIES = 500
@@ -39,13 +39,13 @@ def measure_index(
     threads: int = 1,
     progress: Progress = lambda step, done, total: None,
 ) -> Result:
-    """Quality and cost of an index on a dataset, by the BEIR rules (own id dropped).
+    """Measure quality and cost of an index on a dataset, by the BEIR rules (own id dropped).
 
     Args:
         searcher: the index.
         dataset: queries and judgements.
         measures: names of ir-measures.
-        name: of the system in tables; by default the encoder's.
+        name: the system's name in tables; by default the encoder's name.
         settings: fields of `lsr.request.Request`.
         threads: Java threads of the run; times are those of single queries.
         progress: see Progress.
@@ -69,16 +69,16 @@ def rank_queries(
     threads: int = 1,
     progress: Progress = lambda step, done, total: None,
 ) -> Run:
-    """The DEPTH best documents of an index for a dataset's queries, a query's own id dropped."""
+    """Rank the DEPTH best documents of an index for each query, without the query's own id."""
     texts = [query.text for query in dataset.queries]
-    # One more than is kept: a query's own document is dropped.
+    # One more hit, because a query's own document is dropped.
     ranked = searcher.rank(texts, DEPTH + 1, threads=threads, progress=progress, **(settings or {}))
     ids = [query.id for query in dataset.queries]
     return Run(dict(zip(ids, ranked, strict=True))).without_self().truncate(DEPTH)
 
 
 def names_of_measures(measures: Sequence[str], dataset: Dataset) -> list[str]:
-    """The names of measures on a dataset, which say from which grade on is relevant.
+    """Return the names of measures with the lowest relevant grade of a dataset.
 
     Raises:
         ValueError: see `parse_measures` and `check_grades`; or a cutoff is deeper than rankings are
@@ -98,7 +98,7 @@ def names_of_measures(measures: Sequence[str], dataset: Dataset) -> list[str]:
 
 
 def evaluate_run(run: Run, dataset: Dataset, measures: Sequence[str]) -> Evaluation:
-    """The measures of a run on a dataset, see `names_of_measures`."""
+    """Measure a run on a dataset, see `names_of_measures`."""
     return evaluate(run, dataset.qrels, names_of_measures(measures, dataset))
 
 
@@ -109,16 +109,16 @@ def measure_cost(
     settings: Mapping[str, Any] | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Cost:
-    """What an index costs; a query at the median (postings: at the mean) of the first 500.
+    """Measure what an index costs: medians (for postings the mean) over the first 500 queries.
 
-    Postings are those of a query as it is first searched, cut by `max_terms` or `mass`: none in
-    mode dense. A dense side counts as part of the index in modes dense and hybrid.
+    Postings are counted for the first pass, after cuts by `max_terms` or `mass`. Mode dense has
+    none. A dense side counts as part of the index in modes dense and hybrid.
     """
     texts = [query.text for query in dataset.queries[:LATENCY_QUERIES]]
-    # With `rescore` the cut comes later; its postings are those of the cut query.
+    # With `rescore` the query is cut later; the postings of the cut query count.
     request = ask("", **{**(settings or {}), "rescore": None})
     encode = searcher.passes.encode
-    # The first query loads what is loaded once.
+    # The first query pays for everything that is loaded once.
     searcher.rank(texts[:1], LATENCY_K, **(settings or {}))
     encode_seconds, seconds = [], []
     for number, text in enumerate(texts, 1):

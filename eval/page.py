@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that asks for nothing, not even a font."""
+"""The page of a report: one HTML file that loads nothing, not even a font."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLICY = (
 
 
 def require_libraries() -> None:
-    """Raises ImportError, with how to install it, where jinja2 or matplotlib is missing."""
+    """Raise ImportError with the install command if jinja2 or matplotlib is missing."""
     for name in ("jinja2", "matplotlib"):
         try:
             importlib.import_module(name)
@@ -36,7 +36,7 @@ def render(
     documents: details.Documents | None = None,
     explain: details.Explain | None = None,
 ) -> str:
-    """The HTML of a report; for the arguments see `publish`.
+    """Return the HTML of a report; for the arguments see `publish`.
 
     Raises:
         ImportError: jinja2 is missing, or matplotlib.
@@ -83,7 +83,7 @@ def render(
 
 
 def _effects(grid: Grid) -> list[tuple[str, Any, tables.Table]]:
-    """Name of the measure, plot and table of each, where there are differences."""
+    """Return measure, plot and table of each measure with differences."""
     from markupsafe import Markup
 
     found = []
@@ -95,6 +95,6 @@ def _effects(grid: Grid) -> list[tuple[str, Any, tables.Table]]:
 
 
 def _json(data: Any) -> str:
-    """JSON that cannot end the <script> it stands in."""
+    """Return JSON that cannot end the <script> around it."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")

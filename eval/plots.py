@@ -51,7 +51,7 @@ _SETTINGS = {
 
 
 def effects(grid: Grid, measure: int, name: str) -> str:
-    """Each system's difference from the baseline with its 95 % interval, by dataset.
+    """Draw each system's difference from the baseline with its 95 % interval, by dataset.
 
     A filled marker is a significant difference. `name` begins every id of the SVG.
     """
@@ -89,7 +89,7 @@ def effects(grid: Grid, measure: int, name: str) -> str:
 
 
 def frontier(grid: Grid, name: str) -> str:
-    """Quality by the first measure against p50 latency, a panel for each dataset.
+    """Draw quality by the first measure against p50 latency, a panel for each dataset.
 
     A filled marker on the dashed line is a system that no other beats in both.
     """
@@ -113,7 +113,7 @@ def frontier(grid: Grid, name: str) -> str:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the (cost, quality) that no other point beats in both, by rising cost.
+    """Return the indices of points (cost, quality) that no other beats in both, by rising cost.
 
     Of equal points all are kept.
 
@@ -131,7 +131,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def wins(grid: Grid, place: int, measure: int, name: str) -> str:
-    """The difference of every query from the baseline, sorted, a panel for each system."""
+    """Draw each query's difference from the baseline, sorted, a panel for each system."""
     baseline = grid.values(measure, place, 0)
     sorted_differences = []
     for system in range(1, len(grid.systems)):

@@ -1,4 +1,4 @@
-"""Quality against terms kept: what pruning documents after training would cost."""
+"""Quality against terms kept: the cost of pruning documents after training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rank_vectors(
     query_ids: Sequence[str],
     k: int = DEPTH,
 ) -> Run:
-    """The k best documents of each query by exact dot product, without a query's own document.
+    """Rank the k best documents of each query by exact dot product, without its own document.
 
     Args:
         documents: float32, shape (n, V).
@@ -67,7 +67,7 @@ def pruning_curve(
     kept: Sequence[int | None] = KEPT,
     measures: Sequence[str] = ("nDCG@10", "R@100"),
 ) -> list[Point]:
-    """The measures when only the heaviest terms of each document are kept; see `rank_vectors`."""
+    """Measure quality when each document keeps only its heaviest terms; see `rank_vectors`."""
     points = []
     for top_k in kept:
         pruned = documents if top_k is None else prune(documents, top_k)
@@ -78,7 +78,7 @@ def pruning_curve(
 
 
 def table(points: Sequence[Point]) -> Table:
-    """The curve for a terminal."""
+    """Return the curve as a table for a terminal."""
     shown = Table("terms kept", "mean terms", *points[0].evaluation.means, box=None, pad_edge=False)
     for point in points:
         kept = "all" if point.kept is None else str(point.kept)

@@ -42,16 +42,16 @@ class Average(NamedTuple):
 
 
 def differences(results: Sequence[Result]) -> Comparison | None:
-    """The systems on a dataset beside the first; None where there is nothing to test."""
+    """Return the comparison of systems with the first; None if there is nothing to test."""
     if len(results) < 2 or len(results[0].dataset.queries) < 2:
         return None
     return compare_results(results)
 
 
 def averages(results: Sequence[Result], measures: Sequence[str]) -> list[Average]:
-    """Means over datasets: of each group (such as CQADupStack's twelve), and of all.
+    """Return means over datasets: over each group (such as CQADupStack's twelve), and over all.
 
-    In that of all a group counts as one. There is none of a single dataset.
+    In the mean over all, a group counts as one dataset. A single dataset has no mean.
 
     Args:
         results: every system on every dataset.
@@ -91,7 +91,7 @@ def _average(
 
 
 def table(results: Sequence[Result], found: Comparison | None = None) -> Table:
-    """Systems on one dataset, a column each: quality, with marks of `found`, then cost."""
+    """Return a table with a column for each system: quality, with marks of `found`, then cost."""
     dataset = results[0].dataset
     shown = _table(f"{dataset.label}, {len(dataset.queries)} queries", [r.system for r in results])
     marks = {
@@ -114,7 +114,7 @@ def table(results: Sequence[Result], found: Comparison | None = None) -> Table:
 
 
 def average_table(average: Average) -> Table:
-    """Systems on several datasets, a column each."""
+    """Return a table of means with a column for each system."""
     title = f"{average.name} of {len(average.datasets)}"
     shown = _table(title, list(average.means))
     for measure in next(iter(average.means.values())):
@@ -124,7 +124,7 @@ def average_table(average: Average) -> Table:
 
 def _table(title: str, systems: Sequence[str]) -> Table:
     shown = Table(box=None, pad_edge=False)
-    # As Text: brackets in a path are no markup. A narrow terminal folds names, never numbers.
+    # As Text, because rich takes brackets for markup. Narrow terminals fold names, never numbers.
     shown.add_column(Text(title), overflow="fold")
     for system in systems:
         shown.add_column(Text(system), overflow="fold", min_width=9)
@@ -132,7 +132,7 @@ def _table(title: str, systems: Sequence[str]) -> Table:
 
 
 def record(result: Result, found: Comparison | None = None) -> dict[str, Any]:
-    """A result with its values per query and its tests against the baseline, for JSON."""
+    """Return a result with its values per query and its tests, as JSON."""
     rows = found.of(result.system) if found else {}
     return {
         "dataset": result.dataset.name,
@@ -148,7 +148,7 @@ def record(result: Result, found: Comparison | None = None) -> dict[str, Any]:
 
 
 def average_record(average: Average, system: str) -> dict[str, Any]:
-    """A system's means over datasets, for JSON."""
+    """Return a system's means over datasets, as JSON."""
     return {
         "average": average.name,
         "datasets": average.datasets,
@@ -160,7 +160,7 @@ def average_record(average: Average, system: str) -> dict[str, Any]:
 def write_run(folder: Path, result: Result) -> Path:
     """Write folder/runs/SYSTEM/DATASET.trec; `--system folder/runs/SYSTEM` reads it.
 
-    A name that cannot be a folder's is changed and gets a digest: two systems never share one.
+    A name that no folder can have is changed and gets a digest, so that no two are the same.
     """
     name = re.sub(r"[^\w.=+-]+", "-", result.system).strip("-.")
     if name != result.system:

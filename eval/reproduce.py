@@ -31,11 +31,11 @@ MINIATURE = "miniature"
 MEAN = "mean"
 MEAN_MEASURE = "nDCG@10"
 
-# The largest differences that are called ok and close. What is ok is what the same engine gives
-# again; other engines, quantisation, truncation and floats make what is close.
+# The largest differences that are called "ok" and "close". The same engine gives "ok" again;
+# other engines, quantisation, truncation and rounding make differences that are "close".
 OK = 0.003
 CLOSE = 0.01
-# What is called close on datasets where published runs of one checkpoint differ by more.
+# The bound of "close" on datasets where published runs of one checkpoint differ by more.
 CLOSE_ON = {"arguana": 0.03, "climate-fever": 0.03, "trec-covid": 0.03}
 
 # Hosts that ir_datasets downloads a collection from, by the first part of its id.
@@ -43,9 +43,9 @@ HOSTS = {
     "beir": "https://public.ukp.informatik.tu-darmstadt.de",
     "msmarco-passage": "https://msmarco.z22.web.core.windows.net",
 }
-# For a host to answer anything at all.
+# Seconds that a host has to answer anything at all.
 TIMEOUT_S = 5.0
-# No published document vector is cut: more terms than a vocabulary has.
+# More terms than any vocabulary has, so that no document vector is cut.
 _ALL_TERMS = 1_000_000
 
 
@@ -77,11 +77,11 @@ class Table(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What rows are of: an encoder that lsr can load, or why there is none."""
+    """A published model: the encoder that lsr can load for it, or why there is none."""
 
     encoder: str  # as `lsr eval --system` takes it; "" where lsr cannot run the model
     obstacle: str  # "" where it can
-    mb: int = 0  # of its weights, roughly; 0 where there is nothing to download
+    mb: int = 0  # size of its weights, roughly; 0 if there is nothing to download
     gated: bool = False  # whether the hub wants its conditions accepted first
 
 
@@ -95,7 +95,7 @@ class Published(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a row: measured, or missing for reasons."""
+    """The outcome of a row: measured, or missing for reasons."""
 
     row: Row
     ours: float | None
@@ -103,7 +103,7 @@ class Outcome(NamedTuple):
 
     @property
     def difference(self) -> float | None:
-        """Ours less what was published."""
+        """Our value minus the published one."""
         return None if self.ours is None else self.ours - self.row.published
 
     @property
@@ -115,12 +115,12 @@ class Outcome(NamedTuple):
 
 
 def verdict(dataset: str, published: float, ours: float) -> str:
-    """What a difference is called: "ok" up to OK, "close" up to CLOSE (see CLOSE_ON), else "off".
+    """Return "ok" for a difference up to OK, "close" up to CLOSE (see CLOSE_ON), else "off".
 
     >>> verdict("scifact", 0.700, 0.703), verdict("scifact", 0.700, 0.691)
     ('ok', 'close')
     """
-    # Without what floats add to a difference of four or five decimals.
+    # Rounded, because floats add noise to a difference of four or five decimals.
     difference = round(abs(ours - published), 9)
     if difference <= OK:
         return "ok"
@@ -128,7 +128,7 @@ def verdict(dataset: str, published: float, ours: float) -> str:
 
 
 def read_published() -> Published:
-    """The numbers of published.json, which says itself what is where in it."""
+    """Read published.json, which describes its own layout."""
     path = Path(__file__).with_name("published.json")
     found = json.loads(path.read_text(encoding="utf-8"))
     tables = {}
@@ -158,7 +158,7 @@ def read_published() -> Published:
 def choose(
     published: Published, table: str, model: str | None = None, dataset: str | None = None
 ) -> list[Row]:
-    """The rows of a table that lsr can run, of one model or on one dataset if asked for.
+    """Return the rows of a table that lsr can run, for one model or dataset if given.
 
     Means over all datasets are left out where one dataset is asked for.
 
@@ -230,13 +230,13 @@ def _run(
     cache: Cache,
     watch: Callable[[str], AbstractContextManager[Progress]],
 ) -> list[Outcome]:
-    """Outcomes of the rows of one model and one dataset, or of what is missing in its place."""
+    """Return the outcomes of the rows of one model on one dataset."""
     if missing or isinstance(dataset, str):
         reasons = (missing, dataset if isinstance(dataset, str) else "")
         return [Outcome(row, None, tuple(filter(None, reasons))) for row in rows]
     measures = list(dict.fromkeys(row.measure for row in rows))
     top_k = TOP_K if _is_ours(encoder) else _ALL_TERMS
-    # Not what this CPU is fast at: tables must not depend on it.
+    # Not the dtype that this CPU is fast in: tables must not depend on the CPU.
     system = System(rows[0].model, encoder, "encoder", {}, top_k, dtype="float32")
     try:
         with watch(f"{rows[0].dataset}: {rows[0].model}") as progress:
@@ -257,7 +257,7 @@ def _mean(row: Row, datasets: Sequence[str], found: Mapping[tuple[str, str], flo
 
 
 def _load(name: str, downloads: Mapping[str, int], fetch: bool) -> Dataset | str:
-    """A dataset, or why there is none.
+    """Return a dataset, or the reason why it cannot be had.
 
     Where its host does not answer, ir_datasets is asked for what it has on disk; where it does,
     `fetch` says whether to download.
@@ -287,7 +287,7 @@ def _host(name: str) -> str:
 
 
 def _archive(name: str) -> str:
-    """What ir_datasets downloads for a dataset, a key of Published.downloads."""
+    """Return what ir_datasets downloads for a dataset, a key of Published.downloads."""
     collection = SHORT_NAMES[name].partition("/")[0]
     return name.partition("/")[0] if collection == "beir" else collection
 
@@ -314,7 +314,7 @@ def _is_ours(encoder: str) -> bool:
 
 
 def _missing_model(model: Model) -> str:
-    """`missing_checkpoint`, with what there is to download."""
+    """Return `missing_checkpoint` with the size of the download."""
     if not (reason := missing_checkpoint(model.encoder)):
         return ""
     gate = "; the hub wants its conditions accepted first" if model.gated else ""
@@ -322,7 +322,7 @@ def _missing_model(model: Model) -> str:
 
 
 def missing_checkpoint(encoder: str) -> str:
-    """Why an encoder cannot be had; "" if it is there, or if the hub gives the smallest file."""
+    """Return why an encoder cannot be had; "" if it is there, or if the hub gives a small file."""
     if _is_ours(encoder):
         return ""
     from huggingface_hub import constants, hf_hub_download, snapshot_download
@@ -347,7 +347,7 @@ def missing_checkpoint(encoder: str) -> str:
 
 @functools.cache
 def unreachable(url: str) -> str:
-    """Why a host gives no answer within TIMEOUT_S; "" if it gives any. Asked once per process."""
+    """Return why a host does not answer within TIMEOUT_S; "" if it does. Tried once a process."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):

@@ -42,13 +42,13 @@ from lsr.search import Searcher
 # Expansion terms kept per document.
 TOP_K = 256
 _NESTED: dict[str, type[BaseModel]] = {"interpolation": Interpolation, "feedback": Feedback}
-# Of a request, but not of a system.
+# Fields of a Request that a system cannot set.
 _NOT_SETTINGS = ("query", "k")
 
 
 @dataclass(frozen=True)
 class System:
-    """What ranks documents for queries."""
+    """A way to rank documents for queries."""
 
     name: str  # in tables
     source: str  # a path, or an encoder's name
@@ -60,7 +60,7 @@ class System:
 
 
 def parse_system(text: str) -> System:
-    """The system that `[NAME=]SYSTEM[?KEY=VALUE&…]` stands for; see the module.
+    """Return the system that `[NAME=]SYSTEM[?KEY=VALUE&…]` stands for; see the module.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -117,13 +117,13 @@ def _kind(source: str) -> Literal["run", "runs", "index", "encoder"]:
         )
     if is_path(source) or source.count("/") > 1:
         raise missing(source, "run file, index directory or checkpoint")
-    # A name for the hub, unless there is none of it.
+    # Raises if no checkpoint has this name.
     resolve(source)
     return "encoder"
 
 
 def _settings(text: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Fields of Request from "KEY=VALUE", checked."""
+    """Return fields of Request from "KEY=VALUE", checked."""
     known = _keys()
     for pair in pairs:
         key, _, value = pair.partition("=")
@@ -188,16 +188,16 @@ def evaluate_system(
     threads: int = 1,
     progress: Progress = lambda step, done, total: None,
 ) -> Result:
-    """Quality and cost of a system on a dataset; what is in the cache is not done again.
+    """Measure quality and cost of a system on a dataset; what the cache has is not done again.
 
-    Cost is as it was when the run was made; a run file has none.
+    The cost was measured when the run was made; a run file has none.
 
     Args:
-        system: what ranks.
+        system: the system to measure.
         dataset: queries and judgements.
         measures: names of ir-measures; see `with_relevant_grade`.
         cache: indexes and runs.
-        beside: systems that are evaluated too, whose indexes this one may share.
+        beside: other systems of the evaluation, whose indexes this one may share.
         threads: Java threads of the run.
         progress: see Progress.
 
@@ -217,7 +217,7 @@ def evaluate_system(
 
 
 def run_file(system: System, dataset: Dataset) -> Path:
-    """The run file of a system for a dataset.
+    """Return the run file of a system for a dataset.
 
     Raises:
         FileNotFoundError: a folder of runs lacks it.
@@ -232,7 +232,7 @@ def run_file(system: System, dataset: Dataset) -> Path:
 
 
 def read_run(path: Path, dataset: Dataset) -> Run:
-    """The DEPTH best of a run file (also .gz) for a dataset, without queries' own documents.
+    """Read the DEPTH best hits of a run file (also .gz), without queries' own documents.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -257,7 +257,7 @@ def read_run(path: Path, dataset: Dataset) -> Run:
 
 
 def file_name(dataset: Dataset) -> str:
-    """What a dataset's run file is called, without suffix."""
+    """Return the name of a dataset's run file, without suffix."""
     return dataset.label.replace("/", "-")
 
 
@@ -268,10 +268,10 @@ def index_of(
     cache: Cache,
     progress: Progress = lambda step, done, total: None,
 ) -> Path:
-    """The index that a system searches, built if need be.
+    """Return the index that a system searches, and build it if it is not there.
 
-    Where another system asks for the same with a dense side, sparse ones share that, unless there
-    is one without already.
+    A sparse system uses the index with a dense side that another system needs, unless an index
+    without a dense side exists already.
     """
     if system.kind == "index":
         return Path(system.source)

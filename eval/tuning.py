@@ -30,21 +30,21 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning found."""
+    """The result of tuning."""
 
     dataset: str
     split: str
     measure: str
     n_queries: int
-    interpolation: Interpolation  # the best on all queries: what is stored
-    tuned: float  # its mean, which flatters: it was chosen on these queries
+    interpolation: Interpolation  # the best on all queries, which is stored
+    tuned: float  # its mean, which is too high: it was chosen on these queries
     cross_validated: float  # the mean where each fold's was chosen on the others
     sparse: float  # the mean of either side alone
     dense: float
     means: dict[str, dict[float, float]]  # normalisation → α → mean
 
     def record(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return everything as JSON."""
         return {
             **vars(self),
             "interpolation": self.interpolation.model_dump(),
@@ -56,7 +56,7 @@ class Tuning:
 
 
 def folds(query_ids: Sequence[str], n: int = FOLDS) -> list[list[str]]:
-    """Query ids in `n` parts of like size, the same for the same ids in whatever order.
+    """Divide query ids into `n` parts of nearly equal size, whatever the order of the ids.
 
     Raises:
         ValueError: there are fewer ids than parts.
@@ -68,11 +68,11 @@ def folds(query_ids: Sequence[str], n: int = FOLDS) -> list[list[str]]:
 
 
 def best_setting(values: Mapping[Any, Mapping[str, float]], query_ids: Sequence[str]) -> Any:
-    """The setting whose values have the highest mean over these queries; of equals the first.
+    """Return the setting with the highest mean over these queries; the first of equal ones.
 
     Args:
         values: setting → query id → value of a measure.
-        query_ids: what is averaged over.
+        query_ids: the queries of the mean.
     """
     return max(values, key=lambda setting: round(mean(values[setting][q] for q in query_ids), 12))
 
@@ -80,7 +80,7 @@ def best_setting(values: Mapping[Any, Mapping[str, float]], query_ids: Sequence[
 def cross_validate(
     values: Mapping[Any, Mapping[str, float]], query_ids: Sequence[str], n: int = FOLDS
 ) -> dict[str, Any]:
-    """For each query the setting that is best on the folds that it is not in.
+    """Return for each query the setting that is best on the other folds.
 
     Args:
         values: setting → query id → value of a measure.
@@ -109,8 +109,8 @@ def tune(
     """Find α and normalisation of a convex combination for an index with a dense side.
 
     Both sides are searched once; every α of ALPHAS and normalisation then orders the union of the
-    two lists anew, documents that one side did not return being scored exactly. The best by the
-    mean over the queries is stored for searches in mode hybrid without settings of their own.
+    two lists anew, documents that one side did not return are scored exactly. The setting with the
+    best mean over the queries is stored. Hybrid searches without an interpolation use it.
 
     Raises:
         FileNotFoundError: no index there.
@@ -160,7 +160,7 @@ def interpolations(
     alphas: Sequence[float] = ALPHAS,
     progress: Progress = lambda step, done, total: None,
 ) -> tuple[dict[Interpolation, dict[str, float]], dict[str, dict[str, float]]]:
-    """Setting → query id → value of the measure; and side → query id → value.
+    """Return the measure by setting and query id, and by side and query id.
 
     Raises:
         ValueError: no dense side, or an unknown measure or normalisation.
@@ -169,7 +169,7 @@ def interpolations(
     ids = [query.id for query in dataset.queries]
     request = ask("", mode="hybrid", interpolation={})
     depth = Interpolation().depth
-    # One more: a query's own document is dropped.
+    # One more hit, because a query's own document is dropped.
     kept = depth if cutoff is None else cutoff + 1
     passes = searcher.passes
     batch = passes.encode([query.text for query in dataset.queries], request, threads=1)
@@ -207,7 +207,7 @@ def _with(request: Request, normalisation: str, alpha: float = 0.5) -> Request:
 def _best(
     doc_ids: Sequence[str], shares: np.ndarray, alpha: float, k: int
 ) -> list[tuple[str, float]]:
-    """The k best by α·sparse + (1 − α)·dense; `doc_ids` ascending, so that ties are in order."""
+    """Return the k best by α·sparse + (1 − α)·dense; `doc_ids` ascend, so ties are in order."""
     scores = alpha * shares[:, 0] + (1 - alpha) * shares[:, 1]
     order = np.argsort(-scores, kind="stable")[:k]
     return [(doc_ids[place], float(scores[place])) for place in order]

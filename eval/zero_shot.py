@@ -1,4 +1,4 @@
-"""The default model where it has never been: nDCG@10 on collections that it was not trained on.
+"""nDCG@10 of the default model on collections that it was not trained on.
 
     python -m lsr.eval.zero_shot COLLECTIONS --out DIR [--json]
 
@@ -48,14 +48,14 @@ FOLDERS = ("nfcorpus", "arguana", "cranfield", "mlquestions", "msmarco-dl19")
 INDEXED = ("lexical", "grafted", "default")
 SYSTEMS = ("lexical", "bm25s", "dense", "grafted", "default", "default+dense")
 MEASURE = "nDCG@10"
-# Fixed beforehand, not tuned.
+# Chosen before any measurement, and not tuned.
 FIXED = Interpolation(alpha=0.5, normalisation="min-max", missing="zero")
-# Documents encoded at once.
+# Documents that are encoded together.
 SHARD = 4096
 
 
 def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
-    """The run of a system on a collection, read from `out` or computed and written there.
+    """Return the run of a system on a collection, read from `out` or computed and written there.
 
     Args:
         system: one of SYSTEMS.
@@ -86,9 +86,9 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
 
 
 def kept_as(system: str) -> str:
-    """What a system's index and run are called in a collection's folder.
+    """Return the name of a system's index and run in a collection's folder.
 
-    Those whose documents a model of ours encodes say float32: earlier ones may be in bfloat16.
+    Names of `grafted` and `default` say float32, because older ones may be in bfloat16.
     """
     if system == "grafted":
         return f"{system}-float32"
@@ -98,7 +98,7 @@ def kept_as(system: str) -> str:
 
 
 def interpolate_runs(sparse: Run, dense: Run, how: Interpolation) -> Run:
-    """The two runs as one, query by query; see `lsr.search.fusion.interpolate`."""
+    """Interpolate two runs query by query; see `lsr.search.fusion.interpolate`."""
     fused = {
         query_id: interpolate(list(sparse.get(query_id, ())), list(dense.get(query_id, ())), how)
         for query_id in sparse.keys() | dense.keys()
@@ -151,7 +151,7 @@ def _dense(folder: Path, dataset: Dataset) -> Run:
 
 
 def table(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
-    """Means and tests of each system on each collection.
+    """Return means and tests of each system on each collection.
 
     Args:
         values: collection → system → query id → nDCG@10, with SYSTEMS' "lexical" and "dense".
@@ -176,7 +176,7 @@ def table(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[
 
 
 def markdown(records: Sequence[Mapping[str, Any]]) -> str:
-    """The table of the README: † differs from lexical, ‡ from dense (p < 0.05, Holm)."""
+    """Return the README's table: † differs from lexical, ‡ from dense (p < 0.05, Holm)."""
     collections = list(dict.fromkeys(record["collection"] for record in records))
     head = " | ".join([*collections, "mean"])
     lines = [f"| | {head} |", "|---" * (len(collections) + 2) + "|"]
