@@ -1,4 +1,4 @@
-"""As many active terms as asked for: where a head's logits begin to be weights.
+"""Calibration of a head: the threshold of its logits that leaves a number of active terms.
 
 Untrained as a SPLADE head, an LM head makes thousands of terms active in every text, or none:
 RoBERTa's logits are all far above 0. Then the first steps blow up, or relu passes no gradient.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lsr.encoders.decoder_modules import Decoder, DecoderPooling
     from lsr.encoders.folding import Fold
 
-# Texts that a head is calibrated on, drawn from those given; of a decoder LLM fewer, in smaller
+# Texts that a head is calibrated on, drawn from those given. A decoder LLM gets fewer, in smaller
 # passes.
 SAMPLE = 256
 DECODER_SAMPLE, DECODER_BATCH = 128, 8
@@ -121,14 +121,14 @@ def largest_surpluses(
     wanted: int,
     change: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """By how much the logits of texts are above 0: the largest of all pairs of a text and a term.
+    """Return the largest logits above 0 among all pairs of a text and a term.
 
     Args:
         states: packed token states, shape (total tokens, D).
         cu_seqlens: where each text begins and the last ends, integer, shape (n + 1,).
         weight: of the head, shape (V, D).
         offset: of the head, float32, shape (V,); −inf for terms that do not count.
-        wanted: how many, and one more.
+        wanted: one less than the number of logits returned.
         change: called with the vectors of some texts, shape (b, V), and their part of
             `cu_seqlens`; returns the vectors that count.
 

@@ -1,8 +1,8 @@
 """The default encoder: all-MiniLM-L6-v2, trained to be sparse, with inference-free queries.
 
-Ships as what training changed: the trunk's layers and the head in bfloat16, and the weight of each
-query term. The word embeddings, which are the head's matrix too, stayed frozen and come with the
-trunk. The folder's README.md is the model card.
+The package holds what training changed: the trunk's layers and the head in bfloat16, and the
+weight of each query term. The word embeddings, which are the head's matrix too, stayed frozen and
+come with the trunk. The folder's README.md is the model card.
 
     python -m lsr.encoders.default CHECKPOINT
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 # The query weights among a model's parameters.
 QUERY_WEIGHT = "0.sub_modules.query.0.weight"
-# Tokens that are read of a document (it was trained on 128), and of a query.
+# How many tokens of a document are read (training read 128), and of a query.
 MAX_LENGTH, QUERY_LENGTH = 256, 512
 
 
@@ -65,7 +65,7 @@ class DefaultEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the trunk's and what changed."""
+        """The SHA-256 of the trunk's digest and of what training changed."""
         digest = hashlib.sha256(TRUNK_SHA256.encode())
         for name in (CHANGED, QUERIES):
             digest.update((self.folder / name).read_bytes())
@@ -77,12 +77,12 @@ class DefaultEncoder:
 
     @property
     def document_limit(self) -> Limit:
-        """Of documents 256 tokens are read."""
+        """The first 256 tokens of a document are read, special ones included."""
         return Limit(self.tokenizer, MAX_LENGTH, self.tokenizer.num_special_tokens_to_add())
 
     @property
     def query_limit(self) -> Limit:
-        """Of queries 512 tokens are read, without special ones."""
+        """The first 512 tokens of a query are read; there are no special ones."""
         return Limit(self.tokenizer, QUERY_LENGTH)
 
     def encode_documents(
@@ -115,7 +115,7 @@ class DefaultEncoder:
 
 
 def default_model(folder: Path = FOLDER) -> Any:
-    """The model as a stock SparseEncoder on the CPU: trunk and what changed together, in float32.
+    """Make the stock SparseEncoder, on the CPU and in float32, from the trunk and what changed.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -136,7 +136,7 @@ def export_default(out: str | os.PathLike[str]) -> None:
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists: export into a directory that does not")
-    # There whole or not at all.
+    # Renamed at the end, so that the directory is there whole or not at all.
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     default_model().save(str(partial), create_model_card=False)
@@ -154,7 +154,7 @@ def write_default(checkpoint: Path, folder: Path = FOLDER) -> None:
     from safetensors.torch import save_file
     from sentence_transformers import SparseEncoder
 
-    # Parameters and not the state: what is tied is named once.
+    # Parameters, not the state: tied weights have one name there.
     trained = dict(SparseEncoder(str(checkpoint), device="cpu").named_parameters())
     if QUERY_WEIGHT not in trained:
         raise ValueError(f"{checkpoint}: has no inference-free queries")
@@ -162,7 +162,7 @@ def write_default(checkpoint: Path, folder: Path = FOLDER) -> None:
     before = dict(_untrained(weights).named_parameters())
     if missing := sorted(trained.keys() ^ (before.keys() - {QUERY_WEIGHT})):
         raise ValueError(f"{checkpoint}: another model than the default, it differs in {missing}")
-    # Biases and scales are few, and what is active depends on them.
+    # Biases and scales are few, and they decide which terms are active.
     changed = {
         name: tensor.detach().to(torch.bfloat16 if tensor.ndim > 1 else torch.float32).contiguous()
         for name, tensor in trained.items()
@@ -174,7 +174,7 @@ def write_default(checkpoint: Path, folder: Path = FOLDER) -> None:
 
 
 def _untrained(query_weights: np.ndarray) -> Any:
-    """The trunk with a grafted head.
+    """Make the trunk with a grafted head.
 
     Raises:
         ValueError: the trunk's weights are not those that were trained from.

@@ -1,4 +1,4 @@
-"""Dense vectors of texts by a sentence-transformers bi-encoder, what a dense index is made of."""
+"""Dense vectors of texts by a sentence-transformers bi-encoder, for a dense index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIMILARITIES = ("cosine", "dot")
 
 
 def dense_name(name: str) -> str:
-    """`name` as an index stores it: a directory by its absolute path."""
+    """Return the name under which an index stores a model: of a directory its absolute path."""
     directory = name != DEFAULT and Path(name).is_dir()
     return str(Path(name).resolve()) if directory else name
 
@@ -142,7 +142,7 @@ class DenseEncoder:
     def _encode(self, encode: Any, texts: Sequence[str]) -> np.ndarray:
         if not len(texts):
             return np.empty((0, self.dimension), np.float32)
-        # A fast tokenizer that two threads use at once may refuse.
+        # A fast tokenizer may raise when two threads use it at once.
         with self._lock:
             vectors = encode(
                 list(texts),

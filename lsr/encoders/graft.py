@@ -1,4 +1,4 @@
-"""An LM head grafted onto a sentence encoder, untrained: what the default model started from.
+"""An untrained LM head on a sentence encoder, from which the default model's training started.
 
 The trunk (all-MiniLM-L6-v2) was trained for dense retrieval and has no masked-LM head. Its token
 states still lie near the word embeddings of what they mean, so that its embedding matrix serves as
@@ -57,7 +57,7 @@ class GraftedEncoder:
         expansion: float = 0.7,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """An encoder with known calibration; `fit` computes it.
+        """Make an encoder with a known calibration; `fit` computes one.
 
         Args:
             lexical: BM25 fitted on the corpus, in the trunk's vocabulary of V terms.
@@ -89,7 +89,7 @@ class GraftedEncoder:
     def fit(
         cls, tokenizer: Any, batches: Iterable[Sequence[str]], target_terms: int = 120
     ) -> GraftedEncoder:
-        """An encoder calibrated on a corpus that is read once, batch by batch.
+        """Calibrate an encoder on a corpus, which is read once, batch by batch.
 
         Args:
             tokenizer: the trunk's.
@@ -132,7 +132,7 @@ class GraftedEncoder:
 
     @classmethod
     def load(cls, tokenizer: Any, folder: Path, dtype: torch.dtype | None = None) -> GraftedEncoder:
-        """The encoder that `save` wrote; the trunk is read when the first document is encoded.
+        """Read what `save` wrote; the trunk is read when the first document is encoded.
 
         Raises:
             FileNotFoundError: `folder` holds no calibration.
@@ -141,7 +141,7 @@ class GraftedEncoder:
         lexical = LexicalEncoder.load(tokenizer, folder)
         path = folder / "graft.npz"
         try:
-            # A file of our own: numpy leaves the one that it opens open when it is truncated.
+            # We open the file: numpy would leave a truncated one open.
             with path.open("rb") as file, np.load(file) as saved:
                 return cls(
                     lexical,
@@ -168,7 +168,7 @@ class GraftedEncoder:
 
     @property
     def document_limit(self) -> Limit:
-        """Of the head; own terms are those of the whole document."""
+        """How much of a document the head reads; own terms come from the whole document."""
         special = self.tokenizer.num_special_tokens_to_add()
         return Limit(self.tokenizer, TRUNK_LENGTH, special)
 

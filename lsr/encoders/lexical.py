@@ -36,7 +36,7 @@ class LexicalEncoder:
         k1: float = 1.2,
         b: float = 0.75,
     ) -> None:
-        """An encoder with known statistics; `fit` computes them.
+        """Make an encoder with known statistics; `fit` computes them.
 
         Args:
             tokenizer: a fast Hugging Face tokenizer with V terms.
@@ -92,7 +92,7 @@ class LexicalEncoder:
 
     @classmethod
     def load(cls, tokenizer: Any, folder: Path) -> LexicalEncoder:
-        """The encoder that `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             FileNotFoundError: `folder` holds no statistics.
@@ -100,7 +100,7 @@ class LexicalEncoder:
         """
         path = folder / "lexical.npz"
         try:
-            # A file of our own: numpy leaves the one that it opens open when it is truncated.
+            # We open the file: numpy would leave a truncated one open.
             with path.open("rb") as file, np.load(file) as saved:
                 return cls(
                     tokenizer,

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 TRUNK = "sentence-transformers/all-MiniLM-L6-v2"
-# It was trained on texts that were cut after so many tokens.
+# It was trained on texts of at most so many tokens.
 TRUNK_LENGTH = 256
 
 
 def trunk_path() -> Path:
-    """The directory of all-MiniLM-L6-v2: of the package that carries it, or as the hub gives it.
+    """Return the directory of all-MiniLM-L6-v2, from the package that carries it or from the hub.
 
     Raises:
         FileNotFoundError: neither the package, nor the hub cache, nor the hub has it.
@@ -42,15 +42,15 @@ def trunk_path() -> Path:
 
 
 def load_encoder(name: str, dtype: torch.dtype | None = None) -> MaskedLMEncoder | ModelEncoder:
-    """The encoder of a checkpoint: a directory, or a hub name (looked up in the hub cache first).
+    """Load the encoder of a checkpoint: a directory, or a hub name (the hub's cache comes first).
 
-    Read are: a sentence-transformers SparseEncoder (masked LM + SpladePooling or our TopKPooling,
+    It reads: a sentence-transformers SparseEncoder (masked LM + SpladePooling or our TopKPooling,
     also followed by SparseStaticEmbedding, which leaves own terms only; siamese, or with a Router
     whose query side is another such encoder or SparseStaticEmbedding), a plain masked-LM checkpoint
     (SPLADE, relu and max), and one with an `idf.json` beside it (OpenSearch's document encoders).
 
     The vectors are those of sentence-transformers' `encode_query` and `encode_document`, without
-    special tokens: prompts, `max_active_dims` and lengths are applied as they are there.
+    special tokens: prompts, `max_active_dims` and lengths are applied in the same way.
 
     Args:
         name: of the directory, or on the hub.
@@ -76,7 +76,7 @@ def load_encoder(name: str, dtype: torch.dtype | None = None) -> MaskedLMEncoder
 
 
 def resolve(name: str) -> Path:
-    """The directory of a checkpoint, itself one or a hub name.
+    """Return the directory of a checkpoint that is given by its directory or its hub name.
 
     Raises:
         FileNotFoundError: no such directory, and not to be had from the hub.
@@ -135,7 +135,7 @@ def _from_masked_lm(directory: Path, dtype: torch.dtype | None) -> MaskedLMEncod
 
 
 def read_idf(path: Path) -> dict[str, float]:
-    """The weights of an `idf.json` by term.
+    """Read the weights of an `idf.json` by term.
 
     Raises:
         ValueError: not a JSON object of terms with weights that are finite and not negative.
@@ -160,7 +160,7 @@ def read_idf(path: Path) -> dict[str, float]:
 
 
 def opensearch_weights(path: Path, tokenizer: Any) -> np.ndarray:
-    """The query weight of every term of a tokenizer, from an `idf.json`; float32, (V,).
+    """Return the query weight of every term of a tokenizer, from an `idf.json`; float32, (V,).
 
     As OpenSearch, a term that the file lacks has the weight 1.0 (`SparseTokenizerModel.predict` of
     ml-commons). sentence-transformers, which names such a file in its own layout, has 0 there.
@@ -191,8 +191,8 @@ def _from_sentence_transformers(
     from lsr.encoders.top_k import TopKPooling
 
     for path in sorted(directory.rglob("idf.json")):
-        read_idf(path)  # sentence-transformers, which reads it too, would not name what is wrong
-    # Our classes are named rather than sentence-transformers told to trust what a checkpoint names.
+        read_idf(path)  # sentence-transformers reads it too, but would not say what is wrong
+    # Only our own classes may be named: sentence-transformers need not trust a checkpoint's code.
     ours = {f"{TopKPooling.__module__}.{TopKPooling.__name__}": TopKPooling, **OURS}
     model = open_sparse_encoder(directory, ours, device="cpu")
     if handles(model):
@@ -213,7 +213,7 @@ def _from_sentence_transformers(
             "query_max_length": query[0].tokenizer.model_max_length,
         }
     else:
-        # One masked LM can stand before two poolings; each of the two encoders takes its apart.
+        # Two poolings may share a masked LM. Each encoder changes its LM, so each gets a copy.
         query = [copy.deepcopy(part) if part is document[0] else part for part in query]
         queries = {"query_encoder": _from_modules(query, "query", prompt=prompt, **given)}
     prompt = prompt_of(model, "document")
@@ -221,7 +221,7 @@ def _from_sentence_transformers(
 
 
 def _check_modules(modules: list[Any]) -> None:
-    """Refuse modules that are no SPLADE model, and settings that are not applied here."""
+    """Refuse modules that are not a SPLADE model, and settings that are not supported here."""
     from sentence_transformers.base.modules import Transformer
 
     names = [type(module).__name__ for module in modules]
@@ -238,12 +238,12 @@ def _check_modules(modules: list[Any]) -> None:
 
 
 def _from_modules(modules: list[Any], task: str, **given: Any) -> MaskedLMEncoder:
-    """The encoder of a masked LM and the modules after it.
+    """Make the encoder of a masked LM and the modules after it.
 
     Args:
-        modules: that the texts pass.
+        modules: the modules that the texts pass.
         task: "query" or "document": whose texts they are.
-        **given: arguments of MaskedLMEncoder that the modules do not say.
+        **given: further arguments of MaskedLMEncoder.
     """
     from lsr.encoders.masked_lm import MaskedLMEncoder
 
@@ -261,7 +261,7 @@ def _from_modules(modules: list[Any], task: str, **given: Any) -> MaskedLMEncode
 
 
 def _max_length(modules: list[Any], task: str) -> int:
-    """How many tokens sentence-transformers reads of a text of a task."""
+    """Return how many tokens of a text sentence-transformers reads for a task."""
     from lsr.encoders.masked_lm import positions
 
     transformer = modules[0]

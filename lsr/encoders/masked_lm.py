@@ -1,7 +1,7 @@
 """SPLADE over a masked language model: packed hidden states go straight to pooled vectors.
 
-Texts of like length share a batch. At no time is there more than one batch of dense vectors, and
-of its logits more than a chunk of the vocabulary.
+Texts of similar length share a batch. Memory never holds more than one batch of dense vectors, and
+never more of its logits than a chunk of the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from lsr.kernels.head import splade_head
 from lsr.kernels.reference import Activation, Pooling
 from lsr.vectors import concatenate, prune
 
-# Texts that are sorted by length together: enough that batches are nearly free of padding.
+# Texts that are sorted by length together: so many that batches have hardly any padding.
 BLOCK = 4096
-# Texts tokenised at once: a tokenizer's own record of a text is far larger than its ids.
+# Texts that are tokenised together: a tokenizer's record of a text is far larger than its ids.
 TOKENIZED = 256
 
 
@@ -41,10 +41,10 @@ def bfloat16_is_fast() -> bool:
 
 
 def positions(model: Any) -> int:
-    """How many tokens a text of a masked LM may have; 2^30 where it has no limit."""
+    """Return how many tokens a text of a masked LM may have; 2^30 if there is no limit."""
     for name, part in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
-            # RoBERTa counts positions from behind the padding's.
+            # RoBERTa's first position follows that of the padding.
             return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
     limit = int(getattr(model.config, "max_position_embeddings", -1))
     return limit if limit > 0 else 1 << 30
@@ -73,7 +73,7 @@ class MaskedLMEncoder:
         max_batch_tokens: int = 1024,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """An encoder around a Hugging Face masked LM, whose decoder is taken out and run fused.
+        """Wrap a Hugging Face masked LM; its decoder is taken out and runs as the fused head.
 
         Args:
             model: a masked LM whose last operation is the linear layer that
@@ -90,11 +90,11 @@ class MaskedLMEncoder:
                 object than that of documents; of the same V terms.
             prompt: put before every document, and counted in `max_length`.
             query_prompt: put before every query, unless `query_encoder` has a prompt of its own.
-            max_active_dims: of a vector, a document's or a query's, the heaviest so many terms are
-                kept. Special tokens count, though they are no terms, as in sentence-transformers.
-            own_term_weights: float32, shape (V,): of a text only the terms that it holds are kept,
-                times these; None keeps all as they are.
-            top_k_per_token: see `lsr.encoders.top_k`; None: all logits count.
+            max_active_dims: how many terms of a document or query vector are kept, the heaviest.
+                Special tokens count, though they are no terms, as in sentence-transformers.
+            own_term_weights: float32, shape (V,). Only terms that the text itself holds are kept,
+                multiplied by these; with None all terms are kept, unchanged.
+            top_k_per_token: see `lsr.encoders.top_k`; with None all logits count.
             max_batch_tokens: padded tokens in one pass; a longer text passes alone.
             dtype: of the matrix products: torch.float32, torch.bfloat16 (weights then differ by
                 about 1 %), or None for bfloat16 where the CPU is fast at it and float32 elsewhere.
@@ -135,8 +135,8 @@ class MaskedLMEncoder:
             if vocabulary(query_tokenizer) != self.vocabulary:
                 raise ValueError("the tokenizers of queries and documents have different terms")
             self._query_tokenizer = query_tokenizer
-        # A checkpoint in 16 bits is multiplied in `dtype`, too: float16 can neither be mixed with
-        # bfloat16, nor does it hold what float32 promises.
+        # A 16-bit checkpoint is computed in `dtype` too: float16 cannot be mixed with bfloat16,
+        # and is less exact than float32.
         self._stored = {name: part.dtype for name, part in model.state_dict().items()}
         self.model = model.float().eval()
         self.activation: Activation = activation
@@ -159,7 +159,7 @@ class MaskedLMEncoder:
         # A head may be padded beyond its tokenizer (to a multiple of 64): those rows are no terms.
         weight = decoder.weight.detach()[:n_terms]
         bias = None if decoder.bias is None else decoder.bias.detach()[:n_terms].float()
-        # Terms that a bias of −∞ keeps out of every vector cost nothing; None: there are none.
+        # Terms whose bias is not −∞: others are in no vector and cost nothing. None: all terms.
         self._terms: np.ndarray | None = None
         if bias is not None and bool(torch.isneginf(bias).any()):
             possible = ~torch.isneginf(bias)
@@ -184,7 +184,7 @@ class MaskedLMEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all weights as they are stored, and over prompts and `max_active_dims`."""
+        """The SHA-256 of all weights as they are stored, and of prompts and `max_active_dims`."""
         digest = hashlib.sha256()
         for name, part in self.model.state_dict().items():
             stored = part.to(self._stored[name])
@@ -206,12 +206,12 @@ class MaskedLMEncoder:
 
     @property
     def document_limit(self) -> Limit:
-        """`max_length`."""
+        """Documents are read up to `max_length`."""
         return Limit(self.tokenizer, self.max_length, self._n_special, self.prompt)
 
     @property
     def query_limit(self) -> Limit:
-        """`query_max_length`, or what stands in for it."""
+        """How much of a query is read: `query_max_length`, or else `max_length`."""
         if self.query_encoder is not None:
             return self.query_encoder.document_limit
         if self._looked_up is not None:
@@ -303,7 +303,7 @@ class MaskedLMEncoder:
 
     def _length(self, encoding: Encoding) -> Length:
         read = len(encoding) - self._n_special
-        # What was cut off, in parts that have special tokens each.
+        # The cut-off rest, in parts; each part has special tokens of its own.
         unread = sum(len(part) - self._n_special for part in encoding.overflowing)
         return Length(read + unread, read)
 

@@ -25,8 +25,8 @@ from lsr.encoders.truncation import Length, Limit, limit_of
 from lsr.kernels.csr import to_csr
 from lsr.vectors import concatenate
 
-# Modules of our own that a checkpoint may name: being installed, they need no trust in code of the
-# checkpoint's.
+# Our own modules that a checkpoint may name. They are installed, so no code of the checkpoint has
+# to be trusted.
 OURS = {
     f"{module.__module__}.{module.__name__}": module for module in (Decoder, DecoderPooling, Fold)
 }
@@ -109,7 +109,7 @@ class ModelEncoder:
             digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         limit = self.model.max_active_dims
         if limit == getattr(route(self.model, "document")[-1], "k", None):
-            limit = None  # the autoencoder's own, which its vectors keep without being limited
+            limit = None  # the autoencoder's own limit, which its vectors keep anyway
         applied = (prompt_of(self.model, "document"), prompt_of(self.model, "query"), limit)
         if any(applied):
             digest.update(json.dumps(applied).encode())
@@ -117,12 +117,12 @@ class ModelEncoder:
 
     @property
     def document_limit(self) -> Limit:
-        """Of the module that reads documents."""
+        """How much of a document is read."""
         return self._limit("document")
 
     @property
     def query_limit(self) -> Limit:
-        """Of the module that reads queries."""
+        """How much of a query is read."""
         return self._limit("query")
 
     def encode_documents(

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent.parent / "data" / "default"
 CHANGED, QUERIES = "changed.safetensors", "query_weights.npy"
 TRUNK_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Before the names in CHANGED, which are those of the whole SparseEncoder.
+# The prefix of the names in CHANGED, which are those of the whole SparseEncoder.
 PREFIX = "0.sub_modules.document.0.model."
 
 
 def checked_trunk() -> Path:
-    """The directory of the trunk that the default model was trained from.
+    """Return the directory of the trunk that the default model was trained from.
 
     Raises:
-        ValueError: its weights are others.
+        ValueError: the trunk has other weights.
     """
     directory = trunk_path()
     path = directory / "model.safetensors"

@@ -1,4 +1,4 @@
-"""A saved sentence-transformers model: how it is opened, and what it applies to a text.
+"""Open a saved sentence-transformers model, and find what it applies to a text.
 
 Everything here follows sentence-transformers' own `encode_query` and `encode_document`.
 """
@@ -37,7 +37,7 @@ def loading(directory: Path) -> Iterator[None]:
 def open_sparse_encoder(
     directory: Path, modules: Mapping[str, type], device: str | None = None
 ) -> Any:
-    """The SparseEncoder that was saved in a directory.
+    """Open the SparseEncoder that was saved in a directory.
 
     Args:
         directory: with modules.json.
@@ -46,7 +46,7 @@ def open_sparse_encoder(
         device: as torch names it; by default sentence-transformers chooses.
 
     Raises:
-        ValueError: the checkpoint is damaged, or it scores by something else than dot products.
+        ValueError: the checkpoint is damaged, or it does not score by dot products.
     """
     from sentence_transformers import SparseEncoder
 
@@ -67,7 +67,7 @@ def open_sparse_encoder(
 
 
 def _with_modules(directory: Path, modules: Mapping[str, type], device: str | None) -> Any:
-    """A SparseEncoder put together from what its modules read, which may be classes of ours."""
+    """Put a SparseEncoder together from its saved modules, some of which are our classes."""
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router
     from sentence_transformers.util import import_from_string
@@ -105,7 +105,7 @@ def check_weights(directory: Path, model: Any) -> None:
 
 
 def route(model: Any, task: str) -> list[Any]:
-    """The modules that texts of a task pass, in their order.
+    """Return the modules that texts of a task pass, in order.
 
     Args:
         model: a SparseEncoder, with a Router as its first module or without one.
@@ -138,7 +138,7 @@ def route(model: Any, task: str) -> list[Any]:
 
 
 def prompt_of(model: Any, task: str) -> str:
-    """What is put before every text of a task, "" for nothing.
+    """Return the prompt that stands before every text of a task; "" if there is none.
 
     Args:
         model: a SparseEncoder.

@@ -9,19 +9,19 @@ from tokenizers import Tokenizer
 
 from lsr.encoders.tokens import whole_text
 
-# Tokenizers without a limit have 1e30 in its place.
+# Tokenizers without a limit have 1e30 as their limit.
 NO_LIMIT = 10**9
 
 
 class Length(NamedTuple):
     """A text in tokens. Special tokens are not counted."""
 
-    tokens: int  # of the whole text, its prompt included
-    read: int  # of these the first, which the encoder reads
+    tokens: int  # of the whole text, with its prompt
+    read: int  # the first of them, which the encoder reads
 
     @property
     def unread(self) -> int:
-        """Tokens beyond the limit."""
+        """The tokens beyond the limit."""
         return self.tokens - self.read
 
 
@@ -29,12 +29,12 @@ class Limit(NamedTuple):
     """The limit of an encoder, for documents or for queries."""
 
     tokenizer: Any
-    tokens: int | None = None  # that are read, special ones included; None: all are read
+    tokens: int | None = None  # tokens that are read, special ones included; None: all of them
     special: int = 0  # tokens that the tokenizer adds to a text
     prompt: str = ""  # stands before each text
 
     def lengths(self, texts: Sequence[str]) -> list[Length]:
-        """The length of each text; the texts are tokenised for it."""
+        """Tokenise the texts, and return the length of each."""
         whole = [self.prompt + text for text in texts]
         if isinstance(self.tokenizer, Tokenizer) or self.tokenizer.is_fast:
             encodings = whole_text(self.tokenizer).encode_batch_fast(
@@ -47,12 +47,12 @@ class Limit(NamedTuple):
         return [Length(tokens, self.read(tokens)) for tokens in counts]
 
     def read(self, tokens: int) -> int:
-        """How many are read of a text of so many tokens."""
+        """Return how many tokens are read of a text that has so many."""
         return tokens if self.tokens is None else min(tokens, max(0, self.tokens - self.special))
 
 
 def limit_of(module: Any, task: str, prompt: str = "") -> Limit:
-    """The limit of a sentence-transformers module that takes texts.
+    """Return the limit of a sentence-transformers module that reads texts.
 
     Args:
         module: the first of a model, or of a route of its Router.

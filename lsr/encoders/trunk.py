@@ -18,9 +18,9 @@ from lsr.encoders.masked_lm import MaskedLMEncoder
 class TrunkWithHead(torch.nn.Module):
     """A masked LM without the transform that a pretrained one has before its decoder.
 
-    Any number of them share the trunk of the process, each with the calibration of its own index.
-    The stock head that `lm_head.graft_head` makes is part of its model: of that, each index would
-    need a copy.
+    All of them share one trunk in a process; each has the calibration of its own index. The stock
+    head that `lm_head.graft_head` makes is part of its model, so each index would need a copy of
+    the trunk.
     """
 
     def __init__(self, trunk: Any, decoder: torch.nn.Linear) -> None:
@@ -40,7 +40,7 @@ class TrunkWithHead(torch.nn.Module):
 
 @cache
 def load_trunk() -> Any:
-    """The pretrained trunk, one a process."""
+    """Return the pretrained trunk, which the process loads once."""
     logging.disable_progress_bar()
     return AutoModel.from_pretrained(trunk_path()).eval()
 
