@@ -20,7 +20,7 @@ from lsr.training.arguments import in_bfloat16
 from lsr.training.prepare import HeldOut, is_main_process, prepare
 from lsr.training.processes import check_devices
 from lsr.training.recipe import Recipe
-from lsr.training.run import build, open_run, train
+from lsr.training.run import build, check_models, open_run, train
 from lsr.training.run_files import write_whole
 
 # A model is measured on at most so many documents: the judged ones first, then others.
@@ -135,7 +135,9 @@ def learn(
         TrainingStopped: by the guard.
         FileNotFoundError, ValueError: data, base or settings cannot be used.
     """
-    check_devices()  # before hours of preparation
+    # Before hours of preparation.
+    check_devices()
+    check_models(recipe)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     # One of the processes that train together prepares; the others read.

@@ -335,6 +335,28 @@ def _texts(examples: Examples) -> Iterator[str]:
         yield from examples.texts(row)
 
 
+def check_models(recipe: Recipe) -> None:
+    """Find the models that a recipe names, or download them: preparing the data may take hours.
+
+    Raises:
+        FileNotFoundError: one of them is neither here nor on the hub.
+    """
+    from lsr.encoders.build import TRAINED
+    from lsr.encoders.load import resolve
+
+    # What is pretrained here is what the model starts from.
+    start = recipe.pretraining or recipe.model or recipe.decoder or recipe.autoencoder
+    assert start is not None
+    named = [start.base]
+    for teacher in recipe.teachers.names:
+        kind, _, what = teacher.partition(":")
+        if kind in ("dense", "sparse", "cross-encoder") and what:
+            named.append(what)
+    for name in named:
+        if name not in ("default", TRAINED, "scratch") and not name.startswith(tiny.MODEL):
+            resolve(name)
+
+
 def _base(base: str, out: Path, seed: int) -> str:
     """The base's name, or the small random model that `tiny-…` stands for."""
     if not base.startswith(tiny.MODEL):

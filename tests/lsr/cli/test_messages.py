@@ -32,6 +32,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("messages")
     write(folder / "corpus.jsonl", TEXTS)
     build_index(open_corpus(folder / "corpus.jsonl"), folder / "index", "lexical")
+    dataset = folder / "dataset"
+    (dataset / "qrels").mkdir(parents=True)
+    write(dataset / "corpus.jsonl", TEXTS)
+    write(dataset / "queries.jsonl", {f"q{i}": "heat" for i in range(5)})
+    qrels = "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td1\t1\n" for i in range(5))
+    for split in ("dev", "test"):
+        (dataset / "qrels" / f"{split}.tsv").write_text(qrels)
     return folder
 
 
@@ -87,14 +94,18 @@ COMMANDS = (
     ("merge", "INDEX"),
     ("doctor", "INDEX"),
     ("serve", "INDEX", "--port", "0"),
+    ("tune", "INDEX", "DATASET"),
 )
+# Where there is no index, this command builds one.
+EVAL = ("eval", "DATASET", "--index", "INDEX")
+NO_INDEX = ("missing", "file", "foreign", "killed")
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_directory_that_is_no_index_is_one_sentence_of_every_command(folder, damaged, kind):
     path = damaged(kind)
-    for command in COMMANDS:
-        names = {"INDEX": path, "CORPUS": folder / "corpus.jsonl"}
+    for command in (*COMMANDS, *(() if kind in NO_INDEX else (EVAL,))):
+        names = {"INDEX": path, "CORPUS": folder / "corpus.jsonl", "DATASET": folder / "dataset"}
         result = lsr(*(names.get(part, part) for part in command))
         assert result.exit_code == 1, command
         said = [line for line in result.stderr.splitlines() if line.startswith("lsr: ")]

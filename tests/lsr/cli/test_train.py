@@ -81,6 +81,27 @@ def test_errors(arguments, code, message, tmp_path, monkeypatch):
     assert message in result.output
 
 
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [
+        ("splade-doc", "model.base={}"),
+        ("echo-mistral", "decoder.base={}"),
+        ("csr", "autoencoder.base={}"),
+        ("adapt", 'teachers.names=["bm25", "sparse:{}"]'),
+    ],
+)
+def test_a_model_that_is_missing_is_named_before_data_are_prepared(tmp_path, recipe, setting):
+    missing = tmp_path / "missing"
+    (tmp_path / "data.jsonl").write_text('{"_id": "a", "text": "heat"}\n')
+    result = lsr(
+        *("train", recipe, "--data", tmp_path / "data.jsonl", "--out", tmp_path / "run"),
+        *("--set", setting.format(missing)),
+    )
+    assert result.exit_code == 1
+    assert f"{missing}: no such directory of a checkpoint" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_training_lacks_is_said(tmp_path, monkeypatch):
     def learn(*arguments):
         raise ImportError("no module named 'datasets'")
