@@ -42,6 +42,20 @@ def write_corpus(path, n, seed=0):
     return path
 
 
+@pytest.fixture
+def log_kept():
+    """The service's log goes on to where it went before the test."""
+    import logging
+
+    from lsr.service.log import LOGGERS
+
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    kept = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, before in zip(loggers, kept, strict=True):
+        logger.handlers, logger.level, logger.propagate = before
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium."""

@@ -1,21 +1,8 @@
-"""An index that a test may change, and the service's log."""
+"""An index that a test may change."""
 
-import logging
 from pathlib import Path
 
 import pytest
-
-from lsr.service.log import LOGGERS
-
-
-@pytest.fixture
-def log_kept():
-    """The service's log goes on to where it went before the test."""
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    kept = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, before in zip(loggers, kept, strict=True):
-        logger.handlers, logger.level, logger.propagate = before
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ EVAL = ("eval", "DATASET", "--index", "INDEX")
 NO_INDEX = ("missing", "file", "foreign", "killed")
 
 
+@pytest.mark.usefixtures("log_kept")
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_directory_that_is_no_index_is_one_sentence_of_every_command(folder, damaged, kind):
     path = damaged(kind)

@@ -123,6 +123,7 @@ def objective_of(model):
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_same_strengths(checkpoint, tmp_path):
     """Stopped after step 8, two after the last checkpoint; accumulation, warm-up and dropout."""
     settings = {
