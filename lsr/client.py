@@ -4,8 +4,8 @@
         for hit in client.search("copy a file", mode="hybrid", k=5).hits:
             print(hit.score, hit.id)
 
-What can be asked is written down once, as functions that make a `Call`; each is a method of both
-classes, which differ in how they wait.
+Each kind of request is defined once, as a function that makes a `Call`. Each of these functions is
+a method of both classes, which differ only in how they wait.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Query: TypeAlias = str | Map[str, float] | Request
 # A mapping has "id" or "_id", "title", "text" and "metadata".
 OneDocument: TypeAlias = Document | StoredDocument | Map[str, Any]
 
-# What an answer shows, besides the settings of a Request: see the service's SearchBody.
+# Settings beside those of a Request, on what an answer shows: see the service's SearchBody.
 SHOWS = ("cursor", "explain", "snippets", "text", "timeout_ms")
 PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before another attempt; doubled each time
 
@@ -56,20 +56,20 @@ class ServiceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request to the service, and how its answer is read."""
+    """One request to the service, and how to read its answer."""
 
     read: Callable[[bytes], T]
     method: str
-    path: str  # inside an index where `within` is true
+    path: str  # below the path of the index if `within` is true
     index: str | None = None
-    body: Any = None  # to be sent as JSON
-    documents: Any = None  # or these, as NDJSON
+    body: Any = None  # sent as JSON
+    documents: Any = None  # sent as NDJSON, in place of a body
     within: bool = True
-    repeatable: bool = True  # after a broken connection: the service may have done it
+    repeatable: bool = True  # whether it may be sent again after a broken connection
     statuses: tuple[int, ...] = (200,)
 
     def arguments(self, lines: Callable[[Any], Any]) -> dict[str, Any]:
-        """What httpx's `request` takes; `lines` makes NDJSON of documents."""
+        """Return the arguments for httpx's `request`; `lines` turns documents into NDJSON."""
         inside = f"/indexes/{quote(self.index or '', safe='')}" if self.within else ""
         arguments = {"method": self.method, "url": inside + self.path}
         if self.documents is not None:
@@ -106,7 +106,7 @@ class Call(Generic[T]):
 
 
 def search(query: Query, index: str | None = None, **settings: Any) -> Call[Answer]:
-    """The k best documents. Settings are fields of `Request`, and SHOWS."""
+    """Return the k best documents. Settings are the fields of `Request` and those in SHOWS."""
     body = _body(query, settings, SHOWS)
     return Call(Answer.model_validate_json, "POST", "/search", index, body)
 
@@ -114,7 +114,7 @@ def search(query: Query, index: str | None = None, **settings: Any) -> Call[Answ
 def search_batch(
     queries: Iterable[Query], index: str | None = None, **settings: Any
 ) -> Call[list[Answer]]:
-    """The answers of several queries, all of one state of the index."""
+    """Return the answers to several queries, all from the same state of the index."""
     body = {"requests": [_body(query, settings, SHOWS) for query in queries]}
     return Call(_answers, "POST", "/search/batch", index, body)
 
@@ -122,28 +122,28 @@ def search_batch(
 def explain(
     query: Query, doc_id: str, index: str | None = None, **settings: Any
 ) -> Call[answers.ExplainedDocument]:
-    """A document, and why it has its score."""
+    """Return a document, and why it has its score."""
     read = answers.ExplainedDocument.model_validate_json
     return Call(read, "POST", "/explain", index, _body(query, settings) | {"id": doc_id})
 
 
 def expand(query: Query, index: str | None = None, **settings: Any) -> Call[Expansion]:
-    """The terms that a query becomes."""
+    """Return the terms that a query is expanded to."""
     return Call(Expansion.model_validate_json, "POST", "/expand", index, _body(query, settings))
 
 
 def document(doc_id: str, index: str | None = None) -> Call[StoredDocument]:
-    """A document as the index keeps it."""
+    """Return a document as the index stores it."""
     return Call(StoredDocument.model_validate_json, "GET", _path(doc_id), index)
 
 
 def add(
     documents: Iterable[OneDocument] | AsyncIterable[OneDocument], index: str | None = None
 ) -> Call[Acknowledgement]:
-    """Add or replace documents; they are taken one by one as the service accepts them.
+    """Add or replace documents; they are sent one by one, as fast as the service accepts them.
 
-    Where it refuses in the middle, a list is sent again and an iterator cannot be. `AsyncClient`
-    takes asynchronous iterables as well.
+    If the service refuses them midway (429, 503), a list is sent again; an iterator cannot be.
+    `AsyncClient` takes asynchronous iterables as well.
     """
     return _write("POST", "/documents", index, documents=documents)
 
@@ -163,17 +163,17 @@ def delete(doc_id: str, index: str | None = None) -> Call[Acknowledgement]:
 
 
 def indexes() -> Call[list[IndexState]]:
-    """All indexes of the service."""
+    """Return the state of all indexes of the service."""
     return Call(_states, "GET", "/indexes", within=False)
 
 
 def index(name: str | None = None) -> Call[IndexState]:
-    """One index as it is now."""
+    """Return the state of one index."""
     return Call(IndexState.model_validate_json, "GET", "", name)
 
 
 def ready() -> Call[bool]:
-    """Whether the service takes requests."""
+    """Return whether the service takes requests."""
     return Call(lambda body: b"ready" in body, "GET", "/readyz", within=False, statuses=(200, 503))
 
 
@@ -196,14 +196,14 @@ def _states(content: bytes) -> list[IndexState]:
 
 
 def _body(query: Query, settings: Map[str, Any], shown: Iterable[str] = ()) -> dict[str, Any]:
-    """The JSON of a request, whose settings are checked here as the service would."""
+    """Return the JSON of a request, after the same checks of its settings as the service makes."""
     shows = {key: settings[key] for key in shown if key in settings}
     asked = {key: settings[key] for key in settings if key not in shows}
     return ask(query, **asked).model_dump(mode="json", exclude_unset=True) | shows
 
 
 def _path(doc_id: str) -> str:
-    # Dots too: "." and ".." would be taken for steps of the path.
+    # Dots are escaped too: "." and ".." have a meaning in paths.
     return f"/documents/{quote(doc_id, safe='').replace('.', '%2E')}"
 
 
@@ -261,19 +261,20 @@ class _Service(Generic[Http]):
         retries: int = 3,
         transport: Any = None,
     ) -> None:
-        """Take note of where the service is; nothing is asked yet.
+        """Make a client; it sends nothing yet.
 
         Args:
             url: of the service, such as http://127.0.0.1:8080.
-            index: of calls that name none; may be left out where there is only one.
+            index: used by calls that name none; not needed if the service has only one.
             key: the read key or the admin key.
-            timeout: longest silence of the service, in seconds: it may take 60 over a write.
-            retries: more attempts after 429 and 503, as soon as the service says (at most
-                LONGEST_PAUSE seconds); and, but for writes, after a broken connection.
-            transport: of httpx: how connections are made, if not as usual.
+            timeout: longest silence of the service, in seconds; a write may take 60.
+            retries: how often to repeat a request that got 429 or 503, after the pause that the
+                service asks for (at most LONGEST_PAUSE seconds), or, except for writes, one whose
+                connection broke.
+            transport: an httpx transport, if connections are not made as usual.
 
         Raises:
-            ValueError: `url` is not one of HTTP.
+            ValueError: `url` is not an HTTP URL.
         """
         if httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).host:
             raise ValueError(f"`url` must begin with http:// or https:// and a host, got {url!r}")
@@ -296,22 +297,22 @@ class _Service(Generic[Http]):
     reload = Method(reload)
 
     def _named(self, call: Call[T]) -> Call[T] | None:
-        """The call with the name of its index; None where that is not known yet."""
+        """Return the call with the name of its index; None if that is not known yet."""
         name = call.index or self._index
         return replace(call, index=name) if name or not call.within else None
 
     def _name(self, states: list[IndexState]) -> None:
         names = sorted(state.index for state in states)
         if len(names) != 1:
-            raise ValueError(f"`index` must be one of {', '.join(names)}: say which")
+            raise ValueError(f"`index` must be one of {', '.join(names)}: name one")
         (self._index,) = names
 
 
 class Client(_Service[httpx.Client]):
-    """A search service. Threads may share one.
+    """A client of the search service. Threads may share one.
 
-    Its methods raise ServiceError where the service refuses, ConnectionError or TimeoutError where
-    it cannot be reached, and ValueError for settings that cannot be.
+    Its methods raise ServiceError if the service answers with an error, ConnectionError or
+    TimeoutError if it cannot be reached, and ValueError for invalid settings.
     """
 
     _connect = httpx.Client
@@ -327,7 +328,7 @@ class Client(_Service[httpx.Client]):
         self._http.close()
 
     def pages(self, query: Query, index: str | None = None, **settings: Any) -> Iterator[Answer]:
-        """Answers of k hits each, to the last hit there is."""
+        """Yield answers of k hits each, up to the last hit."""
         while True:
             answer = self.search(query, index, **settings)
             yield answer
@@ -336,7 +337,7 @@ class Client(_Service[httpx.Client]):
             settings["cursor"] = answer.cursor
 
     def send(self, call: Call[T]) -> T:
-        """What the service answers to a call."""
+        """Send a call, repeat it if needed, and return the service's answer."""
         while not (named := self._named(call)):
             self._name(self.indexes())
         outcome = self._send(named)
@@ -355,7 +356,7 @@ class Client(_Service[httpx.Client]):
 
 
 class AsyncClient(_Service[httpx.AsyncClient]):
-    """A search service, for asyncio; what `Client` returns is awaited here."""
+    """A client of the search service for asyncio: the methods of `Client`, to be awaited."""
 
     _connect = httpx.AsyncClient
 

@@ -1,4 +1,4 @@
-"""Documents and queries, and what their ids, texts and metadata may hold."""
+"""Documents and queries, and the rules for their ids, texts and metadata."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 MetadataValue = str | int | float | bool
 
-# Lucene refuses terms of 32 KiB, and nobody means an id of one.
+# Lucene refuses terms of 32 KiB; nobody needs ids that long.
 _LONGEST_ID = 1000
-# Digits of an integer: Python reads and writes no more by itself.
+# Most digits of an integer: Python's default limit for reading and writing.
 LONGEST_INTEGER = 4300
 _ABOVE_INTEGERS = 10**LONGEST_INTEGER
-# Numbers in a list. Longer lists are vectors, which would be stored as text and searched by nobody.
+# Most numbers in a list: longer ones are taken for vectors, which are no use stored as text.
 _LONGEST_NUMBERS = 100
 _DEEPEST = 100
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -64,13 +64,13 @@ def checked_text(value: str, key: str) -> str:
 
 
 def metadata_of(*objects: Mapping[str, object]) -> dict[str, MetadataValue | list[MetadataValue]]:
-    """The members of objects as metadata: one rule for files, streams, the service and Python.
+    """Return the members of objects as metadata, the same for files, streams, HTTP and Python.
 
     Strings, finite numbers, booleans and lists of these are kept. The members of a nested object
     get dotted keys: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``. A null is absent, also in a list.
 
     Raises:
-        ValueError: anything else, named by its key; or two values for one key.
+        ValueError: any other value, named by its key; or two values for one key.
     """
     result: dict[str, MetadataValue | list[MetadataValue]] = {}
     for values in objects:
@@ -92,7 +92,7 @@ def _present(values: Sequence[object]) -> Iterator[object]:
 
 
 def _leaves(values: Mapping[str, object], prefix: str, depth: int) -> Iterator[tuple[str, object]]:
-    """Dotted keys and values that are neither objects nor null."""
+    """Yield the values that are neither objects nor null, with their dotted keys."""
     if depth > _DEEPEST:
         raise ValueError(
             f"{prefix.partition('.')[0]}: objects are nested more than {_DEEPEST} deep"
@@ -122,16 +122,16 @@ def _metadata_value(value: object, name: str) -> MetadataValue:
 
 
 def _check_no_vector(items: Sequence[MetadataValue], key: str) -> None:
-    """ValueError for a long list of numbers that are not all integers."""
+    """Raise ValueError for a long list of numbers that are not all integers."""
     if len(items) > _LONGEST_NUMBERS and any(isinstance(item, float) for item in items):
         raise ValueError(
             f"{key}: a list of {len(items)} numbers is not metadata (at most {_LONGEST_NUMBERS}, "
-            "but for integers); vectors cannot be given yet"
+            "unless all are integers); vectors are not supported yet"
         )
 
 
 def number_of(text: str) -> int | float | None:
-    """The number that a text is, read as JSON reads numbers; None where it is no finite one."""
+    """Return the number that a text spells, as JSON reads it; None if it is no finite number."""
     if not _NUMBER.fullmatch(text):
         return None
     if text.lstrip("+-").isdigit():

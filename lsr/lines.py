@@ -1,4 +1,4 @@
-"""Lines of text files, read one by one; an unusable line is named by its path and number."""
+"""Read text files line by line; errors name an unusable line by its path and number."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def read_lines(
     *,
     is_header: Callable[[str], bool] = lambda line: False,
 ) -> Iterator[Parsed]:
-    """Yield what `parse` (ValueError: a bad line) makes of each line that is not blank.
+    """Yield `parse(line)` for each line that is not blank; ValueError from `parse` is a bad line.
 
-    Lines are UTF-8 and end with LF, CRLF or CR. A byte order mark at the start of a line, as where
-    files were joined, is no part of it. The first line is passed over where `is_header` says so.
+    Lines are UTF-8 and end with LF, CRLF or CR. A byte order mark at the start of a line, as in
+    files that were joined, is dropped. The first line is skipped if `is_header` is true of it.
     Files may be .gz.
     """
     number = 0
@@ -72,13 +72,13 @@ def read_lines(
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, without their ends and byte order marks."""
+    """Yield the lines of a file, without line ends and byte order marks."""
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         for number, ended in enumerate(file):
             if number == 0:
                 _refuse_other_encodings(path, ended)
             if not ended.endswith(b"\n"):
-                # Raises where a damaged gzip ends within a line.
+                # Raises if a damaged gzip ends within a line.
                 file.read(1)
             # A CR alone ends a line too.
             for raw in ended.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
@@ -93,7 +93,7 @@ def _refuse_other_encodings(path: Path, start: bytes) -> None:
 
 
 def decode(raw: bytes) -> str:
-    """The text of a line; ValueError where it is not UTF-8, or holds a NUL byte."""
+    """Return the text of a line; ValueError if it is not UTF-8, or holds a NUL byte."""
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -106,7 +106,7 @@ def decode(raw: bytes) -> str:
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object whose keys are given once; of others the json module keeps the last value."""
+    """Make an object, and refuse a repeated key: the json module would keep its last value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

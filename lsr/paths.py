@@ -1,4 +1,4 @@
-"""Names that can only mean a local file or folder, and messages where it is not there."""
+"""Names that can only mean a local file or folder, and the error if it does not exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ENDS = (
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is a path by its form, and no id of a hub or of ir_datasets.
+    """Whether a name has the form of a path, not of a hub name or an ir_datasets id.
 
     >>> is_path("./model"), is_path("run.trec.gz"), is_path("org/model-v1.5")
     (True, True, False)
@@ -21,9 +21,9 @@ def is_path(name: str) -> bool:
 
 
 def missing(name: str, what: str = "file or folder") -> FileNotFoundError:
-    """The error for a path that does not exist; it names the part of it that does."""
+    """Return the error for a path that does not exist; it names the part that does."""
     there = next((parent for parent in Path(name).parents if parent.is_dir()), Path())
-    hint = "" if there == Path() else f"; {there} is there, and does not hold it"
+    hint = "" if there == Path() else f"; {there} exists, but does not hold it"
     if name.startswith("~"):
         hint = "; write the home directory out in place of ~"
     return FileNotFoundError(f"{name}: no such {what}{hint}")

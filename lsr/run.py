@@ -1,4 +1,4 @@
-"""Runs: ranked documents per query, and TREC run files; judgements, and files of them."""
+"""Runs (ranked documents per query), relevance judgements, and the files of both."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Run(Mapping[str, Ranking]):
 
     @classmethod
     def _in_order(cls, rankings: dict[str, Ranking]) -> Run:
-        """The run with rankings that are in order and without faults."""
+        """Make a run of rankings that are sorted and checked already."""
         run = cls({})
         run._rankings = rankings
         return run
@@ -43,7 +43,7 @@ class Run(Mapping[str, Ranking]):
     def read_trec(cls, path: str | os.PathLike[str]) -> Run:
         """Return the run in a TREC run file (also .gz), in the order of trec_eval.
 
-        This is: scores as float32 descending, ties by document id descending (UTF-8). The ranks in
+        That is: scores as float32 descending, ties by document id descending (UTF-8). The ranks in
         the file are not used.
 
         Raises:
@@ -56,10 +56,10 @@ class Run(Mapping[str, Ranking]):
             query_id, doc_id, score = parse_trec(line)
             ranking = rankings.setdefault(query_id, {})
             if doc_id in ranking:
-                raise ValueError(f"document {doc_id!r} again for query {query_id!r}")
+                raise ValueError(f"document {doc_id!r} is ranked twice for query {query_id!r}")
             ranking[doc_id] = float(np.float32(score))
 
-        # A score beyond float32 is infinite to trec_eval, and ranked above the largest float32.
+        # trec_eval reads a score beyond float32 as infinite: it ranks above the largest float32.
         with np.errstate(over="ignore"):
             for _ in read_lines(Path(path), parse):
                 pass
@@ -107,9 +107,9 @@ class Run(Mapping[str, Ranking]):
     def write_trec(self, path: str | os.PathLike[str], tag: str) -> None:
         """Write ``query_id Q0 doc_id rank score tag`` lines, ranks from 1.
 
-        Tools order a run file by score and break ties their own way, and trec_eval holds scores as
-        float32. So scores are written as float32 that fall strictly, see `_falling`: every tool
-        sees the order of this run. TREC files have no place for a query without documents.
+        Tools sort a run file by score, each breaks ties in its own way, and trec_eval holds scores
+        as float32. So scores are written as strictly decreasing float32, see `_falling`: every tool
+        then sees the order of this run. A TREC file cannot hold a query without documents.
 
         Raises:
             ValueError: the tag or an id is empty or holds white space.
@@ -126,19 +126,19 @@ class Run(Mapping[str, Ranking]):
 
 
 def _falling(scores: list[float]) -> list[float]:
-    """Scores in descending order as float32 values that fall strictly.
+    """Turn scores in descending order into strictly decreasing float32 values.
 
-    A score that is not below the one before it becomes the next float32 below that. Values nearer
-    to 0 than the smallest normal float32, which some tools take for 0, become 0.
+    A score that is not below the one before it becomes the next float32 below that one. Values
+    closer to 0 than the smallest normal float32, which some tools read as 0, become 0.
     """
-    # The bits of a positive float32, read as an integer, count the float32 from 0 on.
+    # The bits of a positive float32, read as an integer, are its position among them from 0 on.
     subnormal = np.finfo(np.float32).smallest_normal.view(np.int32).astype(np.int64) - 1
     lowest = -(np.float32(LARGEST).view(np.int32).astype(np.int64) - subnormal)
     values = np.clip(np.array(scores, np.float64), -LARGEST, LARGEST).astype(np.float32)
     counted = np.maximum(np.abs(values).view(np.int32).astype(np.int64) - subnormal, 0)
     places = np.arange(len(scores))
     steps = np.minimum.accumulate(np.sign(values).astype(np.int64) * counted + places) - places
-    # Where ties begin near the lowest float32, those before them are raised.
+    # Ties near the lowest float32 have no values below them: the scores before them are raised.
     steps = np.maximum(steps, lowest + places[::-1])
     bits = np.where(steps == 0, 0, np.abs(steps) + subnormal).astype(np.int32)
     found: list[float] = (np.sign(steps) * bits.view(np.float32).astype(np.float64)).tolist()
@@ -146,11 +146,11 @@ def _falling(scores: list[float]) -> list[float]:
 
 
 def read_qrels(path: str | os.PathLike[str]) -> Qrels:
-    """Return the judgements of a file, also .gz.
+    """Return the judgements in a file, also .gz.
 
     A line is BEIR's query id, document id and grade, separated by tabs, where the first line may be
-    a header; or TREC's query id, iteration, document id and grade. White space around ids is no
-    part of them.
+    a header; or TREC's query id, iteration, document id and grade. White space around ids is
+    removed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -172,7 +172,7 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
 
 
 def qrels_columns(line: str) -> tuple[str, str, str]:
-    """Query id, document id and number of a line of judgements; ValueError if it is not one."""
+    """Return query id, document id and grade of a line of judgements; ValueError if it is none."""
     columns = line.split("\t")
     if len(columns) != 3:
         columns = line.split()
@@ -185,7 +185,7 @@ def qrels_columns(line: str) -> tuple[str, str, str]:
 
 
 def is_qrels_header(line: str) -> bool:
-    """Whether a first line names the columns of judgements in their order, however spelled."""
+    """Whether a first line names the columns of judgements in order, in any common spelling."""
     names = [re.sub("[^a-z]", "", name.lower()) for name in line.split()]
     first, *_, last = names if names else ("", "")
     queries = ("queryid", "qid", "query", "topic", "topicid")
@@ -196,8 +196,8 @@ def is_qrels_header(line: str) -> bool:
 def checked_grade(value: int) -> int:
     """Return a grade that trec_eval can hold; ValueError if it is not one.
 
-    trec_eval counts the documents of each grade up to the highest: one of 3 billion takes all
-    memory.
+    trec_eval counts the documents of each grade up to the highest: a grade of 3 billion would take
+    all memory.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"a grade must be an integer, got {value!r}")
@@ -207,7 +207,7 @@ def checked_grade(value: int) -> int:
 
 
 def parse_trec(line: str) -> tuple[str, str, float]:
-    """Query id, document id and score of a line of a run file; ValueError if it is not one."""
+    """Return query id, document id and score of a line of a run file; ValueError if it is none."""
     columns = line.split()
     if len(columns) != 6:
         raise ValueError(f"expected 6 columns, got {len(columns)}")
@@ -216,9 +216,9 @@ def parse_trec(line: str) -> tuple[str, str, float]:
 
 
 def finite_number(name: str, text: str) -> float:
-    """The number that a column holds; ValueError if it is none, or not finite."""
+    """Return the number in a column; ValueError if there is none, or it is not finite."""
     try:
-        # Python alone knows underscores in numbers.
+        # Python accepts underscores in numbers, but other tools do not.
         value = float(text.replace("_", "x"))
     except ValueError as error:
         raise ValueError(f"{name} must be a number, got {text!r}") from error
@@ -228,7 +228,7 @@ def finite_number(name: str, text: str) -> float:
 
 
 def _ranked(query_id: str, hits: Iterable[tuple[str, float]]) -> Ranking:
-    # Code point order, which Python compares by, is UTF-8 byte order.
+    # Python compares strings by code points, which gives the same order as UTF-8 bytes.
     ranking = sorted(((doc_id, float(score)) for doc_id, score in hits), key=_by_score_then_id)
     seen: set[str] = set()
     for doc_id, score in ranking:

@@ -21,9 +21,9 @@ from lsr.paths import is_path, missing
 
 
 class Corpus:
-    """A named, re-iterable stream of documents with distinct ids.
+    """A named stream of documents with distinct ids, which can be iterated again.
 
-    `bad_lines` holds what the latest iteration skipped.
+    `bad_lines` holds the lines that the latest iteration skipped.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Corpus:
         self._skip_bad = skip_bad
 
     def __iter__(self) -> Iterator[Document]:
-        """Return the documents in their stored order, read anew.
+        """Read the documents again, in their stored order.
 
         Raises:
             CorpusError: a line cannot be used, unless the corpus was opened with `skip_bad`.
@@ -58,11 +58,11 @@ class Corpus:
 def open_corpus(name: str | os.PathLike[str], *, skip_bad: bool = False) -> Corpus:
     """Return the corpus called `name`; its files are read when it is iterated.
 
-    A name is a BEIR folder (with corpus.jsonl), a .jsonl or .tsv file (``id<TAB>text`` or
-    ``id<TAB>title<TAB>text``, no quoting), each also with .gz; "pydoc" or "pydoc:numpy,scipy", the
-    documentation of installed packages; or an ir_datasets id. In JSON, the id is under _id, id,
-    docid or doc_id, the text under text, contents or body; the members of `metadata` and all other
-    keys are metadata, see `lsr.documents.metadata_of`.
+    A name is a BEIR folder (with corpus.jsonl) or a .jsonl or .tsv file (``id<TAB>text`` or
+    ``id<TAB>title<TAB>text``, no quoting), each also with .gz; "pydoc", the documentation of the
+    standard library, or "pydoc:numpy,scipy", that of installed packages; or an ir_datasets id. In
+    JSON, the id is under _id, id, docid or doc_id, the text under text, contents or body; the
+    members of `metadata` and all other keys are metadata, see `lsr.documents.metadata_of`.
 
     Args:
         name: a path, "pydoc", or an ir_datasets id.
@@ -90,7 +90,7 @@ def open_corpus(name: str | os.PathLike[str], *, skip_bad: bool = False) -> Corp
 
 
 def beir_file(folder: Path, name: str) -> Path:
-    """Return the file `name` of a BEIR folder, or the one with .gz.
+    """Return the path of the file `name` in a BEIR folder, or of `name`.gz.
 
     Raises:
         FileNotFoundError: the folder has neither.

@@ -12,7 +12,7 @@ from lsr.lines import OnBad
 
 
 def downloaded(name: str, read: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """What `read` yields of the ir_datasets id `name`, which it downloads at first use.
+    """Yield what `read` yields for the ir_datasets id `name`, which is downloaded at first use.
 
     Raises:
         ConnectionError: it cannot be downloaded.
@@ -24,7 +24,7 @@ def downloaded(name: str, read: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     try:
         yield from read()
     except (RuntimeError, RequestException) as error:
-        # A RuntimeError is what ir_datasets raises when every source of a file failed.
+        # ir_datasets raises RuntimeError when every source of a file failed.
         if isinstance(error, RuntimeError) and "download" not in str(error):
             raise
         from ir_datasets.util import home_path
@@ -32,14 +32,14 @@ def downloaded(name: str, read: Callable[[], Iterable[Any]]) -> Iterator[Any]:
         home = home_path()
         raise ConnectionError(
             f"{name}: it is no local path and not in {home}, and ir_datasets could not download "
-            f"it. Run this where there is a network, or copy the folder {home} from there"
+            f"it. Run this on a machine with a network, or copy the folder {home} from one"
         ) from error
     finally:
         logger.removeFilter(_is_no_failed_attempt)
 
 
 def _is_no_failed_attempt(record: logging.LogRecord) -> bool:
-    """Whether a message of ir_datasets is not about a download that fails: the error says so."""
+    """Whether to keep a message of ir_datasets: not those on failed downloads, which we raise."""
     return not str(record.msg).lower().startswith(("download error", "download failed", "[error]"))
 
 
@@ -66,7 +66,7 @@ def ir_datasets_reader(name: str) -> Callable[[OnBad], Iterator[Document]]:
             fields = doc._asdict()
             doc_id, title = checked_id(fields.pop("doc_id")), fields.pop("title", "")
             if "text" not in fields:
-                # Collections without a plain text field say themselves which fields make it up.
+                # Collections without a text field define which fields make up the text.
                 title, fields["text"] = "", doc.default_text()
             text = fields.pop("text")
             yield Document(doc_id, title or "", text, _metadata(name, fields, left_out))
@@ -79,7 +79,7 @@ def _metadata(
 ) -> dict[str, MetadataValue | list[MetadataValue]]:
     """Return the fields that metadata can hold; a warning names each other field, once.
 
-    They are no error: nobody can edit these collections, and some have objects in lists.
+    This is no error: users cannot edit these collections, and some have objects in lists.
     """
     kept: dict[str, MetadataValue | list[MetadataValue]] = {}
     for key, value in fields.items():
@@ -93,7 +93,7 @@ def _metadata(
 
 
 def _plain(value: object) -> object:
-    """`value` with named tuples as objects."""
+    """Return `value` with named tuples turned into dictionaries."""
     if hasattr(value, "_asdict"):
         return {key: _plain(member) for key, member in value._asdict().items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,7 @@
 """The built-in collection: documentation of the standard library, or of installed packages.
 
-`python -m lsr.corpus.pydoc [PACKAGE …]` prints it as JSON lines; the walk imports what it
-documents, so that it happens in a process of its own.
+`python -m lsr.corpus.pydoc [PACKAGE …]` prints it as JSON lines. The walk runs in a process of its
+own, since it imports the modules that it documents.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from typing import Any, NamedTuple
 
 from lsr.documents import Document
 
-# Import side effects (a browser, a poem, a window), tests, and tools that are no library;
-# distutils is setuptools' where that is installed, and the rest implement os and os.path.
+# Modules left out: those with import side effects (a browser, a poem, a window), tests, and tools
+# that are no library; distutils, which is setuptools' if that is installed; and the modules that
+# implement os and os.path.
 EXCLUDED = {"antigravity", "this", "idlelib", "test", "turtledemo", "lib2to3", "__main__"} | {
     "distutils", "posix", "nt", "posixpath", "ntpath", "genericpath", "nturl2path"
 }  # fmt: skip
-# Docstrings that say nothing of their object: those of inherited slots and generated methods.
+# Docstrings that say nothing about their object: those of inherited slots and generated methods.
 WORTHLESS = re.compile(
     r"(Initialize self\.|Create and return a new object\.|An enumeration\.|Internal function\.|"
     r"Return (self|key|value|repr|str|hash|getattr|len)\(|Return None\.|See help\(type|Alias for|"
     r"XXX|[Ss]ee :?\S+$)"
 )
-# Their classes are bases of what has nothing to do with them.
+# Modules whose classes are bases of unrelated classes: their docstrings are not inherited.
 GENERIC = {"builtins", "ctypes", "_ctypes"}
 HEADING = re.compile(r"^(\S.*)\n([*=~^-])\2{2,}\n", re.MULTILINE)
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-# The child finds what its parent finds, and the standard library first.
+# The child process imports from its parent's paths, but from the standard library first.
 START = (
     "import sys, json; sys.path += [p for p in json.loads(sys.argv.pop(1)) if p not in sys.path]; "
     "from lsr.corpus.pydoc import main; main()"
@@ -46,16 +47,16 @@ START = (
 
 
 class _Place(NamedTuple):
-    """A public name of an object."""
+    """A public name of an object, and where it is."""
 
     owner: str  # module, or class for a member
     attribute: str
     value: Any  # as the owner's namespace holds it
     module: str
-    cls: type | None = None  # of a member
+    cls: type | None = None  # the class that a member is of
     depth: int = 0  # how far up the bases of `cls` a member is defined
     incidental: bool = False  # in a module whose __all__ leaves it out
-    instance: bool = False  # named is an object of the class `value`, which has no public name
+    instance: bool = False  # the name is an instance's, and `value` its class, which has none
 
     @property
     def id(self) -> str:
@@ -63,7 +64,7 @@ class _Place(NamedTuple):
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        """Sorts an object's own name first, then where it is defined, then the shortest path."""
+        """Sort key: an object's own name first, then where it is defined, then the shortest."""
         names = [(self.attribute, _underlying(self.value))]
         if self.cls is not None:
             names.append((self.owner.rpartition(".")[2], self.cls))
@@ -81,19 +82,19 @@ class _Place(NamedTuple):
 
 
 def read_pydoc(packages: Sequence[str] | None = None) -> Iterator[Document]:
-    """Documents of modules, classes, functions, methods and properties, in order of id.
+    """Yield documents on modules, classes, functions, methods and properties, in order of id.
 
     Each object with a docstring is one document: the id is the shortest qualified name under which
-    it can be imported, the title the signature, the text the docstring. With the standard library
-    come the sections of the language reference that ``help("with")`` prints, under that id. Warns
-    of the submodules of `packages` that could not be imported.
+    it can be imported, the title the signature, the text the docstring. The standard library also
+    gives the sections of the language reference that ``help("with")`` prints, under that id. A
+    warning names each submodule of `packages` that could not be imported.
 
     Args:
         packages: installed packages; None for the standard library.
 
     Raises:
         ValueError: a package is not installed.
-        RuntimeError: the walk failed; with the end of what it printed.
+        RuntimeError: the walk failed; the message has the end of what it printed.
     """
     for package in packages or ():
         if not _is_installed(package):
@@ -104,7 +105,7 @@ def read_pydoc(packages: Sequence[str] | None = None) -> Iterator[Document]:
         encoding="utf-8",
         errors="backslashreplace",
         stdin=subprocess.DEVNULL,
-        # Sets in signatures print in one order, and docstrings are not optimised away.
+        # So that sets in signatures always print in the same order, and docstrings are kept.
         env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONOPTIMIZE": ""},
     )
     if walk.returncode:
@@ -155,11 +156,11 @@ def _walk(packages: Sequence[str]) -> list[Document]:
 
 
 def _topics() -> Iterator[Document]:
-    """Yield the sections of the language reference that help("with") and its like print."""
+    """Yield the sections of the language reference that help("with") and the like print."""
     from pydoc_data.topics import topics
 
     seen: set[str] = set()
-    # A section of its own topic ("with") is not repeated for one that includes it ("compound").
+    # A section with a topic of its own ("with") is not repeated in a longer one ("compound").
     for topic, page in sorted(topics.items(), key=lambda item: (len(item[1]), item[0])):
         _, *sections = HEADING.split("\n" + page) if HEADING.search(page) else ("", topic, "", page)
         for number, (heading, text) in enumerate(zip(sections[::3], sections[2::3], strict=True)):
@@ -181,7 +182,7 @@ def _modules(name: str) -> Iterator[tuple[str, ModuleType]]:
     except pydoc.ErrorDuringImport as error:
         print(f"skipped {name}: {error}", file=sys.stderr)
         return
-    # Not what safeimport returns: an attribute of the package may hide the module (unittest.main).
+    # safeimport's result may be wrong: a package's attribute can hide a module (unittest.main).
     module = sys.modules.get(name)
     if module is None:
         return
@@ -197,7 +198,7 @@ def _exports(modules: dict[str, ModuleType], owners: frozenset[str] | set[str]) 
         for attribute in sorted({*vars(module), *listed}):
             try:
                 value = getattr(module, attribute)
-            # A stale __all__, or a name loaded on demand that needs something not installed.
+            # __all__ is out of date, or the name is loaded on demand and a package is missing.
             except (AttributeError, ImportError):
                 continue
             if inspect.ismodule(value):
@@ -216,7 +217,7 @@ def _exports(modules: dict[str, ModuleType], owners: frozenset[str] | set[str]) 
 
 
 def _members(classes: dict[int, _Place], owners: frozenset[str] | set[str]) -> Iterator[_Place]:
-    """Yield public members, those of private base classes included."""
+    """Yield public members of classes, including those from private base classes."""
     for place in classes.values():
         for depth, base in enumerate(place.value.__mro__):
             own = classes.get(id(base))
@@ -238,7 +239,7 @@ def _home(value: Any) -> str:
 
 
 def _underlying(value: Any) -> Any:
-    """Return what is the same object however it is reached."""
+    """Return the object behind a value, the same one for every way in which it is reached."""
     if isinstance(value, classmethod | staticmethod | MethodType):
         return value.__func__
     if isinstance(value, BuiltinMethodType) and not inspect.ismodule(value.__self__):
@@ -261,7 +262,7 @@ def _kind(place: _Place) -> str:
 def _signature(name: str, value: Any) -> str:
     try:
         signature = inspect.signature(_underlying(value))
-    # Builtins without one, properties, and (curses) defaults that inspect cannot evaluate.
+    # There is none: builtins, properties, and defaults that inspect cannot evaluate (curses).
     except (ValueError, TypeError, AttributeError, NameError):
         return name
     parameters = [
@@ -282,7 +283,7 @@ class _Shown(NamedTuple):
 
 
 def _default(value: Any) -> Any:
-    """Return a default that prints alike everywhere, with nothing of this machine in it."""
+    """Return a stand-in for a default that prints the same on every machine."""
     if value is inspect.Parameter.empty:
         return value
     if isinstance(value, enum.Enum):
@@ -295,14 +296,14 @@ def _default(value: Any) -> Any:
 
 
 def _text(place: _Place) -> str:
-    """Return the docstring, else that of the constructor, else the one that is inherited."""
+    """Return the docstring, else the constructor's, else an inherited one, else a comment."""
     value = _underlying(place.value)
     text = _docstring(value)
     if text or place.instance or place.module.startswith("encodings."):
         return text
     if inspect.isclass(value):
         sources = [vars(value).get("__init__"), vars(value).get("__new__"), *value.__mro__[1:]]
-        # What these say does not describe the classes derived from them.
+        # Docstrings of GENERIC modules do not describe the classes derived from theirs.
         sources = [source for source in sources if _home(source) not in GENERIC]
     elif place.cls is not None:
         bases = place.cls.__mro__[place.depth + 1 :]
@@ -321,11 +322,11 @@ def _comment(value: Any) -> str:
 
 
 def _docstring(value: Any) -> str:
-    """Return the docstring of the object itself, empty where it says nothing."""
+    """Return the docstring of the object itself, or "" if it has none that says anything."""
     text = getattr(value, "__doc__", None)
     if not isinstance(text, str) or len(text.split()) < 2 or WORTHLESS.match(text.strip()):
         return ""
-    # An instance answers with the docstring of its class.
+    # An instance without one of its own shows the docstring of its class.
     if not (inspect.isclass(value) or inspect.ismodule(value)) and text == type(value).__doc__:
         return ""
     return ADDRESS.sub("", inspect.cleandoc(text))
@@ -334,7 +335,7 @@ def _docstring(value: Any) -> str:
 def main() -> None:
     """Print the documents of the packages in argv, or of the standard library, as JSON lines."""
     warnings.simplefilter("ignore")
-    # What an import prints, in whatever way, is not data.
+    # Imported modules may print: that goes to stderr, so that stdout holds only the documents.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         for document in _walk(sys.argv[1:]):

@@ -1,4 +1,4 @@
-"""Documents and queries of one line: JSON objects and tab-separated columns."""
+"""Parse documents and queries from lines, which are JSON objects or tab-separated columns."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Record = TypeVar("Record", Document, Query)
 
 
 def parse_document(raw: bytes) -> Document:
-    """Return the document of one line of JSON, see `open_corpus`; ValueError if there is none."""
+    """Return the document in one line of JSON, see `open_corpus`; ValueError if there is none."""
     return document_from_json(decode(raw))
 
 
 def read_queries(path: str | os.PathLike[str]) -> list[Query]:
-    """Return the queries of a .jsonl or .tsv (``id<TAB>text``) file, also with .gz, in file order.
+    """Return the queries in a .jsonl or .tsv (``id<TAB>text``) file, also with .gz, in file order.
 
     In JSON, the id is under _id, id, qid or query_id, the text under text or query.
 
@@ -55,7 +55,7 @@ def require_format(path: Path) -> str:
 
 
 def distinct(parse: Callable[[str], Record]) -> Callable[[str], Record]:
-    """`parse`, for which a second record of the same id is a bad line."""
+    """Return `parse` with a check: it raises ValueError for a second record of the same id."""
     seen: set[str] = set()
 
     def checked(line: str) -> Record:
@@ -73,7 +73,7 @@ def document_from_json(line: str) -> Document:
     doc_id = _id_of(record, _DOCUMENT_ID_KEYS)
     if not any(key in record for key in ("title", *_DOCUMENT_TEXT_KEYS)):
         raise ValueError(f"no text (expected under one of {', '.join(_DOCUMENT_TEXT_KEYS)})")
-    # Of several keys for the id or the text one is used; the others are metadata.
+    # If several keys could hold the id or the text, the first is used; the others are metadata.
     used = {"title", "metadata", _key_of(record, _DOCUMENT_ID_KEYS)}
     used.add(_key_of(record, _DOCUMENT_TEXT_KEYS))
     others = {key: value for key, value in record.items() if key not in used}
@@ -122,7 +122,7 @@ def _id_of(record: Mapping[str, object], keys: tuple[str, ...]) -> str:
 
 
 def _key_of(record: Mapping[str, object], keys: tuple[str, ...]) -> str | None:
-    """The first of `keys` that has a value."""
+    """Return the first of `keys` that has a value."""
     return next((key for key in keys if record.get(key) is not None), None)
 
 

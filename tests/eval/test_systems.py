@@ -98,7 +98,7 @@ def test_systems_by_path(two, monkeypatch):
         ("gone.trec", FileNotFoundError, "gone.trec: no such run file, index directory"),
         ("/gone/index", FileNotFoundError, "/gone/index: no such run file, index directory"),
         ("./gone", FileNotFoundError, "^./gone: no such run file, index directory or checkpoint$"),
-        ("runs/a/b", FileNotFoundError, "runs/a/b: no such .*; runs is there, and does not hold"),
+        ("runs/a/b", FileNotFoundError, "runs/a/b: no such .*; runs exists, but does not hold"),
         ("x=~/gone", FileNotFoundError, "~/gone: no such .* write the home directory out"),
         ("missing/model", FileNotFoundError, "no encoder 'missing/model'"),
     ],

@@ -218,7 +218,7 @@ def test_refusals_are_told_in_the_services_words(client):
 def test_which_index_must_be_clear(url, kind):
     with kind(url, key=READ) as client:
         assert client.search("heat", "one").state.index == "one"
-        with pytest.raises(ValueError, match="`index` must be one of one, writable: say which"):
+        with pytest.raises(ValueError, match="`index` must be one of one, writable: name one"):
             client.search("heat")
     with kind(url) as client, pytest.raises(ServiceError, match="a key is needed"):
         client.indexes()

@@ -22,7 +22,7 @@ def test_names(name: str) -> None:
 
 
 def test_the_part_of_a_path_that_is_there_is_named(tmp_path: Path) -> None:
-    assert str(missing(f"{tmp_path}/a/b")).endswith(f"; {tmp_path} is there, and does not hold it")
+    assert str(missing(f"{tmp_path}/a/b")).endswith(f"; {tmp_path} exists, but does not hold it")
     assert str(missing("./nowhere")) == "./nowhere: no such file or folder"
 
 

@@ -105,7 +105,7 @@ def test_write_trec_rejects(tmp_path: Path) -> None:
         (b"q Q0 d 2 x t", "score must be a number, got 'x': q Q0"),
         (b"q Q0 d 2 1_0 t", "score must be a number, got '1_0'"),
         (b"q Q0 d 2 inf t", "score must be finite, got inf: q Q0"),
-        (b"q Q0 c 2 1.0 t", "document 'c' again for query 'q': q Q0"),
+        (b"q Q0 c 2 1.0 t", "document 'c' is ranked twice for query 'q': q Q0"),
         (b"q Q0 \xff 2 1.0 t", r"invalid UTF-8 .*: q Q0 \\xff"),
     ],
 )

@@ -130,7 +130,7 @@ BAD_LINES = [
     (b'{"id": "b", "text": "x", "by": {"a": 1, "a": 2}}', r"invalid JSON .the key 'a' is given tw"),
     (
         b'{"id": "b", "text": "x", "vector": [' + b"1, " * 100 + b"0.5]}",
-        r"vector: a list of 101 numbers is not metadata \(at most 100, but for integers\); vector",
+        r"vector: a list of 101 numbers is not metadata \(at most 100, unless all are integers\); ",
     ),
     (
         b'{"id": "b", "text": "x", "a": ' + b'{"a": ' * 200 + b"1" + b"}" * 201,
