@@ -1,7 +1,7 @@
 """Sparse codes of a dense model: CSR, contrastive sparse representation (arXiv:2503.01776).
 
-The modules and the loss are sentence-transformers' own. A code's terms are latents of an
-autoencoder, no words: no term of a hit explains it.
+The modules and the loss come from sentence-transformers. The terms of a code are latents of an
+autoencoder, not words, so that they do not explain a hit.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """What `build_autoencoder` and `csr_loss` make.
+    """Settings of `build_autoencoder` and `csr_loss`.
 
     Attributes:
         base: "default" (the trunk all-MiniLM-L6-v2 that ships), a directory or a hub name of a
             dense sentence-transformers model.
-        hidden_dim: latents, the terms of the index; the paper has four times the embedding's.
-        k: active latents of a text; 4k of them must exist.
-        k_aux: dead latents that reconstruct what the others leave over; 0 for none.
-        dead_threshold: uses without being active that make a latent dead. Each text column of a
-            batch is two uses, by the k and by the 4k largest.
-        train_base: whether the dense model is trained too; the paper's is not.
+        hidden_dim: number of latents, which are the index's terms; the paper uses four times the
+            embedding's dimension.
+        k: active latents of a text; there must be at least 4k latents.
+        k_aux: how many dead latents reconstruct the residual error; 0 for none.
+        dead_threshold: a latent is dead after this many passes in which it was never active. Each
+            text column of a batch makes two passes, with the k and the 4k largest.
+        train_base: whether the dense model is trained too; in the paper it is not.
         beta: weight of the dead latents' loss.
         gamma: weight of the contrastive loss.
         temperature: dot products are divided by it in the contrastive loss.
@@ -52,7 +53,7 @@ class AutoencoderConfig:
         """Refuse values out of range.
 
         Raises:
-            ValueError: naming the field, what it may be and what it is.
+            ValueError: the message names the field, its allowed values and its value.
         """
         if self.k < 1 or 4 * self.k > self.hidden_dim:
             raise ValueError(
@@ -71,13 +72,13 @@ class AutoencoderConfig:
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Any:
-    """A SparseEncoder of the dense model's modules and a stock SparseAutoEncoder after them.
+    """Build a SparseEncoder: the dense model's modules, then a stock SparseAutoEncoder.
 
-    Embeddings get length 1 before it, if they do not have it already. Train it with `csr_loss`.
+    Embeddings are normalised to length 1 before the autoencoder. Train it with `csr_loss`.
 
     Raises:
         FileNotFoundError: there is no such base.
-        ValueError: the base is no dense sentence-transformers model.
+        ValueError: the base is not a dense sentence-transformers model.
     """
     import torch
     from sentence_transformers import SentenceTransformer, SparseEncoder
@@ -94,7 +95,7 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
     if not config.train_base:
         dense.requires_grad_(False)
         for module in dense.modules():
-            # A trainer's train() would switch dropout on, and codes would be of other embeddings.
+            # A trainer's train() would turn dropout on, and with it change the embeddings.
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
     modules = list(dense)
@@ -111,7 +112,7 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
 
 
 def csr_loss(model: Any, config: AutoencoderConfig) -> Any:
-    """The loss for SparseEncoderTrainer, see `lsr.encoders.autoencoder_loss.UnitCSRLoss`.
+    """Return the loss for SparseEncoderTrainer, `lsr.encoders.autoencoder_loss.UnitCSRLoss`.
 
     Columns of the data are query, document and negatives.
     """
@@ -132,9 +133,9 @@ def base_embeddings(
     folder: Path,
     progress: Progress = lambda step, done, total: None,
 ) -> Embeddings | None:
-    """What the frozen modules before the autoencoder make of texts, see `embed_once`.
+    """Embed texts by the frozen modules before the autoencoder, see `embed_once`.
 
-    None where they do not stay as they are, or go by routes: then they take part in every step.
+    Returns None if the base is trained or holds a Router: then it must run in every step.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router
@@ -149,9 +150,9 @@ def base_embeddings(
 
 @contextmanager
 def autoencoder_alone(model: Any) -> Iterator[None]:
-    """Within it the model takes {"sentence_embedding": (N, D)} too, and runs its last module alone.
+    """Let the model also take {"sentence_embedding": (N, D)}, for which only its last module runs.
 
-    The modules, and what is saved, stay those of the whole model.
+    The model keeps all its modules, and saving it is not affected.
     """
     whole = model.forward
 
@@ -164,5 +165,5 @@ def autoencoder_alone(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # What is there may be a trainer's wrapper around ours.
+        # The current `forward` may be a trainer's wrapper around ours.
         vars(model).pop("forward", None)

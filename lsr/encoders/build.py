@@ -1,4 +1,4 @@
-"""Trainable SPLADE models of every masked-LM kind, in the stock sentence-transformers layout."""
+"""Build trainable SPLADE models from masked LMs, in the stock sentence-transformers layout."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from lsr.encoders.stock import check_weights, loading
 from lsr.encoders.tokens import check_tokenizer, special_ids
 from lsr.kernels.reference import Activation, Pooling
 
-# Names the default model as the one to start from.
+# The `base` that stands for the default model.
 TRAINED = "trained"
 Queries = Literal["same", "separate", "binary", "idf", "learned-idf"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What `build_model` makes.
+    """Settings of `build_model`.
 
     Attributes:
         base: "default" (the trunk all-MiniLM-L6-v2 that ships), "trained" (the default model: that
             trunk after training, with its head), a directory, or a hub name: a masked LM, or a
-            trunk without an LM head, which gets one grafted.
+            trunk without an LM head, onto which one is grafted.
         queries: how queries become vectors: by the "same" masked LM as documents; by a "separate"
-            one, which starts as a copy; as a weight per own token: 1 ("binary"), its IDF ("idf"),
-            or a weight learned from there ("learned-idf").
-        expansion: whether a text's vector has terms that the text does not hold; False:
+            one, which starts as a copy; or by one weight per token of the query: 1 ("binary"), its
+            IDF ("idf"), or a learned weight that starts as the IDF ("learned-idf").
+        expansion: whether a text's vector may have terms that the text does not hold; False:
             SPLADE-lexical.
         activation: see `lsr.kernels.reference.activate`.
         pooling: "max" or "sum" over tokens.
-        max_length: tokens of a document that are read, special ones included.
-        query_max_length: tokens of a query that are read.
-        calibrate_terms: mean active terms of a document before the first step (fewer where
-            `top_k_per_token` cuts them, or where without expansion texts hold fewer); None leaves
-            the head as it is: a grafted one then has most of the vocabulary active. That of
-            "trained" always stays as it is.
-        transform: whether the dense layer of the head is trained; frozen, a grafted one stays the
+        max_length: how many tokens of a document are read, special ones included.
+        query_max_length: how many tokens of a query are read.
+        calibrate_terms: mean active terms of a document before the first step (fewer if
+            `top_k_per_token` cuts them, or if without expansion texts hold fewer). None leaves the
+            head uncalibrated: a grafted one then makes most of the vocabulary active. The head of
+            "trained" is never calibrated.
+        transform: whether the dense layer of the head is trained; if not, a grafted one stays the
             identity.
-        embeddings: whether the word embeddings are trained, and with them the head's matrix where
-            it is tied to them; frozen, what training changes is small to ship.
-        dropout: whether the base's dropout is there in training.
-        top_k_per_token: largest logits of a token that count; None: all. Not in the stock layout,
-            see `lsr.encoders.top_k`.
+        embeddings: whether the word embeddings are trained, and with them the head's matrix if it
+            is tied to them; if not, training changes few weights, which are small to ship.
+        dropout: whether the base's dropout is active in training.
+        top_k_per_token: how many of a token's logits count, the largest; None: all. Not in the
+            stock layout, see `lsr.encoders.top_k`.
     """
 
     base: str = "default"
@@ -71,7 +71,7 @@ class ModelConfig:
         """Refuse values out of range.
 
         Raises:
-            ValueError: naming the field, what it may be and what it is.
+            ValueError: the message names the field, its allowed values and its value.
         """
         for field, kind in (("queries", Queries), ("activation", Activation), ("pooling", Pooling)):
             allowed, value = get_args(kind), getattr(self, field)
@@ -92,25 +92,26 @@ def build_model(
     idf: np.ndarray | None = None,
     device: str | None = None,
 ) -> Any:
-    """A SparseEncoder ready for SparseEncoderTrainer, its head fused.
+    """Build a SparseEncoder with a fused head, ready for SparseEncoderTrainer.
 
-    With queries other than "same" it is a Router: give the training arguments a `router_mapping` of
-    the columns to "query" and "document" (and also with "same", for `query_max_length` to hold).
-    Learned query weights want `learning_rate_mapping` with QUERY_WEIGHTS and the callback
-    NonNegativeQueryWeights, both from `lsr.encoders.query_weights`. `save` writes the stock layout,
-    which sentence-transformers and `lsr.encoders.load.load_encoder` open with equal vectors.
+    With queries other than "same" it is a Router: the training arguments then need a
+    `router_mapping` of the columns to "query" and "document" (with "same" too, for
+    `query_max_length` to apply). Learned query weights need `learning_rate_mapping` with
+    QUERY_WEIGHTS and the callback NonNegativeQueryWeights, both from `lsr.encoders.query_weights`.
+    `save` writes the stock layout, which sentence-transformers and
+    `lsr.encoders.load.load_encoder` open with equal vectors.
 
-    Special tokens are terms of no vector.
+    Special tokens are never active.
 
     Args:
-        config: what is built.
-        texts: of the collection, for the calibration (a sample of 256) and for the IDF.
+        config: the settings.
+        texts: from the collection, for the calibration (a sample of 256) and for the IDF.
         idf: query weights for "idf" and "learned-idf", shape (V,); None computes them from `texts`.
-        device: as torch names it; by default the machine's accelerator, where it has one.
+        device: as torch names it; by default the machine's accelerator, if it has one.
 
     Raises:
         FileNotFoundError: there is no such base.
-        ValueError: the base cannot be used, or an argument does not fit, with the reason.
+        ValueError: the base cannot be used, or an argument does not fit; the message says why.
     """
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router
@@ -121,7 +122,7 @@ def build_model(
 
     weighted = config.queries in ("idf", "learned-idf")
     if idf is not None and not weighted:
-        raise ValueError(f"`idf` is of no use to `queries` {config.queries!r}: leave it out")
+        raise ValueError(f"`idf` is not used with `queries` {config.queries!r}: leave it out")
     device = device or get_device_name()
     transformer = _masked_lm(config, texts, device)
     tokenizer = transformer.tokenizer
@@ -143,7 +144,7 @@ def build_model(
 
 
 def _pooling(config: ModelConfig, tokenizer: Any) -> list[Any]:
-    """What follows the masked LM."""
+    """Make the modules that follow the masked LM."""
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
     from lsr.encoders.query_weights import static_queries
@@ -160,13 +161,14 @@ def _pooling(config: ModelConfig, tokenizer: Any) -> list[Any]:
 
         modules = [TopKPooling(config.top_k_per_token, **settings)]
     if not config.expansion:
-        # After another module, the stock module for weights of own tokens multiplies by them.
+        # After other modules, the stock module for token weights multiplies the vector by them:
+        # by 1 for terms that the text holds, and by 0 for others.
         modules.append(static_queries(tokenizer, np.ones(len(tokenizer)), config.max_length))
     return modules
 
 
 def _masked_lm(config: ModelConfig, texts: Sequence[str], device: str) -> Any:
-    """The module of the masked LM, its head grafted, fitted to the tokenizer and calibrated."""
+    """Make the module of the masked LM, its head grafted if needed, trimmed and calibrated."""
     from sentence_transformers.base.modules import Transformer
 
     from lsr.encoders.calibrate import calibrate
@@ -193,10 +195,10 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str], device: str) -> Any:
             str(directory),
             transformer_task="fill-mask",
             max_seq_length=config.max_length,
-            # Flattened inputs (flash attention) have no mask, which these modules need.
+            # Flattened inputs (FlashAttention) have no mask, but these modules need one.
             unpad_inputs=None if config.expansion and not config.top_k_per_token else False,
         )
-    # Of a base in 16 bits, too, the weights that training changes are in float32.
+    # Training needs weights in float32, even if the base is in 16 bits.
     model, tokenizer = transformer.model.float(), transformer.tokenizer
     check_tokenizer(tokenizer)
     limit = positions(model)
@@ -234,7 +236,7 @@ def _masked_lm(config: ModelConfig, texts: Sequence[str], device: str) -> Any:
 
 
 def _has_head(directory: Path) -> bool:
-    """Whether a checkpoint holds an LM head along with its trunk.
+    """Whether a checkpoint holds an LM head beside its trunk.
 
     Raises:
         ValueError: the architecture has no masked LM, or the checkpoint is damaged.
@@ -261,7 +263,7 @@ def _has_head(directory: Path) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the reports of transformers on missing weights: a head is grafted for them."""
+    """Silence the reports of transformers on missing weights: we graft a head in their place."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -1,12 +1,13 @@
-"""Calibration of a head: the threshold of its logits that leaves a number of active terms.
+"""Calibration of a head: the threshold of its logits that leaves a given number of active terms.
 
-Untrained as a SPLADE head, an LM head makes thousands of terms active in every text, or none:
-RoBERTa's logits are all far above 0. Then the first steps blow up, or relu passes no gradient.
+Before training as a SPLADE head, an LM head makes thousands of terms active in every text, or none:
+RoBERTa's logits are all far above 0. Then the first steps diverge, or relu passes no gradient.
 
-Everything here asks by how much a term's logit h·E_t is above its mean μ_t over the tokens of some
-texts, and finds the threshold that leaves the number of terms. What is done with it differs: a
-masked LM keeps its tied decoder (`calibrate`), the `grafted` encoder divides each term by its own
-deviation σ_t (lsr/encoders/graft.py), and a decoder LLM gets a shift (`choose_shift`).
+All functions here measure how far a term's logit h·E_t is above its mean μ_t over the tokens of
+some texts, and find the threshold that leaves the wanted number of terms. They apply it
+differently: a masked LM keeps its tied decoder (`calibrate`), the `grafted` encoder divides each
+term by its own deviation σ_t (lsr/encoders/graft.py), and a decoder LLM gets a shift
+(`choose_shift`).
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ DECODER_SAMPLE, DECODER_BATCH = 128, 8
 # Texts in one pass, and how many deviations below its mean a term's largest logit may lie.
 BATCH = 16
 LOWEST = 20.0
-# Of lexical-only texts' own terms, how many are active at most: the rest would cost the scale.
+# Largest share of own terms that is active without expansion: the last ones would need a very low
+# threshold.
 OWN = 0.9
 
 
 class Calibration(NamedTuple):
-    """A head's logits as they should be: scale · h·E_t + bias_t."""
+    """The scale and biases of calibrated logits: scale · h·E_t + bias_t."""
 
     scale: float
     bias: Tensor  # float32, shape (V,)
@@ -56,27 +58,27 @@ def fit_calibration(
     own: Tensor | None = None,
     rescale: bool = True,
 ) -> Calibration:
-    """The scale and the biases by which `terms` terms are active in a text on average.
+    """Return the scale and the biases with which `terms` terms of a text are active on average.
 
     With μ_t and σ_t, mean and deviation of h·E_t over the tokens:
 
         bias_t = −scale · (μ_t + θ·σ_t),    scale = 1 / median_t σ_t, or 1
 
-    A term is active where it is said θ deviations more strongly than usual, and the decoder stays
-    tied: only its bias is its own.
+    A term is active if its logit is θ deviations above its mean. The decoder stays tied: only its
+    bias is its own.
 
     Args:
         states: packed token states, as the decoder gets them, shape (total tokens, D).
         cu_seqlens: where each text begins and the last ends, integer, shape (n + 1,).
         weight: the decoder's, shape (V, D).
         terms: mean active terms of a text, > 0.
-        excluded: ids of terms that are never active; their bias means nothing.
-        own: the tokens' ids, integer, shape (total tokens,), if of a text only the terms that it
-            holds can be active; at most 9 in 10 of those will be.
+        excluded: ids of terms that are never active; do not use their biases.
+        own: the tokens' ids, integer, shape (total tokens,), if only terms that a text holds can be
+            active in it; at most 9 in 10 of those will be.
         rescale: whether logits may be scaled; if not, `scale` is 1.
 
     Raises:
-        ValueError: `terms` is not between 0 and what there is, or logits do not vary.
+        ValueError: `terms` is not between 0 and the number of terms, or logits do not vary.
     """
     states, weight = states.float(), weight.detach().float()
     n_texts, n_terms = len(cu_seqlens) - 1, len(weight)
@@ -86,9 +88,9 @@ def fit_calibration(
             f"`terms` must be above 0 and below the {possible} terms of the vocabulary, got {terms}"
         )
     if n_texts < 1:
-        raise ValueError("a head is calibrated on texts, but there is none")
+        raise ValueError("a head is calibrated on texts, but there are none")
     mean, deviation = logit_statistics(states, weight)
-    # What would be a text's weight under θ = −LOWEST, from which all θ follow.
+    # Logits for θ = −LOWEST, low enough that those for every other θ follow from them.
     scaled = weight / deviation[:, None]
     offset = LOWEST - mean / deviation
     offset[torch.as_tensor(excluded, dtype=torch.long)] = -torch.inf
@@ -107,7 +109,7 @@ def fit_calibration(
     largest = largest_surpluses(states, cu_seqlens, scaled, offset, wanted, own_terms)
     if own is not None:
         wanted = min(wanted, int(OWN * there))
-    # Halfway between the last that is active and the first that is not.
+    # Halfway between the last logit that is active and the first that is not.
     threshold = float(largest[max(wanted - 1, 0) : wanted + 1].mean()) - LOWEST
     scale = 1 / float(deviation.median()) if rescale else 1.0
     return Calibration(scale, -scale * (mean + threshold * deviation))
@@ -126,14 +128,15 @@ def largest_surpluses(
     Args:
         states: packed token states, shape (total tokens, D).
         cu_seqlens: where each text begins and the last ends, integer, shape (n + 1,).
-        weight: of the head, shape (V, D).
-        offset: of the head, float32, shape (V,); −inf for terms that do not count.
+        weight: the head's, shape (V, D).
+        offset: the head's bias, float32, shape (V,); −inf for terms that do not count.
         wanted: one less than the number of logits returned.
-        change: called with the vectors of some texts, shape (b, V), and their part of
-            `cu_seqlens`; returns the vectors that count.
+        change: maps the vectors of some texts, shape (b, V), and their part of `cu_seqlens` to the
+            vectors that count.
 
     Returns:
-        float32, shape (wanted + 1,) or as many as there are, descending; 0 where none is above 0.
+        float32, descending, shape (wanted + 1,) or fewer if there are fewer pairs; 0 stands for
+        logits that are not above 0.
     """
     largest = offset.new_zeros(0)
     for start in range(0, len(cu_seqlens) - 1, BATCH):
@@ -148,17 +151,17 @@ def largest_surpluses(
 
 
 def logit_statistics(states: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each term's logit h·E_t over tokens, without the logits.
+    """Return mean and standard deviation of each term's logit h·E_t over tokens.
 
-    From the mean m and the covariance C of the states: μ_t = E_t·m and σ_t² = E_t·C·E_t.
+    No logits are computed: for states of mean m and covariance C, μ_t = E_t·m and σ_t² = E_t·C·E_t.
 
     Args:
         states: float32, shape (N, D).
         weight: float32, shape (V, D).
 
     Returns:
-        Both float32, shape (V,); deviations at least a thousandth of their median, so that a term
-        whose logit never varies is no noise blown up.
+        Both float32, shape (V,); deviations are at least a thousandth of their median, so that
+        dividing by them does not amplify the noise of a term whose logit never varies.
 
     Raises:
         ValueError: most logits do not vary.
@@ -184,19 +187,18 @@ def calibrate(
     *,
     expansion: bool = True,
 ) -> None:
-    """Make `terms` terms active in a text on average, by the head's LayerNorm and decoder bias.
+    """Change a head's LayerNorm and decoder bias so that `terms` terms are active on average.
 
-    The scale goes into the LayerNorm before the decoder where there is one; the shift replaces the
-    decoder's bias. Architecture and tied weights stay as they are.
+    The scale goes into the LayerNorm before the decoder, if there is one; the shift replaces the
+    decoder's bias. Architecture and tied weights do not change.
 
     Args:
         model: a masked LM whose last operation is a linear decoder with a bias; changed in place.
         tokenizer: its fast tokenizer.
-        texts: such as the model will encode; at most 256 of them are used, drawn at random but
-            always the same.
+        texts: like those that the model will encode; at most 256 are used, drawn with a fixed seed.
         terms: mean active terms of a text, > 0; special tokens do not count.
-        max_length: tokens of a text that are read.
-        expansion: whether terms count that a text does not hold.
+        max_length: how many tokens of a text are read.
+        expansion: whether terms that a text does not hold count.
 
     Raises:
         ValueError: no texts, `terms` out of range, or a model that cannot be calibrated.
@@ -222,7 +224,7 @@ def calibrate(
 
 
 def _norm(model: Any) -> torch.nn.LayerNorm | None:
-    """The LayerNorm before the decoder; None if the head has none."""
+    """Return the LayerNorm before the decoder; None if the head has none."""
     try:
         return transform_of(model)[1]
     except ValueError:
@@ -233,17 +235,17 @@ def _norm(model: Any) -> torch.nn.LayerNorm | None:
 def token_states(
     model: Any, tokenizer: Any, texts: Sequence[str], max_length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the decoder of a masked LM gets: packed, shape (total tokens, D); cu_seqlens; token ids.
+    """Return a masked LM's decoder inputs, packed, (total tokens, D), cu_seqlens, and token ids.
 
     Raises:
         ValueError: no texts, or the decoder is not the model's last operation.
     """
     if not len(texts):
-        raise ValueError("a head is calibrated on texts, but there is none")
+        raise ValueError("a head is calibrated on texts, but there are none")
     decoder = take_decoder_out(model)
     training = model.training
     model.eval()
-    # Like lengths together: less padding.
+    # Sorted by length, so that batches hold less padding.
     texts = sorted(texts, key=len)
     states, ids, lengths = [], [], [torch.zeros(1, dtype=torch.long)]
     try:
@@ -271,19 +273,19 @@ def token_states(
 def choose_shift(
     decoder: Decoder, pooling: DecoderPooling, fold: Fold | None, texts: Sequence[str], terms: int
 ) -> None:
-    """Set scale and bias so that `terms` output terms are active in a text on average.
+    """Set a pooling's scale and bias so that `terms` output terms are active in a text on average.
 
-    bias_v = −scale · (μ_v + c): a term is active where its logit is c above its mean μ_v over the
-    tokens of the texts, much as pointwise mutual information has it. Deviations are not divided by:
-    tokens that a pretraining hardly saw have small ones, and would be noise blown up. The scale
-    makes the surplus of active terms 1 on average, to the next power of two, by which states in 16
-    bits multiply exactly.
+    bias_v = −scale · (μ_v + c): a term is active if its logit is c above its mean μ_v over the
+    tokens of the texts, similar to pointwise mutual information. Nothing is divided by deviations:
+    tokens that were rare in pretraining have small ones, and their noise would be amplified. The
+    scale makes the mean surplus of active terms about 1; it is a power of two, by which states in
+    16 bits are multiplied exactly.
 
     Args:
-        decoder: on the device of the others.
-        pooling: of the decoder; changed in place.
-        fold: what comes after it, if anything.
-        texts: of the collection; up to 128 of them are read.
+        decoder: on the same device as `pooling` and `fold`.
+        pooling: the decoder's; changed in place.
+        fold: the module that follows it, or None.
+        texts: from the collection; at most 128 are read.
         terms: at least 1.
 
     Raises:
@@ -316,7 +318,7 @@ def choose_shift(
 
 
 def _decoder_states(decoder: Decoder, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Pooled tokens' states, packed, float32, shape (total tokens, D), and cu_seqlens, (n + 1,)."""
+    """Return pooled tokens' packed states, float32, (total tokens, D), and cu_seqlens, (n + 1,)."""
     from sentence_transformers.util import batch_to_device
 
     step = max(1, len(texts) // DECODER_SAMPLE)

@@ -1,4 +1,4 @@
-"""Trainable sparse encoders of decoder LLMs: Llama, Mistral, Qwen and what is built like them."""
+"""Build trainable sparse encoders from decoder LLMs: Llama, Mistral, Qwen and similar ones."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ if TYPE_CHECKING:
 Attention = Literal["causal", "bidirectional", "echo"]
 Queries = Literal["same", "binary", "idf", "learned-idf"]
 
-# Texts that are counted at once.
+# How many texts are counted at once.
 BLOCK = 4096
-# Settings of architectures that change logits after their head.
+# Settings of those architectures that change logits after the head.
 AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What `build_decoder` makes.
+    """Settings of `build_decoder`.
 
     Attributes:
         base: a directory or hub name of a causal LM.
-        attention: "causal"; "bidirectional", every token sees all; or "echo", the text twice and
-            pooled over the second copy.
-        queries: by the "same" model, or as a weight per own token: 1 ("binary"), its IDF ("idf"),
-            or learned from there ("learned-idf").
+        attention: "causal"; "bidirectional", where every token attends to all; or "echo", where the
+            model reads the text twice and the second copy is pooled.
+        queries: how queries become vectors: by the "same" model as documents, or by one weight per
+            token of the query: 1 ("binary"), its IDF ("idf"), or a learned weight that starts as
+            the IDF ("learned-idf").
         activation: see `lsr.kernels.reference.activate`.
         pooling: "max" or "sum" over tokens.
-        max_length: tokens of a document that are read, special ones included; of one copy.
-        query_max_length: the same of a query.
-        calibrate_terms: active terms per text before the first step; None leaves the logits as they
-            are, of which an LLM has thousands above 0.
+        max_length: how many tokens of a document are read, special ones included; of one copy.
+        query_max_length: the same for queries.
+        calibrate_terms: mean active terms of a text before the first step; None does not calibrate:
+            an LLM has thousands of logits above 0.
         fold: whether variants of a term in case and leading space share one output term.
-        lora: the adapter that is trained, that of a paper or one of your own; "none": all weights.
+        lora: the adapter that is trained: the name of a preset, or your own; "none": all weights.
         load_in_4bit: whether frozen weights are held in 4 bits (QLoRA); needs bitsandbytes.
     """
 
@@ -65,7 +66,7 @@ class DecoderConfig:
         """Refuse values out of range.
 
         Raises:
-            ValueError: naming the field, what it may be and what it is.
+            ValueError: the message names the field, its allowed values and its value.
         """
         choices = {
             "attention": get_args(Attention),
@@ -94,29 +95,29 @@ class DecoderConfig:
 
     @property
     def adapter(self) -> LoraPreset | None:
-        """What `lora` names."""
+        """The adapter's settings; None for "none"."""
         return self.lora if isinstance(self.lora, LoraPreset) else PRESETS.get(self.lora)
 
 
 def build_decoder(
     config: DecoderConfig, texts: Sequence[str], idf: np.ndarray | None = None
 ) -> Any:
-    """A SparseEncoder ready for SparseEncoderTrainer.
+    """Build a SparseEncoder that is ready for SparseEncoderTrainer.
 
-    Its modules are Decoder, DecoderPooling and, folded, Fold; with queries other than "same" in a
-    Router. Where stock modules compute the same vectors, it is made of these (see `_is_stock`).
-    With LoRA, `save` writes the adapter alone, as a resumed training needs it: `merge_lora` first
-    for a checkpoint that stands by itself.
+    Its modules are Decoder, DecoderPooling and, with `fold`, Fold; with queries other than "same"
+    they are in a Router. If stock modules compute the same vectors, it is made of those (see
+    `_is_stock`). With LoRA, `save` writes only the adapter, which is what resumed training needs;
+    call `merge_lora` first to save a checkpoint that needs no base.
 
     Args:
-        config: what is built.
-        texts: of the collection, for the calibration and the IDF.
+        config: the settings.
+        texts: from the collection, for the calibration and the IDF.
         idf: query weights for "idf" and "learned-idf", one per output term; None computes them from
             `texts`.
 
     Raises:
-        ValueError: the base cannot be used, or an argument does not fit, with the reason.
-        ImportError: 4 bits without bitsandbytes.
+        ValueError: the base cannot be used, or an argument does not fit; the message says why.
+        ImportError: `load_in_4bit` without bitsandbytes.
     """
     from sentence_transformers import SparseEncoder
 
@@ -127,9 +128,7 @@ def build_decoder(
 
     weighted = config.queries in ("idf", "learned-idf")
     if idf is not None and not weighted:
-        raise ValueError(
-            f"`idf` is given, but `queries` is {config.queries!r}, which has no use for it"
-        )
+        raise ValueError(f"`idf` is not used with `queries` {config.queries!r}: leave it out")
     decoder = _decoder(config)
     tokenizer = decoder.tokenizer
     silent = control_ids(tokenizer).tolist()
@@ -154,7 +153,7 @@ def build_decoder(
 
 
 def _decoder(config: DecoderConfig) -> Decoder:
-    """The decoder, checked."""
+    """Open the base as a Decoder, and check that it can be used."""
     from sentence_transformers.util import get_device_name
 
     from lsr.encoders.decoder_modules import Decoder
@@ -171,13 +170,13 @@ def _decoder(config: DecoderConfig) -> Decoder:
 
 
 def _source(base: str) -> str:
-    """A directory by its absolute path, since adapters remember it; a hub name as it is."""
+    """Return a directory's absolute path, since adapters store it, or a hub name unchanged."""
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
 def _settings(config: DecoderConfig) -> dict[str, Any]:
-    """What Transformer is opened with."""
-    # Weights that are trained are float32; frozen ones stay as the checkpoint has them.
+    """Return the arguments for opening a Transformer."""
+    # Trained weights are float32; frozen ones keep the dtype of the checkpoint.
     model_kwargs: dict[str, Any] = {"dtype": "float32" if config.adapter is None else "auto"}
     if config.load_in_4bit:
         model_kwargs["quantization_config"] = four_bits()
@@ -197,8 +196,8 @@ def _check_head(model: Any, n_terms: int) -> None:
         value = getattr(model.config, setting, None)
         if value not in (None, 1):
             raise ValueError(
-                f"{name} changes its logits after the head ({setting} = {value}): pooled vectors "
-                "straight from its states would be others"
+                f"{name} changes its logits after the head ({setting} = {value}): vectors that are "
+                "pooled directly from its states would differ"
             )
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None:
@@ -216,17 +215,17 @@ def _check_head(model: Any, n_terms: int) -> None:
         logits = model(input_ids=probe, use_cache=False).logits
         own = head(states)
     if own.shape != logits.shape or not torch.allclose(own, logits, rtol=1e-3, atol=1e-3):
-        raise ValueError(f"{name} does more between its last states and its logits than its head")
+        raise ValueError(f"the logits of {name} are not its head applied to its last states")
 
 
 def _check_length(config: DecoderConfig, decoder: Decoder) -> None:
-    """Refuse texts that the model could not see as a whole."""
+    """Refuse lengths at which the model could not attend to the whole text."""
     length = max(config.max_length, config.query_max_length)
     copies = 2 if config.attention == "echo" else 1
     settings = decoder.model.config
     for limit, what in (
         (getattr(settings, "max_position_embeddings", None), "positions"),
-        (getattr(settings, "sliding_window", None), "tokens that one of its layers sees at most"),
+        (getattr(settings, "sliding_window", None), "tokens of its sliding window"),
     ):
         if limit is not None and copies * length > limit:
             raise ValueError(
@@ -236,7 +235,7 @@ def _check_length(config: DecoderConfig, decoder: Decoder) -> None:
 
 
 def _check_sight(model: Any) -> None:
-    """Refuse a model that stays causal whatever its configuration says."""
+    """Refuse a model whose attention stays causal despite its configuration."""
     import torch
 
     texts = torch.tensor([[0, 1, 2], [0, 1, 3]], device=model.device)
@@ -245,15 +244,16 @@ def _check_sight(model: Any) -> None:
     if torch.equal(states[0, 0], states[1, 0]):
         raise ValueError(
             f"`attention` 'bidirectional' has no effect on {type(model).__name__}: its tokens do "
-            "not see later ones (transformers before 5.2, or an architecture without it)"
+            "not attend to later ones (transformers before 5.2, or an architecture without it)"
         )
 
 
 def _is_stock(config: DecoderConfig, decoder: Decoder) -> bool:
     """Whether stock Transformer and SpladePooling compute the same vectors.
 
-    They have no shift, pool special tokens too, and save no weights beside an adapter; special
-    terms are silent by rows of zeros in the head, which must be no embeddings then.
+    The stock modules have no shift, pool special tokens too, and save no weights beside an adapter.
+    Rows of zeros in the head keep special terms inactive, so that the head must not be tied to the
+    embeddings.
     """
     head = decoder.model.get_output_embeddings().weight
     return (
@@ -300,7 +300,7 @@ def _router(
     texts: Sequence[str],
     idf: np.ndarray | None,
 ) -> Any:
-    """Documents by `modules`, queries by weights of their own tokens."""
+    """Make a Router: documents pass `modules`, queries get the weights of their own tokens."""
     from sentence_transformers.base.modules import Router
 
     from lsr.encoders.folding import control_ids
@@ -327,9 +327,9 @@ def _router(
 
 
 def _idf(tokenizer: Any, texts: Sequence[str], places: np.ndarray, n_terms: int) -> np.ndarray:
-    """IDF of output terms: a document holds one if it holds any of its tokens."""
+    """Return the IDF of output terms; a document holds a term if it holds any of its tokens."""
     if not len(texts):
-        raise ValueError("IDF is counted on texts, but there is none")
+        raise ValueError("IDF is counted on texts, but there are none")
     tokens = np.flatnonzero(places >= 0)
     fold = csr_array(
         (np.ones(len(tokens), dtype=np.float32), (tokens, places[tokens])),

@@ -1,8 +1,8 @@
-"""The modules of a decoder LLM as a sparse encoder, for sentence-transformers: states, pooling.
+"""The sentence-transformers modules of a decoder LLM as a sparse encoder: states and pooling.
 
-`Decoder` saves as a stock Transformer does (the model, or its adapter, and the tokenizer) and
-`DecoderPooling` beside it, so that sentence-transformers opens them with `trust_remote_code=True`
-where lsr can be imported. Between them logits are never made.
+`Decoder` saves as a stock Transformer does (the model, or its adapter, and the tokenizer), and
+`DecoderPooling` beside it. sentence-transformers opens both with `trust_remote_code=True` if lsr
+can be imported. `Decoder` passes token states to the pooling, never logits.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Attention = Literal["causal", "bidirectional", "echo"]
 
 
 class Decoder(Transformer):  # type: ignore[misc]
-    """States of a causal LM's tokens, before its head, and which of them are pooled.
+    """A causal LM without its head: token states, and a mask of the tokens to pool.
 
-    Pooled are the text's own tokens: neither padding nor special tokens (the state of a beginning-
-    of-text token under causal attention is the same for all texts). "echo" reads the text twice and
-    pools the second copy, whose tokens have all seen the whole text under causal attention
+    Only the text's own tokens are pooled, not padding or special tokens (under causal attention,
+    the state of a beginning-of-text token is the same for all texts). "echo" reads the text twice
+    and pools the second copy, whose tokens have all seen the whole text under causal attention
     (Springer et al. 2024, arXiv:2402.15449; Doshi et al. 2024, arXiv:2408.11119).
     """
 
@@ -35,14 +35,14 @@ class Decoder(Transformer):  # type: ignore[misc]
     def __init__(
         self, model_name_or_path: str, *, attention: Attention = "causal", **kwargs: Any
     ) -> None:
-        """A decoder.
+        """Open a decoder.
 
         Args:
-            model_name_or_path: of a causal LM, or of an adapter of one.
-            attention: "causal", "bidirectional" (every token sees all) or "echo".
-            **kwargs: as Transformer takes them.
+            model_name_or_path: of a causal LM, or of an adapter for one.
+            attention: "causal", "bidirectional" (every token attends to all) or "echo".
+            **kwargs: passed to Transformer.
         """
-        # Without these, a tokenizer with a chat template would wrap texts in messages.
+        # Without these, a chat template of the tokenizer would be applied to texts.
         kwargs |= {
             "transformer_task": "text-generation",
             "modality_config": {
@@ -55,7 +55,7 @@ class Decoder(Transformer):  # type: ignore[misc]
         if (Path(model_name_or_path) / "adapter_config.json").exists():
             restore_precision(self.model, Path(model_name_or_path))
         self.model.config.is_causal = attention != "bidirectional"
-        # No padding token before a text: under causal attention it would see nothing at all.
+        # Padding before a text would, under causal attention, have no token to attend to.
         self.tokenizer.padding_side = "right"
 
     @classmethod
@@ -66,15 +66,15 @@ class Decoder(Transformer):  # type: ignore[misc]
         trust_remote_code: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """As Transformer.load; the trust that opening this class takes is not handed on."""
+        """See Transformer.load; `trust_remote_code` is needed for this class and not passed on."""
         if (Path(model_name_or_path) / subfolder).is_dir():
-            # An adapter's base would be looked for in the same subfolder of its own directory.
+            # With `subfolder`, an adapter's base would be looked for in a folder of that name too.
             model_name_or_path, subfolder = str(Path(model_name_or_path) / subfolder), ""
         loaded: Self = super().load(model_name_or_path, subfolder, **kwargs)
         return loaded
 
     def frame(self) -> tuple[list[int], list[int]]:
-        """The special tokens that the tokenizer puts before and after a text."""
+        """Return the special tokens that the tokenizer puts before and after a text."""
         bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         framed = self.tokenizer("a")["input_ids"]
         start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
@@ -83,13 +83,13 @@ class Decoder(Transformer):  # type: ignore[misc]
     def preprocess(
         self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Token ids, attention_mask (1 where there is a token) and pooling_mask, shapes (B, T).
+        """Return token ids, attention_mask (1 for tokens, 0 for padding), pooling_mask, all (B, T).
 
         Args:
             inputs: texts.
-            prompt: put before each, and pooled with it.
-            **kwargs: `task` ("query" or "document") chooses the length, `max_length` sets it: in
-                tokens of one copy, special ones included.
+            prompt: put before each text, and pooled with it.
+            **kwargs: `task` ("query" or "document") selects a maximum length, `max_length` sets it,
+                in tokens of one copy, special ones included.
         """
         if not len(inputs):
             return {}
@@ -119,7 +119,7 @@ class Decoder(Transformer):  # type: ignore[misc]
 
     def _padded(self, rows: list[list[tuple[int, int]]]) -> dict[str, Any]:
         filler = self.tokenizer.pad_token_id or 0
-        # A row that attends to nothing would have states, and so gradients, that are no numbers.
+        # A row without any token would have states, and so gradients, that are NaN.
         rows = [row or [(filler, 0)] for row in rows]
         ids = torch.full((len(rows), max(map(len, rows))), filler)
         attention_mask, pooling_mask = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -136,12 +136,12 @@ class Decoder(Transformer):  # type: ignore[misc]
         }
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Adds token_embeddings, shape (B, T, D), and output_embeddings, the head's (V, D)."""
+        """Add token_embeddings, shape (B, T, D), and output_embeddings, the head's, (V, D)."""
         mask = features["attention_mask"]
         features["token_embeddings"] = self.model.base_model(
             input_ids=features["input_ids"],
             attention_mask=mask,
-            # A text's first token is at 0, however much padding is before it.
+            # A text's first token has position 0, with or without padding before it.
             position_ids=(mask.cumsum(1) - 1).clamp_min(0),
             use_cache=False,
         ).last_hidden_state
@@ -152,8 +152,8 @@ class Decoder(Transformer):  # type: ignore[misc]
 class DecoderPooling(Module):  # type: ignore[misc]
     """y[b, v] = max over pooled tokens t of f(scale · h[b, t] · W[v] + bias[v]), by the fused head.
 
-    W are the decoder's output embeddings. The bias, mostly a shift below 0, is learned: an LLM's
-    head has none, and its logits would be positive for thousands of terms.
+    W are the decoder's output embeddings. The bias is learned and mostly negative: an LLM's head
+    has no bias, and thousands of its logits would be positive.
     """
 
     config_keys = ["n_terms", "activation", "pooling", "scale", "silent"]
@@ -167,15 +167,14 @@ class DecoderPooling(Module):  # type: ignore[misc]
         scale: float = 1.0,
         silent: Sequence[int] = (),
     ) -> None:
-        """A pooling without shift.
+        """Make a pooling whose bias is 0.
 
         Args:
-            n_terms: V; the head's rows from there on, which many models have for alignment, are
-                no terms.
+            n_terms: V; many models have more rows in the head, for alignment: those are no terms.
             activation: see `lsr.kernels.reference.activate`.
             pooling: "max" or "sum" over tokens.
-            scale: of the logits before the shift, > 0.
-            silent: terms that are never active.
+            scale: what logits are multiplied by before the bias is added, > 0.
+            silent: ids of terms that are never active.
         """
         super().__init__()
         self.n_terms = n_terms
@@ -183,11 +182,11 @@ class DecoderPooling(Module):  # type: ignore[misc]
         self.pooling: Pooling = pooling
         self.scale = scale
         self.silent = list(silent)
-        # By this name, trainers do not decay it.
+        # Trainers apply no weight decay to parameters of this name.
         self.bias = torch.nn.Parameter(torch.zeros(n_terms))
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Adds sentence_embedding, shape (B, V), to what `Decoder` gives."""
+        """Add sentence_embedding, shape (B, V), to the features that `Decoder` returns."""
         weight = features.pop("output_embeddings")[: self.n_terms]
         hidden = features["token_embeddings"]
         pooled = splade_head(
@@ -203,7 +202,7 @@ class DecoderPooling(Module):  # type: ignore[misc]
         return features
 
     def get_embedding_dimension(self) -> int:
-        """V."""
+        """Return V."""
         return self.n_terms
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True) -> None:
@@ -222,7 +221,7 @@ class DecoderPooling(Module):  # type: ignore[misc]
         local_files_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """The module that `save` wrote."""
+        """Read the module that `save` wrote."""
         where = {
             "subfolder": subfolder,
             "token": token,

@@ -1,10 +1,10 @@
 """Embeddings by a frozen dense model, computed once and kept on disk.
 
 folder/
-  KEY.npy       float32, (texts, D), in the order in which texts first come, and behind the array
-                its SHA-256; KEY is of the texts and the model's weights
-  KEY.partial   as far as a pass has come
-  lock          held by the process that computes; others wait, and read
+  KEY.npy       float32, (texts, D), in the order in which texts first occur, followed by the
+                array's SHA-256; KEY is a hash of the texts and the model's weights
+  KEY.partial   the part that a pass has written so far
+  lock          held by the process that computes; others wait, then read the file
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lsr.progress import Progress
 
-# Texts encoded between two writes; what a kill can lose.
+# How many texts are encoded between two writes, and lost at most if the process is killed.
 SHARD = 1024
 BATCH = 64
 SHA256_BYTES = 32
@@ -35,14 +35,14 @@ class Embeddings:
     """Embeddings of known texts, read from a memory-mapped file."""
 
     def __init__(self, rows: Mapping[bytes, int], table: np.ndarray) -> None:
-        self._rows = rows  # of `table`, (n, D), by the digest of a text
-        self._table = table
+        self._rows = rows  # digest of a text → row of `table`
+        self._table = table  # shape (n, D)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def features(self, texts: Iterable[str], **_: Any) -> dict[str, Tensor]:
-        """What a dense model's modules come to, in place of a tokenizer's output.
+        """Return the texts' embeddings as features, in place of a tokenizer's output.
 
         Returns:
             {"sentence_embedding": float32, shape (n, D)}.
@@ -57,16 +57,16 @@ def embed_once(
     folder: Path,
     progress: Progress = lambda step, done, total: None,
 ) -> Embeddings:
-    """The embeddings of all distinct texts; those that lie in `folder` are read.
+    """Return the embeddings of all distinct texts; they are computed if `folder` lacks them.
 
-    A pass that was killed goes on after its last SHARD texts. Of several processes that ask for the
-    same one computes.
+    A pass that was killed continues after its last written shard. If several processes need the
+    same embeddings, one computes them.
 
     Args:
-        dense: a SentenceTransformer of one route.
-        texts: gives the texts, the same at every call; it is called twice.
+        dense: a SentenceTransformer without a Router.
+        texts: returns the texts, the same at every call; it is called twice.
         folder: made if absent; it can be deleted at any time.
-        progress: told what is being done, how many texts of it are done, and of how many.
+        progress: called with the name of the step, how many texts are done, and of how many.
     """
     rows: dict[bytes, int] = {}
     for text in texts():
@@ -86,7 +86,7 @@ def embed_once(
 def _compute(
     dense: Any, texts: Iterator[str], shape: tuple[int, int], path: Path, progress: Progress
 ) -> None:
-    """Write the file, through one that a killed pass goes on with."""
+    """Write the file; a partial file lets a killed pass continue."""
     header = io.BytesIO()
     about = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, about)
@@ -113,7 +113,7 @@ def _compute(
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The file's embeddings; None where there are none, with a warning if it is damaged."""
+    """Return the file's embeddings; None if there is none, or, with a warning, if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -131,7 +131,7 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _first(texts: Iterable[str], rows: Mapping[bytes, int]) -> Iterator[str]:
-    """Each text where it first comes."""
+    """Yield each distinct text, where it first occurs."""
     count = 0
     for text in texts:
         if rows[_digest(text)] == count:
@@ -148,7 +148,7 @@ def _digest(text: str) -> bytes:
 
 
 def _fingerprint(dense: Any) -> str:
-    """SHA-256 over modules, sequence length and weights."""
+    """Return the SHA-256 of modules, sequence length and weights."""
     about = [type(module).__name__ for module in dense], dense.max_seq_length
     digest = hashlib.sha256(repr(about).encode())
     for name, part in dense.state_dict().items():

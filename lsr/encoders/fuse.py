@@ -1,4 +1,4 @@
-"""The fused head in stock models: hidden states go straight to the pooled vector."""
+"""Put the fused head into stock models: hidden states go directly to the pooled vector."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lsr.kernels.head import splade_head
 def fuse(model: Any) -> Any:
     """Make a stock sentence-transformers SPLADE compute its vectors by the fused head, in place.
 
-    For encoding and for training with SparseEncoderTrainer. Only what the modules compute changes:
-    their classes, weights and configuration stay, so that saving writes the stock layout.
+    For encoding and for training with SparseEncoderTrainer. Only the modules' forward methods
+    change: classes, weights and configuration stay, so that saving writes the stock layout.
 
     Args:
         model: a SparseEncoder of a masked LM and SpladePooling (or our TopKPooling), also inside
-            a Router, and whatever comes after them.
+            a Router; any modules may follow.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: with the reason, when it cannot be fused; the model is unchanged.
+        ValueError: the model cannot be fused; the message says why. It is then unchanged.
     """
     pairs = _splade_pairs(model)
     # Two poolings may follow the same masked LM.
@@ -47,9 +47,9 @@ def fuse(model: Any) -> Any:
 
 
 def take_decoder_out(model: Any) -> torch.nn.Linear:
-    """Make a masked LM return its decoder's input in place of the logits; returns the decoder.
+    """Make a masked LM return its decoder's input in place of the logits; return the decoder.
 
-    The decoder stays where it is, with its weights: it just passes its input on.
+    The decoder stays in the model, with its weights, but passes its input on unchanged.
 
     Raises:
         ValueError: there is no such decoder, or it is not the model's last operation.
@@ -81,8 +81,8 @@ def take_decoder_out(model: Any) -> torch.nn.Linear:
     if not fits:
         put_decoder_back(decoder)
         raise ValueError(
-            f"{type(model).__name__} changes the logits after its output embeddings: the pooled "
-            "head cannot stand in for it"
+            f"{type(model).__name__} changes the logits after its output embeddings: the fused "
+            "head cannot replace them"
         )
     return decoder
 
@@ -93,12 +93,12 @@ def put_decoder_back(decoder: torch.nn.Linear) -> None:
 
 
 def _states(hidden: Tensor) -> Tensor:
-    """What a decoder that was taken out does."""
+    """The forward method of a decoder that was taken out."""
     return hidden
 
 
 def _pool(pooling: Any, decoder: torch.nn.Linear, features: dict[str, Any]) -> dict[str, Any]:
-    """SpladePooling.forward, or TopKPooling's, with the decoder before it."""
+    """Compute the decoder and then SpladePooling.forward or TopKPooling.forward, fused."""
     hidden = features["token_embeddings"]
     head: Any = splade_head
     if hasattr(pooling, "top_k_per_token"):
@@ -125,7 +125,7 @@ def _pool(pooling: Any, decoder: torch.nn.Linear, features: dict[str, Any]) -> d
 
 
 def _splade_pairs(model: Any) -> list[tuple[Any, Any]]:
-    """Each masked LM of the model with the SpladePooling that follows it, once."""
+    """Return each pair of a masked LM and the pooling that follows it, once."""
     from sentence_transformers.base.modules import Router, Transformer
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
@@ -143,7 +143,7 @@ def _splade_pairs(model: Any) -> list[tuple[Any, Any]]:
         ]
         if not poolings:
             continue
-        # What comes after the pooling gets the same vectors as before.
+        # Modules after the pooling are allowed, since they get the same vectors as before.
         if poolings != [1] or not isinstance(modules[0], Transformer):
             raise ValueError(f"expected a masked LM and then SpladePooling, got {names}")
         if not any(pair[1] is modules[1] for pair in pairs):

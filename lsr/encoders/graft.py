@@ -1,9 +1,9 @@
 """An untrained LM head on a sentence encoder, from which the default model's training started.
 
 The trunk (all-MiniLM-L6-v2) was trained for dense retrieval and has no masked-LM head. Its token
-states still lie near the word embeddings of what they mean, so that its embedding matrix serves as
-a head once each term's logit is standardised over the tokens of the corpus at hand: a term is
-active where it is said more strongly than usual, not where its embedding happens to be long.
+states still lie near the embeddings of words with their meaning, so that its embedding matrix can
+be the head once each term's logit is standardised over the tokens of the corpus: a term is active
+if its logit is unusually high for that term, not if its embedding happens to be long.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 # Documents that the head is calibrated on, drawn from the whole corpus.
 SAMPLE = 256
-# Word pieces, punctuation and [unused…] never expand a document: no query asks by them.
+# Only these terms expand a document: nobody searches by word pieces, punctuation or [unused…].
 WORD = re.compile("[a-z]{2,}|[0-9]+")
 
 
 class GraftedEncoder:
-    """Own terms by BM25 plus what the head says of the text; queries as the IDF of their tokens.
+    """Documents as BM25 of their own terms plus the head's expansion; queries as IDF of tokens.
 
     w_d(t) = bm25(t, d) + expansion · log(1 + relu(max_i (h_i·E_t − μ_t) / σ_t − θ))
 
     h_i are the trunk's states of the text's first 256 tokens, E its word embeddings, μ_t and σ_t
-    mean and deviation of term t's logit over the tokens of the corpus, θ what leaves the target
-    number of terms active on average.
+    mean and deviation of term t's logit over the tokens of the corpus, and θ the threshold at which
+    the target number of terms is active on average.
     Queries are inference-free: no trunk runs for them (Geng et al. 2024, arXiv:2411.04403, §3.2).
     """
 
@@ -63,8 +63,8 @@ class GraftedEncoder:
             lexical: BM25 fitted on the corpus, in the trunk's vocabulary of V terms.
             mean: μ, float32, shape (V,).
             deviation: σ > 0, float32, shape (V,).
-            threshold: θ, in deviations.
-            expansion: weight of the head against BM25.
+            threshold: θ, in standard deviations.
+            expansion: weight of the head relative to BM25.
             dtype: of the head's and the trunk's matrix products, see MaskedLMEncoder.
 
         Raises:
@@ -114,7 +114,7 @@ class GraftedEncoder:
         weight, bias = decoder.weight.detach(), decoder.bias.detach()
         wanted = target_terms * len(sample)
         surplus = largest_surpluses(states, cu_seqlens, weight, bias, wanted)
-        # Where fewer terms than that are above their mean, all of them are active.
+        # If fewer terms than wanted are above their mean, all of them are active.
         if len(surplus) > wanted and surplus[wanted] > 0:
             encoder.threshold = float(surplus[wanted - 1])
         return encoder
@@ -156,14 +156,14 @@ class GraftedEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the calibration and the statistics."""
+        """The SHA-256 of the calibration and the statistics."""
         digest = hashlib.sha256(self.lexical.fingerprint.encode())
         for part in (self.mean, self.deviation, np.array([self.threshold, self.expansion])):
             digest.update(part.tobytes())
         return digest.hexdigest()
 
     def own_terms(self, text: str) -> set[int]:
-        """The terms that a text itself holds, as numbers in `vocabulary`."""
+        """Return the terms that the text itself holds, as numbers in `vocabulary`."""
         return own_terms(self.tokenizer, text)
 
     @property
@@ -174,7 +174,7 @@ class GraftedEncoder:
 
     @property
     def query_limit(self) -> Limit:
-        """There is none: whole queries are read."""
+        """No limit: whole queries are read."""
         return Limit(self.tokenizer)
 
     def encode_documents(
@@ -183,12 +183,12 @@ class GraftedEncoder:
         top_k: int | None = None,
         lengths: list[Length] | None = None,
     ) -> csr_array:
-        """Own terms and expansion, float32, shape (n, V).
+        """Encode own terms and expansion, float32, shape (n, V).
 
         Args:
             texts: n documents.
-            top_k: terms of the head that are kept, the heaviest; own terms are always kept.
-            lengths: the length of each text, and how much of it the head read, is added here.
+            top_k: how many terms of the head are kept, the heaviest; own terms are always kept.
+            lengths: a list to which each text's length, and how much the head read, is appended.
         """
         head = self._head.encode_documents(texts, lengths=lengths)
         if top_k is not None:
@@ -198,7 +198,7 @@ class GraftedEncoder:
         return csr_array(vectors, dtype=np.float32)
 
     def encode_queries(self, texts: Sequence[str]) -> csr_array:
-        """The IDF of each token that occurs, however often, float32, shape (n, V)."""
+        """Encode queries as the IDF of each token, however often it occurs; float32, (n, V)."""
         weighted = self.lexical.encode_queries(texts)
         weighted.data = self.lexical.idf[weighted.indices]
         return weighted
@@ -219,7 +219,7 @@ class GraftedEncoder:
 
 
 def _sampled(batches: Iterable[Sequence[str]], sample: list[str]) -> Iterator[Sequence[str]]:
-    """The batches as they come; `sample` ends as SAMPLE of their texts (reservoir, Vitter 1985)."""
+    """Yield the batches, and fill `sample` with SAMPLE of their texts (reservoir, Vitter 1985)."""
     generator = random.Random(0)
     seen = 0
     for texts in batches:

@@ -1,8 +1,8 @@
-"""The LM head of a masked LM: found, grafted onto a trunk that has none, and fitted to a tokenizer.
+"""Find the LM head of a masked LM, graft one onto a trunk that has none, and fit its vocabulary.
 
 A head is a transform (dense layer, activation, LayerNorm) and a decoder whose weight is tied to the
 word embeddings; only the decoder's bias is its own. Everything here stays within that architecture,
-so that what is saved needs nothing of ours.
+so that a saved model opens without lsr.
 """
 
 from __future__ import annotations
@@ -14,47 +14,47 @@ from typing import Any
 import torch
 from torch import nn
 
-# The bias of terms that must never be active. Their logits stay far below 0, so that relu passes
-# them no gradient: no training step moves it. Not −∞, which sentence-transformers multiplies by
-# the mask of the padding (−∞ · 0 is no number); bfloat16 and float16 both hold it.
+# The bias of terms that must never be active. Their logits stay far below 0, so that relu passes no
+# gradient and no training step changes the bias. It is not −∞, since sentence-transformers
+# multiplies logits by the padding mask and −∞ · 0 is NaN; bfloat16 and float16 can both hold it.
 NEVER = -1e4
-# What a GELU must be given, beyond the spread of its inputs, to return them as they are: at 5,
-# gelu(x) = x · Φ(x) is short of x by 1.4e-6.
+# GELU is nearly the identity on inputs of at least this: at 5, gelu(x) = x · Φ(x) is below x by
+# 1.4e-6.
 LINEAR = 5.0
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
-    """The part of a masked LM from the embeddings to the last token states.
+    """Return the part of a masked LM from the embeddings to the last token states.
 
     Raises:
-        ValueError: the model names no such part.
+        ValueError: the model has no such part under its `base_model_prefix`.
     """
     trunk = getattr(model, getattr(model, "base_model_prefix", ""), None)
     if not isinstance(trunk, nn.Module) or trunk is model:
-        raise ValueError(f"{type(model).__name__} has no trunk that is apart from its head")
+        raise ValueError(f"{type(model).__name__} has no trunk that is separate from its head")
     return trunk
 
 
 def decoder_of(model: Any) -> nn.Linear:
-    """The layer from transformed token states, D wide, to the logits of V terms.
+    """Return the layer from transformed token states (D) to the logits of the terms (V).
 
     Raises:
-        ValueError: there is none, or it is no plain torch.nn.Linear with a bias.
+        ValueError: there is none, or it is not a plain torch.nn.Linear with a bias.
     """
     decoder = model.get_output_embeddings()
     if type(decoder) is not nn.Linear or decoder.bias is None:
         raise ValueError(
-            f"the decoder of {type(model).__name__} must be a torch.nn.Linear with a bias, which "
-            f"holds what the calibration finds, got {decoder!r}"
+            f"the decoder of {type(model).__name__} must be a torch.nn.Linear with a bias, in "
+            f"which the calibration is stored, got {decoder!r}"
         )
     return decoder
 
 
 def transform_of(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
-    """Dense layer and LayerNorm of a masked LM's head.
+    """Return the dense layer and the LayerNorm of a masked LM's head.
 
     Raises:
-        ValueError: the head has none, or several, or no decoder with a bias.
+        ValueError: the head has none or several of them, or no decoder with a bias.
     """
     decoder = decoder_of(model)
     width = decoder.in_features
@@ -72,19 +72,20 @@ def transform_of(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
 
 @torch.no_grad()
 def graft_head(model: Any) -> None:
-    """Make a head, new and random, compute h·E_t: h the trunk's token states, E its embeddings.
+    """Set a newly initialised head to compute h·E_t: h the trunk's token states, E its embeddings.
 
     The trunk's last LayerNorm gives h = γ·x + β, where x has mean 0 and variance 1. γ and β move
-    into the head: the trunk gives x; the dense layer x + c, by the identity matrix; the activation
-    leaves that as it is, since |x_i| < √D and c = √D + 5; the head's LayerNorm takes c away and
-    gives γ·x + β. Nothing is divided by γ, which may be 0.
+    into the head: the trunk then returns x; the dense layer, an identity matrix, returns x + c; the
+    activation does not change that, since |x_i| < √D and c = √D + 5; the head's LayerNorm removes c
+    and returns γ·x + β. Nothing is divided by γ, which may be 0.
 
     Args:
         model: a masked LM whose trunk is pretrained and whose decoder is tied to its embeddings;
             changed in place.
 
     Raises:
-        ValueError: the architecture does not allow it, with the reason; the model is then spoilt.
+        ValueError: the architecture does not allow it; the message says why. Do not use the model
+            after this.
     """
     name = type(model).__name__
     reason = f"no head can be grafted onto the trunk of {name}: "
@@ -122,18 +123,18 @@ def graft_head(model: Any) -> None:
     change = (model(input_ids=probe).logits - expected).abs().max() / expected.std()
     if not change < 1e-3:
         raise ValueError(
-            reason + f"with its head's transform an identity, logits change by {float(change):.2g} "
-            "of their deviation, at most 0.001 is allowed (its last LayerNorm is not what the "
-            "head gets, or its activation is no identity for large values)"
+            reason + f"with the identity as transform, logits change by {float(change):.2g} "
+            "of their deviation, at most 0.001 is allowed (the head's input is not the output of "
+            "its last LayerNorm, or its activation is not the identity for large values)"
         )
 
 
 def keep_offset_exact(model: Any) -> None:
-    """Let the dense layer of a grafted head compute in float32 under autocast, in place.
+    """Make the dense layer of a grafted head compute in float32 under autocast, in place.
 
-    bfloat16 has steps of 1/8 at c = √D + 5: in it, the states behind that offset would lose what
-    distinguishes them (5 % of the weights of all-MiniLM-L6-v2, where 1.5 % is usual). Other heads
-    are left alone. An attribute of the instance: what is saved does not change.
+    bfloat16 has steps of 1/8 near c = √D + 5, so that states with that offset would lose precision
+    (5 % of the weights of all-MiniLM-L6-v2, where 1.5 % is usual). Other heads are not changed. The
+    change is an attribute of the instance, so that the saved model stays the same.
     """
     try:
         dense, _ = transform_of(model)
@@ -154,13 +155,13 @@ def silence(model: Any, ids: Any) -> None:
 
     Args:
         model: a masked LM with a bias in its decoder.
-        ids: of the terms, integers.
+        ids: the terms' ids, integers.
     """
     decoder_of(model).bias[torch.as_tensor(ids)] = NEVER
 
 
 def trim_head(model: Any, n_terms: int) -> None:
-    """Cut rows of the head that stand for no term of the tokenizer (padding to a multiple of 64).
+    """Remove the head's rows beyond the tokenizer's terms (padding to a multiple of 64).
 
     Raises:
         ValueError: the head has fewer than `n_terms` rows.

@@ -1,4 +1,4 @@
-"""Low-rank adapters of decoder LLMs through peft: presets of papers, merging, 4-bit weights."""
+"""Low-rank adapters for decoder LLMs with peft: presets from papers, merging, 4-bit weights."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LoraPreset:
-    """A low-rank adapter (Hu et al. 2021, arXiv:2106.09685) of all linear layers but the head.
+    """Settings of a low-rank adapter (Hu et al. 2021, arXiv:2106.09685); the head gets none.
 
     Attributes:
         rank: r, at least 1.
         alpha: α, at least 1; updates are scaled by α / r.
-        dropout: before the adapter, in [0, 1).
-        targets: a regular expression of the layers' names, or peft's "all-linear".
+        dropout: applied to the adapter's input, in [0, 1).
+        targets: a regular expression for the names of adapted layers, or peft's "all-linear".
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -38,13 +38,13 @@ class LoraPreset:
 PRESETS = {
     # Doshi et al. 2024, arXiv:2408.11119.
     "mistral-splade": LoraPreset(rank=16, alpha=8, dropout=0.1),
-    # Zeng et al. 2025, arXiv:2502.15526 (Lion-SP), whose dropout we do not know.
+    # Zeng et al. 2025, arXiv:2502.15526 (Lion-SP); the dropout they used is not known to us.
     "lion": LoraPreset(rank=16, alpha=32),
 }
 
 
 def add_lora(model: Any, preset: LoraPreset) -> None:
-    """Add an adapter to a Hugging Face model, in place; all other weights are frozen.
+    """Add an adapter to a Hugging Face model, in place, and freeze all other weights.
 
     Raises:
         ImportError: peft is not installed.
@@ -63,18 +63,18 @@ def add_lora(model: Any, preset: LoraPreset) -> None:
     )
     for parameter in model.parameters():
         if parameter.requires_grad:
-            # Steps of a small learning rate would be lost in 16 bits.
+            # In 16 bits, the steps of a small learning rate would be rounded away.
             parameter.data = parameter.data.float()
 
 
 def restore_precision(model: Any, folder: Path) -> None:
-    """Give a loaded adapter its float32 weights back, which loading rounds to the base's 16 bits.
+    """Restore a loaded adapter's float32 weights, which loading rounds to the base's 16 bits.
 
-    Training that is resumed would otherwise not go on where it was.
+    Resumed training would otherwise not start from the weights that were saved.
 
     Args:
         model: a Hugging Face model whose adapter was loaded from `folder`.
-        folder: with adapter_model.safetensors.
+        folder: holds adapter_model.safetensors.
     """
     from peft import load_peft_weights, set_peft_model_state_dict
 
@@ -88,12 +88,12 @@ def restore_precision(model: Any, folder: Path) -> None:
 
 
 def merge_lora(model: Any) -> Any:
-    """Put the adapters of a SparseEncoder into its weights, in place; returns it.
+    """Merge the adapters of a SparseEncoder into its weights, in place, and return it.
 
     Saved after this, it needs neither peft nor its base. Without adapters nothing happens.
 
     Raises:
-        ValueError: the weights are in 4 bits, which would not hold the sum.
+        ValueError: the weights are in 4 bits, which cannot hold the sum.
     """
     from transformers import PreTrainedModel
 
@@ -108,8 +108,8 @@ def _merge(model: Any) -> None:
 
     if getattr(model, "is_quantized", False):
         raise ValueError(
-            "an adapter cannot be merged into weights of 4 bits: save the model, open what was "
-            "saved (its base then comes in full precision), and merge that"
+            "an adapter cannot be merged into weights in 4 bits: save the model, open it again "
+            "(its base is then read in full precision), and merge that"
         )
     for name, layer in list(model.named_modules()):
         if isinstance(layer, BaseTunerLayer):
@@ -119,7 +119,7 @@ def _merge(model: Any) -> None:
 
 
 def four_bits() -> Any:
-    """QLoRA's settings (Dettmers et al. 2023, arXiv:2305.14314)."""
+    """Return QLoRA's quantisation settings (Dettmers et al. 2023, arXiv:2305.14314)."""
     if not importlib.util.find_spec("bitsandbytes"):
         raise ImportError("`load_in_4bit` needs bitsandbytes: `pip install bitsandbytes`")
     import torch

@@ -1,7 +1,7 @@
-"""Texts without padding through a trunk: all tokens of a batch in a row, attention text by text.
+"""Run a trunk without padding: a batch's tokens are packed in one row, each text attends to itself.
 
-On a CPU nearly all of a trunk's work is its linear layers, which do as much for padding as for
-tokens. sentence-transformers packs for FlashAttention only, this for PyTorch's own attention.
+On a CPU nearly all of a trunk's work is in its linear layers, which cost as much for padding as for
+tokens. sentence-transformers packs only for FlashAttention; this packs for PyTorch's attention.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from lsr.encoders.private import attention_of
 
 ATTENTION = "lsr_packed"
-# Of the largest difference to the padded states that is arithmetic, of states of size 1.
+# Largest difference from the padded states, relative to the largest state, that rounding explains.
 TOLERANCE = 1e-3
 
 
 def leave_out_padding(transformer: Any) -> bool:
     """Make a sentence-transformers Transformer pass its model tokens without padding, in place.
 
-    What it returns is then flat, as with FlashAttention: `token_embeddings` of shape (1, N, D) for
-    the N tokens of all texts, and `cu_seq_lens_q`, int32, shape (B + 1,). Weights and configuration
-    stay as they are. It is done where the model takes positions, attends in both directions by
-    PyTorch's attention, and gives the same states either way; others are left alone. So are batches
-    on other devices than the CPU: it has not been measured there.
+    Its output is then flat, as with FlashAttention: `token_embeddings` of shape (1, N, D) for the N
+    tokens of all texts, and `cu_seq_lens_q`, int32, shape (B + 1,). Weights and configuration do
+    not change. The model must take positions, attend in both directions by PyTorch's attention, and
+    give the same states packed and padded; other models are left unchanged. Batches on devices
+    other than the CPU stay padded: packing has not been measured there.
 
     Returns:
-        Whether it was done.
+        Whether the model was changed.
     """
     model = transformer.model
     if attention_of(model) != "sdpa" or getattr(model.config, "is_decoder", False):
@@ -57,7 +57,7 @@ def _same_states(model: Any) -> bool:
     training = model.training
     model.eval()
     device = model.get_input_embeddings().weight.device
-    # Longer than the window of local attention, where there is one.
+    # Longer than the window of local attention, if there is one.
     window = getattr(model.config, "sliding_window", None) or 8
     length = min(2 * window, model.config.max_position_embeddings // 2)
     padding = model.config.pad_token_id or 0
@@ -72,7 +72,7 @@ def _same_states(model: Any) -> bool:
 
 
 def _forward(transformer: Any, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-    """Transformer.forward of a masked LM, packed."""
+    """Do what Transformer.forward does for a masked LM, packed."""
     if features["input_ids"].device.type != "cpu":
         unpacked: dict[str, Any] = type(transformer).forward(transformer, features, **kwargs)
         return unpacked
@@ -83,7 +83,7 @@ def _forward(transformer: Any, features: dict[str, Any], **kwargs: Any) -> dict[
 
 
 def _packed(model: Any, features: dict[str, Tensor]) -> dict[str, Any]:
-    """Arguments of the model for the tokens under the mask."""
+    """Return the model's arguments for the tokens that the mask keeps, packed."""
     mask = features["attention_mask"].bool()
     lengths = mask.sum(dim=1)
     counted = lengths.new_zeros(len(lengths) + 1, dtype=torch.int32)
@@ -98,7 +98,7 @@ def _packed(model: Any, features: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _first_position(model: Any) -> int:
-    """Of RoBERTa and its kin, whose positions begin after the padding's."""
+    """Return the position of a text's first token: 0, or padding_idx + 1 as in RoBERTa."""
     for module in model.modules():
         table = getattr(module, "position_embeddings", None)
         padding = getattr(module, "padding_idx", None)
@@ -110,16 +110,16 @@ def _first_position(model: Any) -> int:
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention within each of the packed texts, or as usual where none are packed.
+    """Attend within each of the packed texts, or as usual if the texts are padded.
 
     Args:
         module: the layer.
         query: shape (1, heads, N, D / heads).
         key: the same shape.
         value: the same shape.
-        attention_mask: of padded texts.
-        **kwargs: `cu_seq_lens_q` of packed ones; `sliding_window`, the distance from which on
-            tokens do not attend to each other.
+        attention_mask: for padded texts.
+        **kwargs: `cu_seq_lens_q` for packed texts; `sliding_window`: tokens at this distance or
+            farther do not attend to each other.
     """
     counted = kwargs.pop("cu_seq_lens_q", None)
     if counted is None:
@@ -127,7 +127,7 @@ def _attention(
         return states, None
     lengths = counted.diff()
     sizes: list[int] = lengths.tolist()
-    # Attention costs little beside the linear layers: it alone is padded.
+    # Only attention is padded: it costs little compared with the linear layers.
     texts = ([*torch.split(part[0].transpose(0, 1), sizes)] for part in (query, key, value))
     parts = (pad_sequence(of_part, batch_first=True).transpose(1, 2) for of_part in texts)
     places = torch.arange(max(sizes), device=lengths.device)

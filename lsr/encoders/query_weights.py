@@ -14,13 +14,13 @@ from transformers import TrainerCallback
 from lsr.encoders.lexical import LexicalEncoder
 from lsr.encoders.tokens import special_ids
 
-# The name of learned query weights among a model's parameters, a regular expression: for the
+# A regular expression for the name of learned query weights among a model's parameters, for the
 # training argument learning_rate_mapping={QUERY_WEIGHTS: 1e-3}.
 QUERY_WEIGHTS = r"\.sub_modules\.query\.0\.weight$"
 
 
 def corpus_idf(tokenizer: Any, batches: Iterable[Sequence[str]]) -> np.ndarray:
-    """IDF of every token in a corpus, read once; float32, shape (V,).
+    """Return the IDF of every token in a corpus, which is read once; float32, shape (V,).
 
     See `lsr.encoders.lexical.inverse_document_frequency`: tokens that no document holds get the
     largest value. Special tokens get 0.
@@ -36,12 +36,12 @@ def corpus_idf(tokenizer: Any, batches: Iterable[Sequence[str]]) -> np.ndarray:
 def static_queries(
     tokenizer: Any, weights: np.ndarray, max_length: int, *, learned: bool = False
 ) -> SparseStaticEmbedding:
-    """The stock module that gives a query the weight of each token it holds, however often.
+    """Make the stock module that encodes a query as its tokens' weights, however often they occur.
 
     Args:
         tokenizer: fast, of V terms; it is copied.
-        weights: shape (V,), finite and not negative; special tokens get 0 whatever they have here.
-        max_length: tokens of a query that are read.
+        weights: shape (V,), finite and not negative; those of special tokens are replaced by 0.
+        max_length: how many tokens of a query are read.
         learned: whether training may change the weights.
 
     Raises:
@@ -66,15 +66,15 @@ def static_queries(
 
 
 class NonNegativeQueryWeights(TrainerCallback):  # type: ignore[misc]
-    """Projects learned query weights onto [0, ∞) after every optimiser step, special tokens onto 0.
+    """Clamps learned query weights to [0, ∞) after every optimiser step, special tokens' to 0.
 
-    A negative weight would be a term that a query holds against documents, which no index serves.
+    A term of negative weight would lower the scores of documents, which the index does not support.
     """
 
     def on_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
     ) -> None:
-        """Called by the trainer, after the optimiser and before gradients are cleared."""
+        """Clamp the weights; the trainer calls this after the optimiser's step."""
         for module in model.modules():
             if isinstance(module, SparseStaticEmbedding) and module.weight.requires_grad:
                 weights = module.weight.data

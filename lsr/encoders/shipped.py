@@ -1,6 +1,6 @@
 """The files of the default model: what training changed of the trunk, and the query weights.
 
-`lsr.encoders.default` writes them, and makes the encoder of them.
+`lsr.encoders.default` writes them, and makes the encoder from them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def checked_trunk() -> Path:
 
 
 def put_changed(state: Mapping[str, torch.Tensor], folder: Path = FOLDER) -> None:
-    """Put what training changed into the masked LM that it began with.
+    """Copy the weights that training changed into the masked LM that it started from.
 
     Args:
-        state: of the trunk with its grafted head, whose storage is written to.
-        folder: with the file.
+        state: the state of the trunk with its grafted head; its tensors are written to.
+        folder: holds the file.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -68,7 +68,7 @@ def put_changed(state: Mapping[str, torch.Tensor], folder: Path = FOLDER) -> Non
 
 
 def read_query_weights(folder: Path, n_terms: int) -> np.ndarray:
-    """The weight of each term in queries, float32, shape (V,).
+    """Return the weight of each term in queries, float32, shape (V,).
 
     Raises:
         FileNotFoundError: the file is missing.

@@ -1,4 +1,4 @@
-"""Open a saved sentence-transformers model, and find what it applies to a text.
+"""Open a saved sentence-transformers model, and find the modules and prompt for a text.
 
 Everything here follows sentence-transformers' own `encode_query` and `encode_document`.
 """
@@ -17,12 +17,12 @@ PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 @contextmanager
 def loading(directory: Path) -> Iterator[None]:
-    """Turn what libraries raise while they read a damaged checkpoint into a ValueError.
+    """Turn the errors of libraries that read a damaged checkpoint into a ValueError.
 
-    OSError and ImportError pass as they are: they name a missing file or package themselves.
+    OSError and ImportError pass unchanged: they name a missing file or package themselves.
 
     Raises:
-        ValueError: the checkpoint in `directory` cannot be read, with the library's reason.
+        ValueError: the checkpoint in `directory` cannot be read; the message has the library's.
     """
     try:
         yield
@@ -40,9 +40,9 @@ def open_sparse_encoder(
     """Open the SparseEncoder that was saved in a directory.
 
     Args:
-        directory: with modules.json.
-        modules: classes of our own that the checkpoint may name, by their full names. Code of the
-            checkpoint's own is never run.
+        directory: holds modules.json.
+        modules: classes of lsr that the checkpoint may name, by their full names. Code in the
+            checkpoint itself is never run.
         device: as torch names it; by default sentence-transformers chooses.
 
     Raises:
@@ -67,7 +67,7 @@ def open_sparse_encoder(
 
 
 def _with_modules(directory: Path, modules: Mapping[str, type], device: str | None) -> Any:
-    """Put a SparseEncoder together from its saved modules, some of which are our classes."""
+    """Assemble a SparseEncoder from its saved modules, some of which are classes of lsr."""
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router
     from sentence_transformers.util import import_from_string
@@ -76,7 +76,7 @@ def _with_modules(directory: Path, modules: Mapping[str, type], device: str | No
     for entry in json.loads((directory / "modules.json").read_text(encoding="utf-8")):
         name = entry["type"]
         if name not in modules and not name.startswith("sentence_transformers."):
-            raise ValueError(f"its modules.json names the class {name!r}, which is not known here")
+            raise ValueError(f"its modules.json names the class {name!r}, which lsr does not know")
         part: Any = modules.get(name) or import_from_string(name)
         given = {"module_classes": modules} if issubclass(part, Router) else {}
         parts.append(part.load(str(directory), subfolder=entry["path"], **given))
@@ -88,9 +88,9 @@ def _with_modules(directory: Path, modules: Mapping[str, type], device: str | No
 
 
 def check_weights(directory: Path, model: Any) -> None:
-    """Refuse weights that no training leaves behind.
+    """Refuse NaN and +∞ among the weights, which no successful training leaves.
 
-    −∞ is allowed: it is a bias that keeps a term out of every vector.
+    −∞ is allowed: as a bias it keeps a term out of every vector.
 
     Raises:
         ValueError: a weight is NaN or +∞.
@@ -105,7 +105,7 @@ def check_weights(directory: Path, model: Any) -> None:
 
 
 def route(model: Any, task: str) -> list[Any]:
-    """Return the modules that texts of a task pass, in order.
+    """Return the modules that texts of a task pass through, in order.
 
     Args:
         model: a SparseEncoder, with a Router as its first module or without one.

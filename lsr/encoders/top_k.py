@@ -1,7 +1,7 @@
-"""SPLADE pooling over each token's few largest logits, as in SPARSEUP: the one module of our own.
+"""SPLADE pooling over each token's few largest logits, as in SPARSEUP.
 
-A model with it saves and loads like any other but is not in the stock layout: plain
-sentence-transformers opens it where lsr is installed, with `trust_remote_code=True`.
+A model with this module saves and loads like any other but is not in the stock layout: plain
+sentence-transformers opens it if lsr is installed, with `trust_remote_code=True`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from torch import Tensor
 from lsr.kernels.head import pack
 from lsr.kernels.reference import Activation, Pooling, activate
 
-# Logits that are held at once, in numbers: 256 MiB.
+# How many logits are held at once: 256 MiB in float32.
 CHUNK = 1 << 26
 
 
 class TopKPooling(SpladePooling):  # type: ignore[misc]
-    """SpladePooling that looks at the `top_k_per_token` largest logits of each token only."""
+    """SpladePooling that uses only the `top_k_per_token` largest logits of each token."""
 
     config_keys = [*SpladePooling.config_keys, "top_k_per_token"]
 
     def __init__(self, top_k_per_token: int, **kwargs: Any) -> None:
-        """A pooling.
+        """Make a pooling.
 
         Args:
             top_k_per_token: logits kept per token, at least 1.
-            **kwargs: as SpladePooling takes them.
+            **kwargs: passed to SpladePooling.
 
         Raises:
             ValueError: `top_k_per_token` is below 1.
@@ -41,7 +41,7 @@ class TopKPooling(SpladePooling):  # type: ignore[misc]
         self.embedding_dimension: int | None
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Vectors, shape (B, V), from logits, shape (B, T, V), that a stock masked LM gave."""
+        """Pool the logits of a stock masked LM, shape (B, T, V), to vectors, shape (B, V)."""
         logits = features["token_embeddings"]
         mask = features["attention_mask"]
         top = logits.topk(min(self.top_k_per_token, logits.shape[-1]), dim=-1)
@@ -71,10 +71,10 @@ def top_k_head(
     activation: Activation = "relu",
     pooling: Pooling = "max",
 ) -> Tensor:
-    """As `lsr.kernels.head.splade_head`, over the `top_k` largest logits of each token.
+    """Compute `lsr.kernels.head.splade_head` over the `top_k` largest logits of each token.
 
-    Differentiable; tokens that tie for a maximum share its gradient. Logits are made chunk by
-    chunk of tokens, and anew, with a gradient, for those alone that count.
+    Differentiable; tokens that tie for a maximum share its gradient. Logits are computed in chunks
+    of tokens without a gradient, and those that count are then computed again with one.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
@@ -99,7 +99,7 @@ def top_k_head(
 def _largest(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, top_k: int
 ) -> tuple[Tensor, Tensor]:
-    """Token and term of each positive logit among the `top_k` largest of its token."""
+    """Return token and term of each positive logit among the `top_k` largest of its token."""
     tokens, terms = [], []
     step = max(1, CHUNK // len(weight))
     for start in range(0, len(hidden), step):
@@ -124,7 +124,7 @@ def _pool(
     activation: Activation,
     pooling: Pooling,
 ) -> Tensor:
-    """Activated logits, each of one token and term, pooled by text: shape (B, V)."""
+    """Activate logits, each of one token and term, and pool them by text: shape (B, V)."""
     values = activate(logits, activation)
     zeros = values.new_zeros(shape[0] * shape[1])
     places = texts * shape[1] + terms

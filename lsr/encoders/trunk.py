@@ -16,10 +16,10 @@ from lsr.encoders.masked_lm import MaskedLMEncoder
 
 
 class TrunkWithHead(torch.nn.Module):
-    """A masked LM without the transform that a pretrained one has before its decoder.
+    """A masked LM whose decoder follows the trunk directly, without a transform.
 
-    All of them share one trunk in a process; each has the calibration of its own index. The stock
-    head that `lm_head.graft_head` makes is part of its model, so each index would need a copy of
+    All instances in a process share one trunk; each has the calibration of its own index. With the
+    stock head of `lm_head.graft_head`, which is part of its model, each index would need a copy of
     the trunk.
     """
 
@@ -29,11 +29,11 @@ class TrunkWithHead(torch.nn.Module):
         self.decoder = decoder
 
     def get_output_embeddings(self) -> torch.nn.Linear:
-        """The layer from token states (D) to logits (V)."""
+        """Return the layer from token states (D) to logits (V)."""
         return self.decoder
 
     def forward(self, input_ids: torch.Tensor, **kwargs: torch.Tensor) -> Any:
-        """Logits, shape (batch, length, V)."""
+        """Return logits, shape (batch, length, V)."""
         states = self.trunk(input_ids=input_ids, **kwargs).last_hidden_state
         return MaskedLMOutput(logits=self.decoder(states))
 
@@ -46,7 +46,7 @@ def load_trunk() -> Any:
 
 
 def head(scale: np.ndarray, shift: np.ndarray) -> torch.nn.Linear:
-    """The linear layer logit_t = scale_t · (h·E_t) + shift_t, E the trunk's word embeddings.
+    """Make the linear layer logit_t = scale_t · (h·E_t) + shift_t, E the trunk's word embeddings.
 
     Args:
         scale: float32, shape (V,).
@@ -62,6 +62,6 @@ def head(scale: np.ndarray, shift: np.ndarray) -> torch.nn.Linear:
 def head_encoder(
     tokenizer: Any, decoder: torch.nn.Linear, dtype: torch.dtype | None = None
 ) -> MaskedLMEncoder:
-    """SPLADE over the trunk with `decoder` as its head; for `dtype` see MaskedLMEncoder."""
+    """Make the SPLADE encoder of the trunk with this head; for `dtype` see MaskedLMEncoder."""
     model = TrunkWithHead(load_trunk(), decoder)
     return MaskedLMEncoder(model, tokenizer, max_length=TRUNK_LENGTH, dtype=dtype)

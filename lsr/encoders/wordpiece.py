@@ -1,4 +1,4 @@
-"""A BERT tokenizer's tokens of a text word by word, from memory where a word came before."""
+"""BERT tokenization word by word, with a cache of the token ids of words."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-# What BERT takes as it stands but for its case: ASCII, dashes, quotation marks and the ellipsis.
+# Characters that BERT's normalizer does not change, except for case: ASCII, dashes, quotation marks
+# and the ellipsis.
 _PLAIN = re.compile("[!-~\u2013\u2014\u2018\u2019\u201c\u201d\u2026]*")
-# Where BERT ends words in it: at each mark, which is a word.
+# BERT splits such text into runs of letters and digits, and single marks.
 _RUNS = re.compile("[A-Za-z0-9]+|.")
-# Words whose tokens are remembered, and characters of the longest: those beyond seldom come again.
+# How many words are cached, and the longest in characters: longer ones seldom come again.
 REMEMBERED, LONGEST = 100_000, 32
 
 
 class Words(dict[str, bytes]):
-    """The token ids of each word, int32 in bytes, made when the word is asked for.
+    """A cache from words to their token ids, int32 as bytes, computed when first looked up.
 
-    A call of the tokenizer takes longer than a short query's other steps together. In bytes the ids
-    of a word lie in one place: the many words of a long query are read from memory, not cache.
+    A call of the tokenizer takes longer than all other steps of a short query. As bytes, the ids of
+    a word are contiguous: the many words of a long query come from memory, not the CPU's cache.
     """
 
     def __init__(self, backend: Tokenizer, parts: Mapping[str, Any]) -> None:
-        """For `words_of`: `parts` is the tokenizer as it is saved."""
+        """Use `words_of`; `parts` is the tokenizer's saved JSON."""
         model = parts["model"]
         self._backend = backend
         self._vocabulary: dict[str, bytes] = {
@@ -37,14 +38,14 @@ class Words(dict[str, bytes]):
         self._continuing: str = model["continuing_subword_prefix"]
         self._longest: int = min(LONGEST, model["max_input_chars_per_word"])
         self._lowercase: bool = parts["normalizer"]["lowercase"]
-        # As they are normalised: the tokenizer looks for them before and after, and what changes
-        # in a plain word or added token, its case, changes in both.
+        # Added tokens, normalised. The tokenizer looks for them before and after normalising; in
+        # plain words only the case changes, and it changes in both the same way.
         written = (token["content"] for token in parts["added_tokens"])
         normalised = map(backend.normalizer.normalize_str, written)
         self._added = re.compile("|".join(map(re.escape, normalised)))
 
     def token_ids(self, text: str) -> np.ndarray:
-        """int32, in order, special tokens only where the text spells them out; read-only."""
+        """Return ids, int32, read-only, with special tokens only where the text spells them out."""
         return np.frombuffer(b"".join(map(self.__getitem__, text.split(" "))), np.int32)
 
     def __missing__(self, word: str) -> bytes:
@@ -59,10 +60,10 @@ class Words(dict[str, bytes]):
         return tokens
 
     def word_pieces(self, word: str) -> bytes | None:
-        """The tokens of a short word of English characters; None of another.
+        """Return the token ids of a short word of plain characters; None for any other word.
 
-        BERT's words end at each mark. WordPiece takes the longest token that a word begins with,
-        then the longest that goes on (Wu et al. 2016, arXiv:1609.08144, section 4.1).
+        BERT splits words at each mark. WordPiece takes the longest token that the word begins with,
+        then the longest that continues it (Wu et al. 2016, arXiv:1609.08144, section 4.1).
         """
         if len(word) > self._longest or not _PLAIN.fullmatch(word):
             return None
@@ -89,17 +90,17 @@ class Words(dict[str, bytes]):
 
 
 def words_of(backend: Tokenizer) -> Words | None:
-    """The words of a tokenizer that cuts nothing off; None if not all its words end at spaces."""
+    """Return the cache for a tokenizer without truncation; None if its tokens may cross spaces."""
     parts = json.loads(backend.to_str())
     return Words(backend, parts) if _splits_at_spaces(parts) else None
 
 
 def _splits_at_spaces(parts: Mapping[str, Any]) -> bool:
-    """Whether a text's tokens are those of what stands between its spaces, as in BERT.
+    """Whether a text's tokens are those of its parts between spaces, as in BERT.
 
-    BERT's normalizer looks at characters one by one, its words end at white space, and so do the
-    added tokens if none has a space or takes those around it. (Spaces alone: it drops other
-    characters that count as white space.) Without an unknown token some words are errors.
+    BERT's normalizer treats characters one by one, and its words end at white space. Added tokens
+    do too, unless one holds a space or absorbs those around it. (Only spaces count here: BERT drops
+    some other white space.) Without an unknown token, some words would be errors.
     """
     kinds = {
         "normalizer": "BertNormalizer",

@@ -329,11 +329,11 @@ def test_configurations_out_of_range_are_refused(changes, reason):
 
 def test_bases_and_arguments_that_do_not_fit_are_refused(save_model, texts, tmp_path):
     base = save_model()
-    with pytest.raises(ValueError, match="`idf` is of no use to `queries` 'same': leave it out"):
+    with pytest.raises(ValueError, match="`idf` is not used with `queries` 'same': leave it out"):
         build_model(config(base), texts, np.ones(300))
     with pytest.raises(ValueError, match=r"must have shape \(300,\).* got \(5,\)"):
         build_model(config(base, queries="idf"), texts, np.ones(5))
-    with pytest.raises(ValueError, match="calibrated on texts, but there is none"):
+    with pytest.raises(ValueError, match="calibrated on texts, but there are none"):
         build_model(config(base), [])
     with pytest.raises(ValueError, match="at most the 512 positions of BertForMaskedLM, got 600"):
         build_model(config(base, max_length=600), texts)

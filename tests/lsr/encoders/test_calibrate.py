@@ -140,12 +140,12 @@ def test_states_are_those_of_the_decoder_and_the_model_is_as_before(save_model, 
 
 def test_bad_input_is_refused(save_model, words, texts):
     model = AutoModelForMaskedLM.from_pretrained(save_model())
-    with pytest.raises(ValueError, match="calibrated on texts, but there is none"):
+    with pytest.raises(ValueError, match="calibrated on texts, but there are none"):
         calibrate(model, words, [], TERMS, max_length=40)
     for terms in (0, 295):
         with pytest.raises(ValueError, match=f"`terms` .* below the 295 terms .*, got {terms}"):
             calibrate(model, words, texts, terms, max_length=40)
-    with pytest.raises(ValueError, match="calibrated on texts, but there is none"):
+    with pytest.raises(ValueError, match="calibrated on texts, but there are none"):
         fit_calibration(torch.zeros(0, 2), torch.tensor([0]), torch.ones(4, 2), 1)
     same = torch.ones(6, 2)
     with pytest.raises(ValueError, match="over 6 tokens must be positive and finite, got 0.0"):

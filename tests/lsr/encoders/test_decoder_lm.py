@@ -131,9 +131,9 @@ def test_given_query_weights(save_decoder, sentences):
     assert vector.nonzero().tolist() == [[int(vector.max())]]
     with pytest.raises(ValueError, match=rf"`idf` must have shape \({n_terms},\), .* got \(3,\)"):
         build_decoder(base, sentences, np.ones(3))
-    with pytest.raises(ValueError, match="`queries` is 'same', which has no use for it"):
+    with pytest.raises(ValueError, match="`idf` is not used with `queries` 'same'"):
         build_decoder(config(path), sentences, given)
-    with pytest.raises(ValueError, match="IDF is counted on texts, but there is none"):
+    with pytest.raises(ValueError, match="IDF is counted on texts, but there are none"):
         build_decoder(config(path, queries="idf", calibrate_terms=None), [])
 
 
@@ -257,7 +257,7 @@ def test_a_head_behind_something_else_is_refused(save_decoder, sentences):
     states.forward = lambda **given: type(plain(**given))(
         last_hidden_state=plain(**given).last_hidden_state + torch.rand(())
     )
-    with pytest.raises(ValueError, match="does more between its last states and its logits"):
+    with pytest.raises(ValueError, match="are not its head applied to its last states"):
         decoder_lm._check_head(decoder.model, len(decoder.tokenizer))
 
 

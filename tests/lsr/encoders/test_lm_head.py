@@ -80,7 +80,7 @@ def test_dimensions_that_the_trunk_scales_by_nothing_are_no_obstacle(save_model,
         ("bert", {"tie_word_embeddings": False}, "decoder is not tied to its word embeddings"),
         # One LayerNorm for all layers.
         ("albert", {}, "logits change by .* of their deviation, at most 0.001 is allowed"),
-        ("bert", {"hidden_act": "tanh"}, "its activation is no identity for large values"),
+        ("bert", {"hidden_act": "tanh"}, "its activation is not the identity for large values"),
     ],
 )
 def test_what_cannot_be_grafted_is_refused_with_the_reason(kind, changes, reason, save_model):

@@ -165,7 +165,7 @@ def test_resumed_training_ends_where_uninterrupted_training_does(save_decoder, s
 def test_weights_in_4_bits_cannot_take_an_adapter_in(save_decoder, sentences):
     model = build_decoder(config(save_decoder()), sentences)
     model[0].model.is_quantized = True
-    with pytest.raises(ValueError, match="cannot be merged into weights of 4 bits: save the model"):
+    with pytest.raises(ValueError, match="cannot be merged into weights in 4 bits: save the model"):
         merge_lora(model)
 
 
