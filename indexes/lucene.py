@@ -34,9 +34,9 @@ SHOWN_KEYS = 10
 
 
 class LuceneError(RuntimeError):
-    """Lucene refused; the message names the index and Lucene's reason."""
+    """An error in Lucene; the message names the index and Lucene's reason."""
 
-    kind = ""  # the name of Java's exception, where there was one
+    kind = ""  # the name of the Java exception, if there was one
 
 
 class IndexLockedError(LuceneError):
@@ -44,7 +44,7 @@ class IndexLockedError(LuceneError):
 
 
 class LuceneIndex:
-    """One Lucene directory. Safe to use from any Python thread: Java calls share one thread."""
+    """One Lucene directory. Any Python thread may use it: one thread makes all Java calls."""
 
     def __init__(
         self, path: str | os.PathLike[str], vocabulary: Sequence[str], create: bool, writable: bool
@@ -52,26 +52,26 @@ class LuceneIndex:
         """Use `create` or `open`."""
         self.path = Path(path)
         self.n_terms = len(vocabulary)
-        self._keys: frozenset[str] | None = None  # not asked for since the last change
+        self._keys: frozenset[str] | None = None  # not read since the last change
         terms = pack_strings(vocabulary)
-        # Java's working directory is that of the VM's start.
+        # Java keeps the working directory in which its VM was started.
         place = str(self.path.absolute())
         self._engine = self._ask(lambda: jvm.engine_class()(place, terms, create, writable))
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], vocabulary: Sequence[str]) -> LuceneIndex:
-        """A new, empty, writable index; what lies at `path` is replaced at the first commit."""
+        """Make a new, empty, writable index; the first commit replaces an index at `path`."""
         return cls(path, vocabulary, create=True, writable=True)
 
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], vocabulary: Sequence[str], *, writable: bool = False
     ) -> LuceneIndex:
-        """An existing index as of its last commit.
+        """Open an existing index as of its last commit.
 
         Raises:
-            IndexLockedError: `writable`, and another process writes.
-            LuceneError: no index there, or a damaged one.
+            IndexLockedError: `writable`, and another process is writing.
+            LuceneError: there is no index, or it is damaged.
         """
         return cls(path, vocabulary, create=False, writable=writable)
 
@@ -105,8 +105,8 @@ class LuceneIndex:
                 if "No space left on device" in told:
                     raise OSError(
                         errno.ENOSPC,
-                        "the disk is full; what was committed is safe, and a build goes on from "
-                        "there when it is run again",
+                        "the disk is full; committed documents are safe, and a build continues "
+                        "from them when it is run again",
                         str(self.path),
                     ) from error
                 refused = LuceneError(f"{self.path}: {error.classname}: {error.innermessage}")
@@ -128,11 +128,11 @@ class LuceneIndex:
         Args:
             documents: n documents.
             impacts: int32 in [1, 2^24), shape (n, V), indices ascending.
-            new: the caller knows that no id is in the index yet, which is faster.
+            new: whether no id is in the index yet, which is faster; the caller must know it.
             threads: Java threads.
 
         Raises:
-            ValueError: sizes or impacts that do not fit.
+            ValueError: `impacts` has another shape, or a value out of range.
         """
         if impacts.shape != (len(documents), self.n_terms):
             raise ValueError(
@@ -149,27 +149,27 @@ class LuceneIndex:
         self._ask(lambda: self._engine.add(numbers, strings, new, threads))
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Delete documents by id; unknown ids are no error. Seen by searches after `commit`."""
+        """Delete documents by id; unknown ids are no error. Searches see it after `commit`."""
         packed = pack_strings(ids)
         self._ask(lambda: self._engine.delete(packed))
 
     def commit(self, user_data: Mapping[str, str]) -> None:
-        """Make all since the last commit durable and visible, atomically, with `user_data`."""
+        """Make all changes since the last commit, and `user_data`, durable and visible at once."""
         packed = pack_strings(part for item in user_data.items() for part in item)
         self._ask(lambda: self._engine.commit(packed))
         self._keys = None
 
     def refresh(self) -> None:
-        """See what has been committed since the index was opened or refreshed."""
+        """Make commits visible that came after the index was opened or last refreshed."""
         self._ask(lambda: self._engine.refresh())
         self._keys = None
 
     def force_merge(self) -> None:
-        """Merge into one segment; durable after the next commit."""
+        """Merge all segments into one; durable after the next commit."""
         self._ask(lambda: self._engine.forceMerge())
 
     def close(self) -> None:
-        """Give files and lock back; what was not committed is lost."""
+        """Release files and lock; changes that were not committed are lost."""
         self._ask(lambda: self._engine.close())
 
     def search(
@@ -181,12 +181,12 @@ class LuceneIndex:
         min_score: int = 1,
         threads: int = 1,
     ) -> list[Hits]:
-        """(id, score) of the k best documents per query, exact; ties by id ascending.
+        """Return (id, score) of the k best documents per query, exactly; ties by id ascending.
 
         Args:
             queries: int32 weights ≥ 1, shape (n, V), indices ascending.
             k: hits per query, in [1, 1,000,000].
-            filters: metadata key → value that a hit must have there (in a list: among others), or
+            filters: metadata key → the value that a hit must have (or have in its list), or
                 (low, high) for numbers, both included, None for no bound.
             min_score: smallest score of a hit.
             threads: Java threads; the result does not depend on them.
@@ -213,7 +213,7 @@ class LuceneIndex:
     def scores(
         self, queries: csr_array, ids: Sequence[Sequence[str]], *, threads: int = 1
     ) -> list[list[int]]:
-        """What `search` would score known documents, 0 for those without a term of the query.
+        """Return the scores that `search` gives to documents, 0 if one has no term of the query.
 
         Args:
             queries: as for `search`, shape (n, V).
@@ -222,7 +222,7 @@ class LuceneIndex:
 
         Raises:
             KeyError: an unknown id.
-            ValueError: sizes that do not fit.
+            ValueError: `ids` or `queries` has the wrong size, or a weight is below 1.
         """
         self._check(queries)
         if len(ids) != queries.shape[0]:
@@ -238,7 +238,7 @@ class LuceneIndex:
         return [part.tolist() for part in np.split(found, ends)] if len(ids) else []
 
     def matching(self, filters: Mapping[str, Filter]) -> list[str]:
-        """The ids of all documents that meet `filters` (see `search`), ascending.
+        """Return the ids of all documents that match `filters` (see `search`), ascending.
 
         Raises:
             ValueError: a filter is out of range.
@@ -252,9 +252,9 @@ class LuceneIndex:
 
     @property
     def metadata_keys(self) -> frozenset[str]:
-        """The keys under which a document has, or had until lately, a value of metadata.
+        """The metadata keys under which a document has a value.
 
-        Those of deleted documents are among them until Lucene merges these away.
+        Keys of deleted documents are included until Lucene merges these documents away.
         """
         if self._keys is None:
             answer = Reader(self._ask(lambda: bytes(self._engine.keys().tostring())))
@@ -265,7 +265,7 @@ class LuceneIndex:
         return self._keys
 
     def check_filters(self, filters: Iterable[str]) -> None:
-        """Raise ValueError for the first key of filters under which no document has a value."""
+        """Raise ValueError for the first filter key under which no document has a value."""
         unknown = [key for key in filters if key not in self.metadata_keys]
         if not unknown:
             return
@@ -278,15 +278,15 @@ class LuceneIndex:
         )
 
     def document_frequencies(self) -> np.ndarray:
-        """Documents that hold each term, int64, shape (V,).
+        """Return how many documents hold each term, int64, shape (V,).
 
-        Those of deleted documents that were not merged away are counted.
+        Deleted documents that were not merged away are counted too.
         """
         answer = self._ask(lambda: bytes(self._engine.frequencies().tostring()))
         return np.frombuffer(answer, dtype="<i4").astype(np.int64)
 
     def impacts(self, ids: Sequence[str]) -> csr_array:
-        """Forward vectors, int32, shape (len(ids), V), in the order asked.
+        """Return forward vectors, int32, shape (len(ids), V), in the order of `ids`.
 
         Raises:
             KeyError: an unknown id.
@@ -310,7 +310,7 @@ class LuceneIndex:
             raise ValueError(f"query weights must be at least 1, got {queries.data.min()}")
 
     def documents(self, ids: Sequence[str]) -> list[Document]:
-        """Stored documents in the order asked.
+        """Return stored documents in the order of `ids`.
 
         Raises:
             KeyError: an unknown id.
@@ -323,7 +323,7 @@ class LuceneIndex:
         return found
 
     def stored(self, ids: Sequence[str]) -> list[Document | None]:
-        """Stored documents in the order asked; None for an id that is not in the index."""
+        """Return stored documents in the order of `ids`; None for an id not in the index."""
         packed = pack_strings(ids)
         answer = Reader(self._ask(lambda: bytes(self._engine.fetch(packed).tostring())))
         found: list[Document | None] = []
@@ -340,22 +340,22 @@ class LuceneIndex:
 
     @property
     def n_docs(self) -> int:
-        """Live documents."""
+        """The number of documents that are not deleted."""
         return int(self._ask(lambda: self._engine.documents()))
 
     @property
     def n_postings(self) -> int:
-        """Postings, those of deleted documents that were not merged away included."""
+        """The number of postings, including deleted documents' that were not merged away."""
         return int(self._ask(lambda: self._engine.postings()))
 
     @property
     def size_bytes(self) -> int:
-        """Size of the directory."""
+        """The size of the directory's files."""
         return sum(path.stat().st_size for path in self.path.iterdir())
 
     @property
     def user_data(self) -> dict[str, str]:
-        """What the last commit said of itself; empty before the first."""
+        """The `user_data` of the last commit; empty before the first."""
         answer = Reader(self._ask(lambda: bytes(self._engine.userData().tostring())))
         data = {}
         while answer.left:
@@ -364,6 +364,6 @@ class LuceneIndex:
         return data
 
     def check(self) -> tuple[bool, str]:
-        """Whether Lucene's CheckIndex finds the index clean, and its report."""
+        """Return whether Lucene's CheckIndex finds the index clean, and its report."""
         answer = self._ask(lambda: bytes(self._engine.check().tostring()))
         return answer[0] == 1, answer[1:].decode("utf-8")

@@ -1,4 +1,4 @@
-"""The manifest of an index directory. One rename writes it last, so what it names is complete."""
+"""The manifest of an index directory; a rename puts it in place last, so the index is complete."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which generation of an index is live, and what its vectors mean."""
+    """Which generation of an index is live, and how its vectors were made."""
 
     generation: int
     encoder: str  # its name, or the absolute path of its directory
-    encoder_sha256: str  # its weights
-    vocabulary_sha256: str  # its term strings in id order
+    encoder_sha256: str  # of its weights
+    vocabulary_sha256: str  # of its term strings in id order
     vocabulary_size: int
     top_k: int  # expansion terms kept per document
     impact_scale: int  # impacts are round(weight × impact_scale); a power of two
     corpus: str
-    encode_docs_per_second: float  # by all of its models
+    encode_docs_per_second: float  # by all of its models together
     quantisation_loss: float  # ‖weights − impacts / scale‖ ÷ ‖weights‖
     created: str  # ISO 8601, UTC
     software: dict[str, str]  # package → version
     dense: str | None = None  # the dense model's name, or the absolute path of its directory
-    dense_sha256: str | None = None  # its weights
+    dense_sha256: str | None = None  # of its weights
     dense_kind: str | None = None  # as the build's caller gave it: auto, flat, hnsw or ivf-pq
     format_version: int = FORMAT_VERSION
 
@@ -49,7 +49,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
 
     Raises:
         FileNotFoundError: the directory holds none.
-        ValueError: it is truncated, foreign, or of another format version.
+        ValueError: it is truncated, not a manifest, or of another format version.
     """
     directory = Path(directory)
     path = directory / NAME
@@ -94,7 +94,7 @@ def _no_index(directory: Path) -> str:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Make `manifest` the live one: durable, and at no moment half-written."""
+    """Make `manifest` the live one, durably; readers never see a part of it."""
     temporary = directory / (NAME + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(asdict(manifest), file, indent=2)

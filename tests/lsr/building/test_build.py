@@ -286,7 +286,7 @@ def test_a_full_disk_is_named_and_costs_nothing(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     last = (tmp_path / "message").read_text().splitlines()[-1]
-    assert "the disk is full; what was committed is safe" in last
+    assert "the disk is full; committed documents are safe" in last
     live = (tmp_path / "live").read_text().splitlines()
     assert {json.loads(line)["id"] for line in live} <= {"s1", "s2"}
     assert live
