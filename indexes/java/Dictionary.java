@@ -25,12 +25,12 @@ import org.apache.lucene.search.similarities.Similarity;
 import org.apache.lucene.util.BytesRef;
 
 /**
- * What queries need to know of a reader's terms, kept from when a term is first asked for: where its
- * postings lie, which is a search in every segment, and its largest impact.
+ * A cache of what queries need about a reader's terms, filled when a term is first used: where its
+ * postings are, which takes a lookup in every segment, and its largest impact.
  *
- * <p>Lucene knows the largest impact of a range of documents only where skip lists cover the range,
- * and else takes it for infinite. A query's common terms of little weight would then count as ones
- * that alone make a hit, and all their postings would be read.
+ * <p>Lucene knows the largest impact in a range of documents only if skip lists cover the range,
+ * and otherwise assumes infinity. A query's common terms of low weight would then seem able to make
+ * a hit alone, and all their postings would be read.
  */
 final class Dictionary extends Similarity {
   private record Entry(TermStates states, int largest) {}
@@ -42,7 +42,7 @@ final class Dictionary extends Similarity {
     this.searcher = searcher;
   }
 
-  /** Documents that hold any of a query's terms. */
+  /** A query for the documents that hold any of these terms. */
   BooleanQuery any(Weights weights, BytesRef[] vocabulary) throws IOException {
     BooleanQuery.Builder any = new BooleanQuery.Builder();
     for (int i = 0; i < weights.terms.length; i++) {
@@ -88,7 +88,7 @@ final class Dictionary extends Similarity {
         highest = Math.max(highest, impact.freq);
       }
       if (highest == Integer.MAX_VALUE) {
-        // Skip lists end before the last postings do.
+        // The skip lists do not cover the last postings.
         for (doc = postings.advance(doc); doc != DocIdSetIterator.NO_MORE_DOCS; ) {
           largest = Math.max(largest, postings.freq());
           doc = postings.nextDoc();
@@ -107,7 +107,7 @@ final class Dictionary extends Similarity {
     return 1;
   }
 
-  /** Weight × impact; no impact is above the term's largest. */
+  /** Weight × impact, where the impact is capped at the term's largest. */
   @Override
   public SimScorer scorer(float weight, CollectionStatistics all, TermStatistics... terms) {
     Entry entry = entries.get(terms[0].term());

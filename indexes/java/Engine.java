@@ -47,16 +47,16 @@ import org.apache.lucene.search.TermQuery;
 import org.apache.lucene.store.FSDirectory;
 import org.apache.lucene.util.BytesRef;
 
-/** One Lucene index of impacts; for its buffers see Packed. */
+/** One Lucene index of impacts; for the format of its buffers see Packed. */
 public final class Engine {
   static final String ID = "id";
   static final String CONTENTS = "contents";
   static final String FORWARD = "forward";
   static final String[] STORED = {"title", "text", "metadata"};
-  /** Documents that one thread adds at a time. */
+  /** How many documents a thread adds at a time. */
   private static final int STRIDE = 64;
   private static final FieldType IMPACTS = new FieldType();
-  // Daemons: a VM that is told to end does not wait for them.
+  // Daemon threads: the VM does not wait for them when it exits.
   private static final ExecutorService POOL =
       Executors.newCachedThreadPool(
           task -> {
@@ -64,7 +64,7 @@ public final class Engine {
             thread.setDaemon(true);
             return thread;
           });
-  // Held, lest its level be collected with it. Lucene warns of runtimes that it could be faster on.
+  // A reference, so that the logger keeps its level. Lucene warns about runtimes it is slower on.
   private static final Logger LUCENE = Logger.getLogger("org.apache.lucene");
 
   static {
@@ -118,8 +118,8 @@ public final class Engine {
   }
 
   /**
-   * numbers: n, n counts, all term ids, all impacts; strings per document: id, title, text, JSON,
-   * and the filters: a count, (field, value)…, a count, (field, double)….
+   * numbers: n, n term counts, all term ids, all impacts; strings, per document: id, title, text,
+   * metadata JSON, a count of (key, string) pairs and these, a count of (key, double), and these.
    */
   public void add(byte[] numbers, byte[] strings, boolean fresh, int threads) throws Exception {
     ByteBuffer in = Packed.little(numbers);
@@ -175,7 +175,7 @@ public final class Engine {
     return document;
   }
 
-  /** The results in the order of the tasks; at most `threads` of them run at once. */
+  /** Returns results in the order of the tasks, of which at most `threads` run at once. */
   private static <T> List<T> parallel(List<Callable<T>> tasks, int threads) throws Exception {
     List<T> results = new ArrayList<>();
     if (threads == 1 || tasks.size() < 2) {
@@ -242,7 +242,7 @@ public final class Engine {
     writer.forceMerge(1);
   }
 
-  /** User data of the last commit: key, value, key, value. */
+  /** The user data of the last commit: key, value, key, value… */
   public byte[] userData() throws IOException {
     Packed.Writer out = new Packed.Writer();
     for (Map.Entry<String, String> entry : reader.getIndexCommit().getUserData().entrySet()) {
@@ -253,10 +253,10 @@ public final class Engine {
   }
 
   /**
-   * numbers: queries, and per query a count, term ids, weights; filters: a count, and per filter a
-   * key, a count of strings, these, a count of spans of numbers, and per span two doubles and two
-   * integers as strings, empty where the doubles say all. The answer holds the number of each query's
-   * hits, then of all hits the scores as longs, then the ids as in Packed.strings.
+   * numbers: the number of queries, and each as in Weights; filters: a count, and per filter a key,
+   * a count of strings, these, a count of spans of numbers, and per span two doubles and two
+   * integers as strings, which are empty if the doubles suffice. Returns the number of hits of each
+   * query, then the scores of all hits as longs, then their ids as in Packed.strings.
    */
   public byte[] search(byte[] numbers, byte[] filters, int k, long floor, int threads)
       throws Exception {
@@ -329,22 +329,22 @@ public final class Engine {
     return hits;
   }
 
-  /** Per id a flag (1: found), then title, text and metadata JSON. */
+  /** Per id a flag (1: found), and if found title, text and metadata JSON. */
   public byte[] fetch(byte[] ids) throws IOException {
     return Lookup.fetch(reader, ids);
   }
 
-  /** Forward vectors: the number of each one's terms (−1: not found), all term ids, all impacts. */
+  /** Forward vectors: how many terms each has (−1: not found), all term ids, all impacts. */
   public byte[] vectors(byte[] ids) throws IOException {
     return Lookup.vectors(reader, ids);
   }
 
-  /** Ids of the documents that meet the filters (as in search), a string each. */
+  /** The ids of documents that match the filters (as in search), a string each. */
   public byte[] matching(byte[] filters) throws IOException {
     return Lookup.matching(searcher, required(Packed.little(filters)));
   }
 
-  /** The keys that metadata are found by, of deleted documents not merged away too: a string each. */
+  /** The keys of indexed metadata, those of deleted, unmerged documents included: a string each. */
   public byte[] keys() throws IOException {
     TreeSet<String> keys = new TreeSet<>();
     for (LeafReaderContext leaf : reader.leaves()) {
@@ -361,14 +361,14 @@ public final class Engine {
     return out.bytes();
   }
 
-  /** Documents that hold each term, those deleted and not merged away included. */
+  /** How many documents hold each term, deleted but not merged away ones included. */
   public byte[] frequencies() throws IOException {
     return Lookup.frequencies(reader, vocabulary);
   }
 
   /**
-   * The scores that search would give to known documents, a long each in the order asked; −1:
-   * not found. numbers: queries as in search, then a count of ids for each; ids: all of them.
+   * The scores that search would give to these documents, a long each in the order of ids; −1: not
+   * found. numbers: queries as in search, then how many ids belong to each; ids: all of them.
    */
   public byte[] score(byte[] numbers, byte[] ids, int threads) throws Exception {
     ByteBuffer in = Packed.little(numbers);
@@ -407,7 +407,7 @@ public final class Engine {
     return total;
   }
 
-  /** A first byte of 1 where clean, then CheckIndex's report. */
+  /** A byte, 1 if the index is clean, then CheckIndex's report. */
   public byte[] check() throws IOException {
     ByteArrayOutputStream report = new ByteArrayOutputStream();
     report.write(0);

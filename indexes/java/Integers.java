@@ -11,8 +11,8 @@ import org.apache.lucene.util.AttributeSource;
 import org.apache.lucene.util.BytesRef;
 
 /**
- * Documents with a term of a field between two integers of one sign and as many digits, both
- * included. Terms are integers in decimal, which sort as numbers where they are of one length.
+ * Documents with a field's term between two integers, both included, of the same sign and number of
+ * digits. Terms are decimal integers, which sort like numbers if they have the same length.
  */
 final class Integers extends MultiTermQuery {
   private final BytesRef first;
@@ -45,7 +45,7 @@ final class Integers extends MultiTermQuery {
     return between;
   }
 
-  /** Whether all after the first byte, which a bound has shown to be right, are digits. */
+  /** Whether all bytes after the first are digits; the bounds have checked the first already. */
   private static boolean isDecimal(BytesRef term) {
     for (int i = term.offset + 1; i < term.offset + term.length; i++) {
       if (term.bytes[i] < '0' || term.bytes[i] > '9') {

@@ -25,7 +25,7 @@ import org.apache.lucene.search.SimpleCollector;
 import org.apache.lucene.util.Bits;
 import org.apache.lucene.util.BytesRef;
 
-/** Documents found by id or by filter, not by their terms. */
+/** Finds documents by id or by filter, not by terms, and reads what is stored about them. */
 final class Lookup {
   private Lookup() {}
 
@@ -182,7 +182,7 @@ final class Lookup {
     Arrays.fill(scores, -1);
     for (LeafReaderContext context : reader.leaves()) {
       Ids known = new Ids(context.reader());
-      // Forward vectors are read in the order in which they lie: (document, place in `ids`).
+      // Forward vectors are read in their order on disk, sorted by (document, place in `ids`).
       long[] found = new long[ids.length];
       int count = 0;
       for (int i = 0; i < ids.length; i++) {

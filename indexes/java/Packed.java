@@ -9,7 +9,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.List;
 import org.apache.lucene.util.BytesRef;
 
-/** The buffers that go to and from Python: little-endian; strings are a length and UTF-8 bytes. */
+/** The buffers exchanged with Python: little-endian; strings are a length and UTF-8 bytes. */
 final class Packed {
   private Packed() {}
 
@@ -34,7 +34,7 @@ final class Packed {
     return new String(bytes(in), StandardCharsets.UTF_8);
   }
 
-  /** A forward vector: for each term, ascending, the step from the last id and the impact, vints. */
+  /** A forward vector: per term, ascending, the step from the last id and the impact, as vints. */
   static BytesRef forward(int[] terms, int[] impacts, int start, int end) {
     ByteArrayOutputStream out = new ByteArrayOutputStream(3 * (end - start));
     int previous = 0;
@@ -87,7 +87,7 @@ final class Packed {
     }
   }
 
-  /** Of valid UTF-8: Python's string of these bytes has this length. */
+  /** The number of code points in valid UTF-8, which is the length of Python's string. */
   static int codePoints(BytesRef text) {
     int count = 0;
     for (int i = text.offset; i < text.offset + text.length; i++) {
@@ -122,7 +122,7 @@ final class Packed {
       more.bytes.writeTo(out);
     }
 
-    /** The length of each in code points, then all of them. */
+    /** The length of each string in code points, then the bytes of all. */
     void strings(List<BytesRef> values) throws IOException {
       for (BytesRef value : values) {
         integer(codePoints(value));

@@ -15,17 +15,17 @@ import org.apache.lucene.util.BytesRef;
 /**
  * The k best hits: score descending, ties by document id ascending (UTF-8 bytes).
  *
- * <p>Lucene gives a score as a float, which holds every whole number up to EXACT. A higher score is
- * added up anew from the document's forward vector; Lucene's is then near it, by less than SLACK.
+ * <p>Lucene returns scores as floats, which are exact for integers up to EXACT. A higher score is
+ * computed again from the document's forward vector; Lucene's differs from it by less than SLACK.
  */
 final class TopHits implements Collector {
   record Hit(long score, BytesRef id) {}
 
   private static final float EXACT = 1 << 24;
-  // A product, the sum of all and what becomes a float of it are each rounded by 2^-24 at most.
+  // Relative. The products, their sum and its float are each rounded, by at most 2^-24.
   private static final double SLACK = 0x1p-20;
 
-  /** Worst first, so that the heap's head is what the next hit must beat. */
+  /** Worst first, so that the heap's head is the hit that the next one must beat. */
   static final Comparator<Hit> WORST_FIRST =
       Comparator.<Hit>comparingLong(Hit::score).thenComparing(Hit::id, Comparator.reverseOrder());
 
@@ -90,12 +90,12 @@ final class TopHits implements Collector {
         limit();
       }
 
-      /** From the start nothing below the floor. Equal scores stay competitive: their ids decide. */
+      /** Tells Lucene the least score needed. Equal scores stay competitive: their ids decide. */
       private void limit() throws IOException {
         scorer.setMinCompetitiveScore(least(heap.size() == k));
       }
 
-      /** What Lucene gives at least to a document that is a hit now. */
+      /** The least score that Lucene can give to a document that is a hit now. */
       private float least(boolean full) {
         long score = full ? Math.max(floor, heap.peek().score()) : floor;
         return score < EXACT ? score : Math.max(EXACT, (float) (score * (1 - SLACK)));

@@ -3,15 +3,15 @@ package lsr.lucene;
 import java.nio.ByteBuffer;
 import org.apache.lucene.util.BytesRef;
 
-/** The terms of a query and their weights; of one thread at a time. */
+/** The terms of a query and their weights; for use by one thread at a time. */
 final class Weights {
   final int[] terms;
   final int[] weights;
   private final int vocabulary;
-  // By term id; made when it is first needed.
+  // Weights by term id; made at first use.
   private int[] byTerm;
 
-  /** in: a count, term ids, weights. */
+  /** in: the number of terms, term ids, weights. */
   Weights(ByteBuffer in, int vocabulary) {
     int count = in.getInt();
     terms = Packed.ints(in, count);
@@ -19,7 +19,7 @@ final class Weights {
     this.vocabulary = vocabulary;
   }
 
-  /** Σ over the terms of a forward vector of impact × weight. */
+  /** The sum of impact × weight over the terms of a forward vector. */
   long product(BytesRef forward) {
     if (byTerm == null) {
       byTerm = new int[vocabulary];
