@@ -1,4 +1,4 @@
-"""What tests of several folders share: a browser, child processes, an index, a server."""
+"""Fixtures for tests in several folders: a browser, child processes, an index, a server."""
 
 import json
 import multiprocessing
@@ -71,9 +71,9 @@ def browser():
 
 @pytest.fixture(scope="session")
 def processes():
-    """Starts child processes that need not import the libraries, which takes seconds each time.
+    """A multiprocessing context whose children have the libraries loaded, which takes seconds.
 
-    Java does not survive a fork, so that a child starts its own.
+    Java does not survive a fork, so each child starts its own.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "sentence_transformers"])
@@ -98,13 +98,13 @@ def dense_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def corpus_of():
-    """`write_corpus`."""
+    """The function `write_corpus`."""
     return write_corpus
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory, dense_model):
-    """An index of 200 documents, sparse and dense, not to be changed."""
+    """An index of 200 documents, sparse and dense; tests must not change it."""
     from lsr.building.build import build_index
     from lsr.corpus.corpus import open_corpus
 
@@ -169,7 +169,7 @@ def exact_bfloat16():
 
 @pytest.fixture(scope="session")
 def short_sighted(tmp_path_factory):
-    """A checkpoint of a word a token that reads 10 tokens, 8 of them of the text."""
+    """A checkpoint with one token per word, which reads 10 tokens: 8 of the text, 2 special."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast

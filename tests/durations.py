@@ -1,7 +1,7 @@
 """Lists the tests that take more than two seconds alone: a plugin of pytest for `make durations`.
 
-What tests share is no test's own time: the libraries and Java are loaded before the first test, and
-fixtures of a module or of the session are listed by themselves.
+Shared work does not count for any test: the libraries and Java are loaded before the first one, and
+fixtures of a module or of the session are listed separately.
 """
 
 import os

@@ -159,7 +159,7 @@ def test_circles_are_found() -> None:
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
-# Of other libraries, but public all the same.
+# Names of other libraries with an underscore, but public nevertheless.
 PUBLIC = {"_asdict", "_replace", "_ctypes"}
 
 

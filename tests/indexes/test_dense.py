@@ -23,7 +23,7 @@ def brute_force(ids, vectors, queries, k):
 
 
 def collection(n, dimension, seed, distinct=None):
-    """Vectors of which several are equal where `distinct` < n; ids in no order."""
+    """Random vectors, some of them equal if `distinct` < n; ids are in no order."""
     rng = np.random.default_rng(seed)
     pool = rng.standard_normal((distinct or n, dimension)).astype(np.float32)
     vectors = pool[rng.integers(0, len(pool), n)] if distinct else pool
@@ -40,7 +40,7 @@ def clusters(n, dimension=16, seed=3):
 
 
 def recall(found, expected):
-    """Of the expected hits; what is found must have exact scores, in order."""
+    """The share of expected hits that were found; found scores must be exact and in order."""
     shared = 0
     for hits, best in zip(found, expected, strict=True):
         assert hits == sorted(hits, key=lambda hit: (-hit[1], hit[0]))
@@ -51,7 +51,7 @@ def recall(found, expected):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """How many queries went to a structure, call by call."""
+    """The number of queries in each call of an approximate structure."""
     real, calls = Structure.search, []
 
     def search(self, queries, n, selector=None):
@@ -105,7 +105,7 @@ def test_vectors_and_scores_are_those_of_the_search():
     assert (index.vectors(asked) == vectors[[7, 250, 7]]).all()
     query = np.random.default_rng(1).standard_normal(24).astype(np.float32)
     of_search = dict(index.search(query[None], 300)[0])
-    # The same whatever is asked for beside it.
+    # A document's score does not depend on which others are asked for.
     for some in (ids, ids[:5], ids[::-1], ids[20:21]):
         scores = index.scores(query, some)
         assert scores.dtype == np.float32
@@ -123,12 +123,12 @@ def test_structures_find_nearly_all_with_exact_scores(kind, asked, monkeypatch):
     assert index.kind == kind
     assert recall(index.search(queries, K), brute_force(ids, vectors, queries, K)) >= 0.95
     assert asked == [60]
-    # Few documents, and as many hits as this: all are compared.
+    # With few documents, or this many hits, the search is exhaustive.
     few = brute_force(ids[::50], vectors[::50], queries, K)
     assert index.search(queries, K, ids[::50]) == few
     assert index.search(queries, 200) == brute_force(ids, vectors, queries, 200)
     assert asked == [60]
-    # Half of them, on one side of the space.
+    # A filter that allows half of the documents, on one side of the space.
     monkeypatch.setattr(dense_rows, "WIDEST", 25)
     rows = np.argsort(vectors[:, 0])[:7000]
     allowed = [ids[row] for row in rows]
@@ -185,7 +185,7 @@ def test_rows_that_came_or_went_since_a_structure_was_built(tmp_path, kind, aske
     writer = DenseWriter(tmp_path / "dense", [], 16)
     writer.add(ids[:14_000], vectors[:14_000])
     writer.merge(kind)
-    # The nearest of each query is replaced by its opposite or deleted, and a thousand are new.
+    # Each query's best document is replaced by its opposite, the second deleted; 1000 are new.
     expected = brute_force(ids[:14_000], vectors[:14_000], queries, 2)
     replaced = sorted({hits[0][0] for hits in expected})
     deleted = sorted({hits[1][0] for hits in expected} - set(replaced))

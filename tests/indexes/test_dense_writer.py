@@ -46,7 +46,7 @@ def test_later_rows_replace_earlier_ones_and_deleted_ids_are_gone(folder):
     names = writer.flush()
     assert writer.flush() == names
     assert contents(folder, names) == {"a": 10, "b": 20, "c": 30}
-    # What older commits list is as it was.
+    # The files that older commits list have not changed.
     assert contents(folder, only_deleted) == {"b": 2, "c": 3}
 
 
@@ -65,7 +65,7 @@ def test_merging_leaves_one_segment_in_order_of_id(folder):
     assert segment.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
     assert segment.largest_norm == pytest.approx(np.sqrt(1801))
     writer.merge("auto")
-    assert writer.flush() == names  # nothing was to be done
+    assert writer.flush() == names  # nothing to merge
     writer.merge("hnsw")
     assert len(writer.flush()) == 2
     assert contents(folder, writer.flush()) == {"0": 5, "a": 1, "c": 30}
@@ -89,7 +89,7 @@ def test_what_no_commit_lists_is_ignored_and_removed(folder):
     crashed.add(["a", "x"], vectors_of(100, 7))
     assert len(crashed.flush()) == 2
     assert contents(folder, names) == {"a": 1, "b": 2, "c": 3}
-    # One that was killed while it wrote.
+    # Files left by a writer that was killed while writing.
     (folder / "77.npy").write_bytes(b"\x93NUMPY")
     (folder / "77-hnsw.faiss").write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
@@ -114,7 +114,7 @@ def test_refreshing_reads_what_is_new_and_searches_stay_whole(folder):
     writer.merge("hnsw")
     merged = writer.flush()
     writer.clean()
-    # The files are gone, not what is open.
+    # The old files are deleted, but the open index still works.
     assert index.vectors(["b", "d"])[:, 0].tolist() == [2, 4]
     with pytest.raises(FileNotFoundError):
         DenseIndex.open(folder, newer)
@@ -171,7 +171,7 @@ def test_refuses(folder):
 
 
 def test_threads_find_what_one_finds_while_the_index_is_refreshed(folder, monkeypatch):
-    monkeypatch.setattr(dense_rows, "WIDEST", 1)  # small as it is, by its structure
+    monkeypatch.setattr(dense_rows, "WIDEST", 1)  # uses the approximate structure even for so few
     rng = np.random.default_rng(0)
     vectors, queries = (rng.standard_normal((n, 8)).astype(np.float32) for n in (400, 40))
     writer = DenseWriter(folder, [], 8)

@@ -11,8 +11,8 @@ from scipy.sparse import csr_array
 from lsr.documents import Document, metadata_of
 from lsr.indexes.lucene import LuceneIndex
 
-# Around the powers of two where doubles begin to stand for several integers, around powers of ten,
-# where decimals grow longer, and beyond the largest double.
+# Around powers of two where doubles begin to stand for several integers, around powers of ten,
+# where decimals get longer, and beyond the largest double.
 CENTRES = [0, 5, 2**53, 2**53 + 4, 2**54, 10**16, 10**17, 2**63, 2**64, 2**70, 10**22, 10**40]
 NUMBERS: list[int | float] = sorted(
     {sign * (centre + step) for centre in CENTRES for step in range(-3, 4) for sign in (1, -1)}
@@ -23,7 +23,7 @@ NUMBERS += [0.5, -0.0, 5.0, 0.1, 1e22, 2.0**53, -(2.0**63), 1e300, 5e-324, 1.797
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
-    """An index of three segments: a number each, and its digits as a string under another key."""
+    """An index in three segments: each document has a number, and its digits as a string."""
     folder = tmp_path_factory.mktemp("numbers")
     with LuceneIndex.create(folder / "index", ["a"]) as index:
         for part in range(3):

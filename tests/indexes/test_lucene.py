@@ -23,7 +23,7 @@ def random_impacts(n, seed, largest=4):
 
 
 def documents(n, start=0):
-    # Ids whose order as strings is neither that of insertion nor that of numbers.
+    # Ids whose order as strings is neither the order of insertion nor that of their numbers.
     return [
         Document(f"d{(start + i) * 37 % 1009}é", f"title {i}", "x", {"half": str(i % 2)})
         for i in range(n)
@@ -32,7 +32,7 @@ def documents(n, start=0):
 
 @pytest.fixture
 def filled(tmp_path):
-    """300 documents in three segments, some deleted, some replaced; and the truth of it."""
+    """300 documents in three segments, some deleted or replaced; and what the index should hold."""
     truth = {}
     with LuceneIndex.create(tmp_path / "index", TERMS) as index:
         for part in range(3):
@@ -97,13 +97,13 @@ def test_scores_just_below_2_to_the_24_are_exact(tmp_path):
 
 @pytest.mark.parametrize("largest", [10**4, 2**24 - 1])
 def test_scores_above_2_to_the_24_are_exact(tmp_path, largest):
-    """Float32 would tie neighbours there, or swap them where products are rounded too."""
+    """In float32 different scores would be equal there, or even swap if products are rounded."""
     rng = np.random.default_rng(largest)
     with LuceneIndex.create(tmp_path / "index", TERMS) as index:
         parts = []
         for part in range(3):
             impacts = random_impacts(200, part)
-            # Nearly equal documents: most scores differ by less than a float32 can tell.
+            # Nearly equal documents: most scores differ by less than the precision of float32.
             impacts.data = (largest - rng.integers(0, 3, impacts.nnz)).astype(np.int32)
             index.add(documents(200, 200 * part), impacts, new=True)
             index.commit({})
@@ -198,7 +198,7 @@ def test_scores_of_known_documents_are_those_of_search(filled, threads):
     queries = random_impacts(40, 78)
     found = [dict(hits) for hits in index.search(queries, 1000)]
     order = np.random.default_rng(0)
-    # Each query asks for other documents, in an order that is not theirs, one of them twice.
+    # Each query asks for different documents, in random order, one of them twice.
     ids = [order.permutation(sorted(truth))[: 5 * query].tolist() for query in range(40)]
     ids[7] += ids[7][:1]
     scores = index.scores(queries, ids, threads=threads)
@@ -242,11 +242,11 @@ def test_a_relative_path_is_of_the_directory_that_one_is_in_now(tmp_path, monkey
 
 
 def test_common_terms_of_little_weight_beside_rare_ones(tmp_path):
-    """Lists that are longer than Lucene's blocks, whose ends its skip lists do not cover."""
+    """Postings longer than Lucene's blocks; its skip lists do not cover the last postings."""
     rng = np.random.default_rng(0)
     n, shares = 3000, np.repeat([0.7, 0.3, 0.05, 0.002], [30, 30, 30, len(TERMS) - 90])
     dense = rng.integers(1, 200, (n, len(TERMS))) * (rng.random((n, len(TERMS))) < shares)
-    # Impacts above all others where skip lists end.
+    # The largest impacts are after the end of the skip lists.
     dense[-5:] *= 50
     impacts = csr_array(dense.astype(np.int32))
     ids = [f"d{number * 37 % n}" for number in range(n)]
@@ -258,7 +258,7 @@ def test_common_terms_of_little_weight_beside_rare_ones(tmp_path):
         for part in (slice(0, 2500), slice(2500, n)):
             index.add([Document(doc_id) for doc_id in ids[part]], impacts[part], new=True)
             index.commit({})
-        # At first terms are met for the first time.
+        # In the first round no term is in the engine's cache.
         for _ in range(2):
             assert index.search(queries, 10) == expected
         for query, hits in enumerate(expected):

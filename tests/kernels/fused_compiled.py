@@ -30,7 +30,7 @@ DTYPES = [
 
 
 class Absent:
-    """As much of a Triton driver as compiling asks for."""
+    """The parts of a Triton driver that compiling needs."""
 
     def __init__(self, architecture):
         self.architecture = int(architecture.removeprefix("sm_").removesuffix("a"))
@@ -39,7 +39,7 @@ class Absent:
         return GPUTarget("cuda", self.architecture, 32)
 
     def get_current_device(self):
-        # A kernel remembers the target of each device: one number for each.
+        # A kernel caches the target of each device number, so each architecture has its own.
         return self.architecture
 
     def get_current_stream(self, device=None):
@@ -86,7 +86,7 @@ def test_forward(
 ):
     tma = target == "sm_90a"
     tile = fused_forward.choose_tile(dtype.itemsize, mean_length, tma)
-    # Shapes and dtypes matter, not what is in them.
+    # Only shapes and dtypes matter, not the values.
     hidden = torch.empty(1, dtype=dtype).expand(4096, depth)
     weight = torch.empty(1, dtype=dtype).expand(n_terms, depth)
     if tma:
@@ -113,7 +113,7 @@ def test_forward(
     print(target, tile, winners, found)
     assert found["spilled"] == 0
     assert tile.programs * found["shared"] <= LIMITS[target]
-    # So many programs fit the registers of a multiprocessor.
+    # The registers of a multiprocessor are enough for this many programs.
     assert tile.programs * tile.warps * 32 * found["registers"] <= 65_536
     if tma:
         assert found["tma"] > 0

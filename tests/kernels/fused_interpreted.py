@@ -17,7 +17,7 @@ from lsr.kernels.head import splade_head
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 LENGTHS = [[1], [3, 1, 7], [0, 5, 0, 2, 0], [70, 33], [0], []]
-# (D, V): no multiples of a tile.
+# (D, V), not multiples of a tile.
 SIZES = [(17, 333), (8, 5)]
 
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("exact_bfloat16", "fast_reductions")
 
 @pytest.fixture
 def fast_reductions(monkeypatch):
-    """NumPy in place of a loop over elements, which is how the interpreter runs our own maxima."""
+    """Use NumPy for our own maxima, which the interpreter would run in a loop over elements."""
     if INTERPRETED:
         by_element = ReduceOps.apply_impl
 
@@ -42,7 +42,7 @@ def fast_reductions(monkeypatch):
 
 @pytest.fixture
 def small_tiles(monkeypatch, fast_reductions):
-    """Several tiles in few tokens, small enough to run our own maxima as they are."""
+    """Tiles so small that few tokens fill several, and that our own maxima can be interpreted."""
     monkeypatch.setattr(fused_forward, "FLOAT32_TILE", fused_forward.Tile(16, 16, 16, 1, 2, 1))
     if INTERPRETED:
         monkeypatch.setattr(ReduceOps, "apply_impl", ReduceOps.generic_reduce)
@@ -124,7 +124,7 @@ def test_winners_are_the_first_of_the_largest_logits(lengths, dtype, tma, monkey
 
 
 NAN, INF = float("nan"), float("inf")
-# Of the 20 tokens of the third of four texts, whose tokens lie in two tiles of 16.
+# Which of the 20 tokens of the third text are replaced; its tokens lie in two tiles of 16.
 NOT_FINITE = {
     "the first": {0: NAN},
     "in the first tile, then finite ones": {3: NAN},
@@ -141,7 +141,7 @@ NOT_FINITE = {
 @pytest.mark.parametrize("changes", NOT_FINITE.values(), ids=NOT_FINITE)
 @pytest.mark.parametrize("tma", [True, False])
 def test_logits_that_are_not_finite(changes, tma):
-    """Logits with a depth of 1 are single products: what is put in comes out."""
+    """With a depth of 1, logits are single products, so that the values put in are the logits."""
     generator = torch.Generator().manual_seed(0)
     lengths = [3, 0, 20, 5]
     hidden, weight, bias = (torch.randn(n, generator=generator) for n in (sum(lengths), 16, 16))
@@ -155,7 +155,7 @@ def test_logits_that_are_not_finite(changes, tma):
     pooled, winners = fused_forward.forward(*given, winners=True, tma=tma)
     for found in (alone, pooled):
         torch.testing.assert_close(found, expected, equal_nan=True)
-    # torch.max gives the first NaN, else the first of the largest.
+    # torch.max returns the first NaN, or else the first of the largest values.
     assert torch.equal(winners[2].long(), (hidden[3:23] @ weight.T).max(0).indices)
 
 
@@ -272,7 +272,7 @@ def test_non_contiguous_inputs():
 @pytest.mark.parametrize("lengths", [[40, 0, 1, 90], [0], [7] * 20], ids=str)
 @pytest.mark.parametrize("size", [(72, 333), (17, 1009)], ids=str)
 def test_both_ways_back_equal_a_dense_product(regime, dtype, lengths, size, monkeypatch):
-    # Several parts, and rows of several pieces.
+    # Small enough for several parts, and for rows of several pieces.
     monkeypatch.setattr(fused_backward, "ENTRIES", 500)
     monkeypatch.setattr(fused_backward, "PIECE", 32)
     hidden, bounds, weight, _ = arguments(lengths, size, dtype, with_bias=False)
@@ -314,7 +314,7 @@ def test_the_regime_follows_the_number_of_active_entries():
     assert choose(20_000, 3_200, 1_000, True) == "gather"
     assert choose(23_000, 3_200, 1_000, True) == "one-hot"
     assert choose(23_000, 3_200, 1_000, False) == "gather"
-    # Of 200 tokens: always.
+    # For texts of 200 tokens it always costs less.
     assert choose(100_000, 20_000, 1_000, True) == "gather"
 
 

@@ -28,7 +28,7 @@ def arguments(lengths, dtype=torch.float32, with_bias=True, n_terms=333, size=17
 
 
 def gradients(module, hidden, cu_seqlens, weight, bias, *options, keep=1.0):
-    """Output and gradients of a random loss on a share `keep` of the outputs."""
+    """The output, and the gradients of a random loss over a share `keep` of the outputs."""
     inputs = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
     pooled = module.splade_pool(hidden, cu_seqlens, weight, bias, *options)
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +67,7 @@ def test_gradcheck(monkeypatch, pooling, activation, dense):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dense", [0.0, 2.0], ids=["dense", "sparse"])
 def test_no_worse_than_the_naive_computation_in_the_same_dtype(monkeypatch, dtype, dense):
-    """Held against double on the rounded inputs; plus a tolerance of one step of the dtype."""
+    """The reference is double on the rounded inputs; the tolerance is one step of the dtype."""
     monkeypatch.setattr(cpu, "DENSE", dense)
     tensors = arguments([25, 15, 0, 9], dtype, size=64)
     double = tuple(
@@ -82,7 +82,7 @@ def test_no_worse_than_the_naive_computation_in_the_same_dtype(monkeypatch, dtyp
     for ours, theirs, exact in zip(
         (found, *found_gradients), (naive, *naive_gradients), (truth, *true_gradients), strict=True
     ):
-        # A near tie may give a gradient to another token: mean error, not the largest.
+        # In a near tie another token may get the gradient: so the mean error, not the largest.
         error = (ours.double() - exact).abs().mean()
         assert error <= (theirs.double() - exact).abs().mean() + step * exact.abs().mean()
 

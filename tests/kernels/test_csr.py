@@ -8,7 +8,7 @@ from lsr.kernels.csr import to_csr
 
 
 def by_hand(pooled, top_k, threshold):
-    """Return the dense matrix with nothing but what is to be kept, text by text."""
+    """Return the dense matrix of the weights to keep, computed text by text."""
     kept = np.zeros(pooled.shape, dtype=np.float32)
     for row, weights in enumerate(pooled.numpy()):
         terms = [term for term, weight in enumerate(weights) if weight > threshold]
@@ -23,7 +23,7 @@ def by_hand(pooled, top_k, threshold):
 @pytest.mark.parametrize("n_texts", [0, 1, 7])
 def test_equals_a_loop(top_k, threshold, n_texts):
     torch.manual_seed(0)
-    # Few values: many ties; and empty rows first, in the middle and last.
+    # Few distinct values, so many ties; empty rows at the start, in the middle and at the end.
     pooled = torch.randint(0, 5, (n_texts, 41)).float() / 4
     pooled[0::3] = 0
     found = to_csr(pooled, top_k=top_k, threshold=threshold)

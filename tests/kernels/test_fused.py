@@ -60,7 +60,7 @@ def test_the_precision_is_read_from_the_newer_and_the_older_setting(monkeypatch,
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="an older PyTorch")
 def test_the_precision_set_for_all_of_pytorch_is_read():
-    """PyTorch's own attributes: reading `allow_tf32` raises here."""
+    """With PyTorch's newer attributes set, reading `allow_tf32` raises."""
     before = torch.backends.fp32_precision
     try:
         for value, expected in (("tf32", "tf32"), ("ieee", "ieee")):
@@ -71,7 +71,7 @@ def test_the_precision_set_for_all_of_pytorch_is_read():
 
 
 class Kernel:
-    """In place of a kernel: notes on which device it is launched."""
+    """Stands for a kernel, and records the device of each launch."""
 
     def __init__(self, devices):
         self.devices, self.launches = devices, []

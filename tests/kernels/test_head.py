@@ -103,14 +103,14 @@ def test_triton_is_refused_with_the_reason_where_it_cannot_compute(states, monke
 
 
 class OnCuda(torch.Tensor):
-    """States that say they are on a GPU: the choice of a path asks no more of them."""
+    """States that claim to be on a GPU, which is all that the choice of a path checks."""
 
     is_cuda = True
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine on which the kernels can run, as far as the choice of a path can see."""
+    """Make the choice of a path believe that the kernels can run on this machine."""
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.setattr("triton.__version__", "3.4.0+git1")
     monkeypatch.setattr(torch.version, "hip", None)
@@ -137,7 +137,7 @@ def gpu(monkeypatch):
 def test_what_triton_needs(gpu, monkeypatch, caplog, target, value, missing):
     monkeypatch.setattr(target, value)
     assert head.missing_for_triton(gpu, "max") == missing
-    # The path is chosen by the same function, and says why once.
+    # splade_head chooses the path by that function, and logs the reason once.
     monkeypatch.setattr("lsr.kernels.fused.splade_pool", lambda *arguments: "by triton")
     head._log_once.cache_clear()
     with caplog.at_level(logging.INFO, "lsr.kernels.head"):

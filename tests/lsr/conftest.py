@@ -1,4 +1,4 @@
-"""What several folders' tests share: small random decoder LLMs, and training on one thread."""
+"""Fixtures for tests in several folders: small random decoder LLMs, and training on one thread."""
 
 import pytest
 
@@ -22,7 +22,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Small tensors gain nothing by two, and lose much where tests run side by side."""
+    """One thread of torch: small tensors gain nothing from two, and tests may run in parallel."""
     import torch
 
     threads = torch.get_num_threads()
@@ -33,13 +33,13 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def sentences():
-    """What the byte-level tokenizer was trained on."""
+    """The texts that the byte-level tokenizer was trained on."""
     return list(SENTENCES)
 
 
 @pytest.fixture(scope="session")
 def byte_level():
-    """A function that makes a cased byte-level tokenizer; `template` frames a text."""
+    """A function that makes a cased byte-level tokenizer; `template` adds special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -102,7 +102,7 @@ def test_pages_never_reorder_or_repeat_while_documents_come_in(folder, tmp_path)
             (page,) = searcher.answer([ask("heat wing", k=5)], [place])
             found += listed(page)
             place = Position(page[-1].score, page[-1].document.id, len(found))
-            # Most of these rank above the place: the window must reach past them.
+            # Most of these rank above the cursor's place: the search must go deeper.
             path = tmp_path / "more.jsonl"
             path.write_text(
                 "".join(

@@ -25,7 +25,7 @@ DOCUMENTS = [
 
 
 class Waiting:
-    """An AsyncClient whose methods are waited for, so that one test serves both classes."""
+    """A synchronous wrapper of AsyncClient, so that one test serves both classes."""
 
     def __init__(self, *arguments, **options):
         self._client = AsyncClient(*arguments, **options)
@@ -62,7 +62,7 @@ def write(path, documents):
 
 @pytest.fixture(scope="module")
 def served(serving):
-    """A context manager: the URL of a service."""
+    """A context manager that starts a service and returns its URL."""
     from lsr.service.app import create_app
     from lsr.service.protocol import protocol
 
@@ -95,7 +95,7 @@ def url(folder, served):
 
 @pytest.fixture(params=[Client, Waiting], ids=["sync", "async"])
 def client(url, request):
-    """A client that may read, of an index that does not change."""
+    """A client with the read key, for an index that does not change."""
     with request.param(url, "one", key=READ) as opened:
         yield opened
 
@@ -253,20 +253,20 @@ GONE_WRONG = httpx.Response(502, text="<html>bad gateway</html>")
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """What clients have waited for, without waiting."""
+    """The pauses that clients asked for; no time passes."""
     waited = []
 
     async def sleep(seconds):
         waited.append(seconds)
 
-    # In the client alone: the service's own loop runs beside it.
+    # Patched only in the client: the service runs in the same process.
     monkeypatch.setattr("lsr.client.time", SimpleNamespace(sleep=waited.append))
     monkeypatch.setattr("lsr.client.asyncio", SimpleNamespace(sleep=sleep))
     return waited
 
 
 class Scripted(httpx.MockTransport):
-    """A service that answers with what a list holds, in turn, and keeps what it was sent."""
+    """A service that returns the outcomes in a list one by one, and keeps the requests."""
 
     def __init__(self, *outcomes):
         self.left, self.sent = list(outcomes), []
@@ -289,7 +289,7 @@ def test_refused_requests_are_sent_again_when_the_service_says(kind, pauses):
     service = Scripted(BUSY, BUILT, ANSWER)
     with kind("http://service", "one", transport=service) as client:
         assert client.search("heat").state.commit == 2
-    # An hour of Retry-After is not waited for.
+    # A Retry-After of an hour is cut to the longest pause.
     assert pauses == [2.0, 30.0] and len(service.sent) == 3
     service = Scripted(BUSY, BUSY)
     with kind("http://service", "one", retries=1, transport=service) as client:

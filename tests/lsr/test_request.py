@@ -1,4 +1,4 @@
-"""lsr/request.py: what may be asked, and how a wrong setting is told."""
+"""lsr/request.py: valid requests, and the messages for wrong settings."""
 
 import json
 

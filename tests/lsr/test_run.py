@@ -74,7 +74,7 @@ def test_trec_round_trip(tmp_path: Path) -> None:
 def test_trec_eval_ranks_a_written_run_as_we_do(tmp_path: Path) -> None:
     import pytrec_eval
 
-    # trec_eval holds scores as float32 and breaks ties by id descending, we by id ascending.
+    # trec_eval holds scores as float32 and breaks ties by id descending; lsr breaks them ascending.
     tied = {f"d{number:03}": 12.3 + (number % 2) * 1e-12 for number in range(200)}
     path = tmp_path / "run.trec"
     Run({"q": tied.items(), "r": [("a", 1e300), ("b", 1e300), ("c", 0.0)]}).write_trec(path, "test")
@@ -191,7 +191,7 @@ def test_a_byte_order_mark_is_no_part_of_a_query_id(tmp_path: Path, end: str) ->
 
 
 def trec_eval_order(scores: dict[str, float]) -> list[str]:
-    """The order in which trec_eval's own code sees a ranking, found by asking for each rank."""
+    """The order of a ranking in trec_eval's own code, from the reciprocal rank of each document."""
     import pytrec_eval
 
     def rank(doc_id: str) -> int:
@@ -203,7 +203,7 @@ def trec_eval_order(scores: dict[str, float]) -> list[str]:
 
 def test_a_run_file_has_trec_evals_order(tmp_path: Path) -> None:
     path = tmp_path / "run.trec"
-    # 16777217 is no float32; 1e-50 and 0 are the same one; 1e39 is above the largest.
+    # 16777217 is not a float32; 1e-50 and 0 become the same one; 1e39 is above the largest.
     scores = {"a": 1.0, "b": 1.0, "é": 1.0, "Z": 1.0, "c": 16777217.0, "d": 16777216.0}
     scores |= {"e": 1e-50, "f": 0.0, "g": -0.0, "h": -1e-50, "i": 1e39, "j": 1e300, "k": -5.0}
     scores |= {"l": 3.4028234663852886e38, "m": -1e39, "n": -3.4028234663852886e38}
@@ -212,7 +212,7 @@ def test_a_run_file_has_trec_evals_order(tmp_path: Path) -> None:
     order = [doc_id for doc_id, _ in run["q"]]
     assert order == trec_eval_order(scores)
     assert order == ["j", "i", "l", "d", "c", "é", "b", "a", "Z", *"hgfeknm"]
-    # Cut, without a query's own document, and written again, it has the same order.
+    # Truncating, removing the query's own document, and writing keep the order.
     assert [doc_id for doc_id, _ in run.truncate(6)["q"]] == order[:6]
     assert run.without_self()["q"] == run["q"]
     run.write_trec(path, "again")
@@ -242,7 +242,7 @@ def test_written_scores_fall_strictly_for_every_tool(tmp_path: Path, scores: lis
     printed = [line.split()[4] for line in path.read_text().splitlines()]
     held = np.array(printed, np.float32)
     assert np.isfinite(held).all() and (held[:-1] > held[1:]).all()
-    # They are float32 as printed, and none that a processor may take for 0.
+    # The printed scores are exact float32, and none is subnormal, which a processor may read as 0.
     assert [float(text) for text in printed] == held.astype(float).tolist()
     assert ((held == 0) | (np.abs(held) >= np.finfo(np.float32).smallest_normal)).all()
     order = [doc_id for doc_id, _ in run["q"]]

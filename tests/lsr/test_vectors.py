@@ -94,7 +94,7 @@ def test_quantise_rejects_scales(scale: float) -> None:
 
 
 def test_the_impacts_of_a_query_are_relative_to_its_largest_weight() -> None:
-    # 3 is the largest: 3 → 1024, 1.5 → 512, 0.75 → 256; a 2048th of it is a tie, which goes to 0.
+    # 3 is the largest: 3 → 1024, 1.5 → 512, 0.75 → 256; 3 / 2048 → ½, which rounds to 0.
     rows = [[0, 0, 0, 0], [3, 1.5, 0.75, 3 / 2048], [0, 0, 0, 7e-30], [0, 0, 0, 0]]
     impacts, factors = quantise_queries(vectors_of(rows))
     assert impacts.dtype == np.int32 and factors.dtype == np.float64

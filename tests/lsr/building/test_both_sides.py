@@ -33,7 +33,7 @@ WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary t
 
 
 def save_model(path, seed=0):
-    """Random vectors of words, whose means are what texts have."""
+    """Save a bi-encoder of random word vectors; a text's vector is the mean of its words'."""
     torch.manual_seed(seed)
     words = StaticEmbedding(default_tokenizer().backend_tokenizer, embedding_dim=8)
     SentenceTransformer(modules=[words]).save(str(path), create_model_card=False)
@@ -62,7 +62,7 @@ def build(corpus, directory, model, **settings):
 
 
 def check_sides(opened):
-    """Both sides hold the same documents, each with the vector of its text."""
+    """Check that both sides hold the same documents, each with the vector of its text."""
     ids = opened.index.matching({})
     assert opened.dense.ids == ids
     assert len(opened.dense) == opened.index.n_docs == len(ids)
@@ -77,7 +77,7 @@ def sides(directory):
 
 
 def interrupted(monkeypatch, failing_after, corpus, directory, model, **settings):
-    """A build that ends after six commits."""
+    """Start a build that is interrupted after six commits."""
     with monkeypatch.context() as patch:
         failing_after(patch, 6)
         with pytest.raises(KeyboardInterrupt):
@@ -112,7 +112,7 @@ def test_an_index_without_a_dense_side_is_as_it_was(corpus, tmp_path):
         assert opened.index.user_data.keys() == keys
         opened.refresh()
     assert not (tmp_path / "index" / "generation-1" / "dense").exists()
-    # What version 1 wrote.
+    # A manifest of format version 1.
     path = tmp_path / "index" / "manifest.json"
     content = json.loads(path.read_text()) | {"format_version": 1}
     content = {key: value for key, value in content.items() if not key.startswith("dense")}

@@ -1,4 +1,4 @@
-"""lsr/building/build.py: resumed builds, additions and deletions, and what must not go together."""
+"""lsr/building/build.py: resumed builds, additions, deletions, and conflicts that are refused."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def corpus(tmp_path):
 
 
 def contents(directory):
-    """Everything that searches of an index can see."""
+    """The ranking, the documents and the impacts of an index."""
     with Searcher(directory) as searcher:
         ids = [doc_id for doc_id, _ in searcher.rank([" ".join(WORDS)], 1000)[0]]
         found = sorted(ids)
@@ -260,7 +260,7 @@ lsr doctor disk/index >doctor
 
 
 def can_mount():
-    """Whether a user may have a small disk of their own here."""
+    """Whether a user may mount a small file system here."""
     command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "x"]
     return (
         bool(shutil.which("unshare"))

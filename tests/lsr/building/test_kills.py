@@ -1,4 +1,4 @@
-"""What an index acknowledged survives SIGKILL at any moment of build, add, delete and merge.
+"""Acknowledged changes survive SIGKILL at any moment of build, add, delete and merge.
 
 A child is killed once, and in the slow tests LSR_KILLS times (default 4).
 """
@@ -20,8 +20,8 @@ from lsr.search import Searcher
 KILLS = [1, pytest.param(int(os.environ.get("LSR_KILLS", "4")), marks=pytest.mark.slow)]
 WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
 
-# Writes to the index for ever: one line in the journal before each operation, one after it.
-# Takes: folder, words, number, dense.
+# Writes to the index without end: one line in the journal before each operation, one after it.
+# It runs with the variables folder, words, number and dense.
 CHILD = """
 import json, os, random
 from lsr.building import build as indexing
@@ -76,16 +76,16 @@ while True:
 
 
 def after(alive, kind, ids):
-    """The ids of an index after an operation."""
+    """The ids that an index should hold after an operation."""
     if kind == "build":
         return set(ids)
     return alive | set(ids) if kind == "add" else alive - set(ids)  # a merge has none
 
 
 def holds_exactly(folder, ids):
-    """Whether a clean index holds these documents, forward vectors and no others.
+    """Whether the index is clean and holds exactly these documents and forward vectors.
 
-    A dense side must hold the documents that Lucene does, and the vectors of their texts.
+    A dense side must hold the same documents as Lucene, with the vectors of their texts.
     """
     with Searcher(folder / "index") as searcher:
         clean, report = searcher.index.check()
@@ -101,7 +101,7 @@ def holds_exactly(folder, ids):
 
 
 def check_dense(folder):
-    """The vectors are those of Lucene's documents and of their texts."""
+    """Check that the dense side has Lucene's documents, and the vectors of their texts."""
     with open_live(folder / "index") as live:
         if live.dense:
             assert live.dense.ids == (ids := live.index.matching({}))
@@ -127,7 +127,7 @@ def dense_model(request, tmp_path):
 
 
 def acknowledged(folder, alive):
-    """What the journal says is in the index, and the operation that was cut off, if any."""
+    """The ids in the index by the journal, and the operation that was cut off, if any."""
     pending = None
     for line in (folder / "journal").read_text().splitlines():
         record = json.loads(line)
@@ -161,7 +161,7 @@ def test_every_acknowledged_document_survives_kills(tmp_path, dense_model, proce
         alive, pending = acknowledged(tmp_path, alive)
         cut_off[pending[0] if pending else None] += 1
         if alive is None:
-            # The first build was cut off: there is no index, or a whole one.
+            # The first build was cut off: there is no index, or a complete one.
             if not (tmp_path / "index" / "manifest.json").exists():
                 continue
             alive = set(pending[1])

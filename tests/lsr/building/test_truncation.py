@@ -1,4 +1,4 @@
-"""What models did not read of the documents of an index is counted, kept and said."""
+"""An index counts, stores and reports how much of its documents the models did not read."""
 
 import json
 
@@ -28,7 +28,7 @@ def encoder(short_sighted):
 
 @pytest.fixture(scope="module")
 def dense(encoder, tmp_path_factory):
-    """A bi-encoder around the same trunk, which reads 6 tokens, 4 of them of the text."""
+    """A bi-encoder on the same trunk, which reads 6 tokens: 4 of the text, 2 special."""
     trunk = Transformer(encoder)
     trunk.max_seq_length = 6
     path = tmp_path_factory.mktemp("dense") / "model"
@@ -38,7 +38,7 @@ def dense(encoder, tmp_path_factory):
 
 
 def write_corpus(path, lengths, first=0):
-    """Documents d0, d1, … of so many words."""
+    """Write documents d0, d1, … with these numbers of words."""
     lines = (
         {"_id": f"d{first + n}", "text": " ".join(f"w{(n + place) % 40}" for place in range(words))}
         for n, words in enumerate(lengths)

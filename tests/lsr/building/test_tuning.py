@@ -1,4 +1,4 @@
-"""What `lsr tune` stored goes over to the next generation, or is said to be dropped."""
+"""Settings stored by `lsr tune` are kept by a rebuild, or it reports that they are dropped."""
 
 import json
 
@@ -37,7 +37,7 @@ def stored(directory):
 
 @pytest.fixture
 def tuned(corpus, tmp_path, dense_model):
-    """An index with an interpolation that was tuned, and the settings of its build."""
+    """An index with a tuned interpolation, and the settings of its build."""
     settings = {"encoder": "lexical", "dense": dense_model}
     build_index(corpus, tmp_path / "index", **settings)
     write_tuning(read_manifest(tmp_path / "index").folder(tmp_path / "index"), TUNED)
@@ -58,7 +58,7 @@ def test_the_same_build_again_keeps_it(corpus, tuned):
 
 @pytest.mark.parametrize("how", ["another corpus", "documents were added before"])
 def test_other_documents_keep_it_and_say_so(corpus, tuned, tmp_path, how):
-    """Though the lexical encoder's statistics, its weights, change with the corpus."""
+    """Even though the lexical encoder's weights are statistics that change with the corpus."""
     index, settings = tuned
     other = corpus_of(tmp_path / "other.jsonl", "heat", "slender bodies", "a", "wings")
     if how == "another corpus":

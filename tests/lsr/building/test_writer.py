@@ -63,7 +63,7 @@ def test_each_commit_has_the_number_after_that_before(directory, tmp_path):
         lambda: add_documents(more, directory),
         lambda: delete_documents(directory, ["d1"]),
         lambda: merge_index(directory),
-        lambda: merge_index(directory),  # changes nothing else
+        lambda: merge_index(directory),  # counts as a commit although nothing is left to merge
     )
     with open_live(directory) as opened:
         for number, change in enumerate(changes, first + 1):
@@ -81,8 +81,8 @@ def test_a_build_that_goes_on_counts_on(tmp_path, monkeypatch, failing_after, sm
         with pytest.raises(KeyboardInterrupt):
             build_index(corpus, tmp_path / "index", "lexical")
     build_index(corpus, tmp_path / "index", "lexical")
-    assert commit_of(tmp_path / "index") == 6 + 4 + 1  # one for each ten, and one at the end
-    # A new generation counts from the beginning.
+    assert commit_of(tmp_path / "index") == 6 + 4 + 1  # one per ten documents, and one at the end
+    # A new generation counts from 0 again.
     build_index(corpus, tmp_path / "index", "lexical")
     assert commit_of(tmp_path / "index") == 11
 
@@ -149,7 +149,7 @@ def test_one_large_weight_is_capped_and_lowers_no_precision(directory):
 
 
 def test_an_index_from_before_impacts_had_a_cap(directory):
-    """It says what its largest impact is, and may hold some above the cap: they stay exact."""
+    """Its user data lack `n_capped`, and it may hold impacts above the cap, which stay exact."""
     with open_live(directory, writable=True) as live:
         data = live.index.user_data
         del data["n_capped"]

@@ -1,4 +1,4 @@
-"""From a corpus to answers with reasons, through the command line, on a small real text."""
+"""From a corpus to explained answers, through the command line, on a small real text."""
 
 import json
 import re
@@ -201,7 +201,7 @@ def test_the_default_model_is_exported_once(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """A BEIR folder of four queries and two runs, the second of which answers all at once."""
+    """A BEIR folder of four queries and two runs; the second ranks each answer first."""
     (tmp_path / "queries.jsonl").write_text(
         "".join(f'{{"_id": "q{n}", "text": "x"}}\n' for n in range(4))
     )
@@ -237,7 +237,7 @@ def test_compare_run_files(runs):
 
 
 def test_compare_an_index(built, tmp_path):
-    """The fixture has one query: what is indexed is enough for a second."""
+    """The fixture has one query; a second one is added here, for the same index."""
     for name in ("corpus.jsonl", "queries.jsonl"):
         (tmp_path / name).write_text((built / name).read_text())
     with (tmp_path / "queries.jsonl").open("a") as file:

@@ -21,7 +21,7 @@ def test_what_is_indexed_is_searched_again_unless_the_weights_are_others(
     corpus = Corpus("pydoc", lambda on_bad: iter(documents))
     monkeypatch.setattr(demo, "open_corpus", lambda name: corpus)
     with monkeypatch.context() as patch:
-        # As if it had been killed before the second index.
+        # It fails before the second index, as if it had been killed.
         patch.setattr(demo, "ENCODERS", ("lexical", "missing/model"))
         with pytest.raises(FileNotFoundError, match="no encoder 'missing/model'"):
             demo.run_demo(tmp_path)
@@ -45,7 +45,7 @@ def test_what_is_indexed_is_searched_again_unless_the_weights_are_others(
     home = f"python{sys.version_info.major}.{sys.version_info.minor}"
     assert again.rstrip().splitlines()[-1] == f"    lsr serve {tmp_path / home / 'default'}"
 
-    # After an update that brought other weights.
+    # As after an update of lsr with other weights.
     (path,) = tmp_path.glob(f"{home}/default/manifest.json")
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"encoder_sha256": "0" * 64}))

@@ -1,4 +1,4 @@
-"""What the commands say of directories, ids and queries that they cannot use."""
+"""The commands' messages on directories, ids and queries that they cannot use."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def damaged(folder, tmp_path):
-    """A function that makes a directory which is no index, or a damaged one, by its kind."""
+    """A function that makes a directory that is no index or a damaged one, of a given kind."""
 
     def make(kind):
         path = tmp_path / kind
@@ -96,7 +96,7 @@ COMMANDS = (
     ("serve", "INDEX", "--port", "0"),
     ("tune", "INDEX", "DATASET"),
 )
-# Where there is no index, this command builds one.
+# If there is no index, this command builds one.
 EVAL = ("eval", "DATASET", "--index", "INDEX")
 NO_INDEX = ("missing", "file", "foreign", "killed")
 

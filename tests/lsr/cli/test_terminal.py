@@ -1,4 +1,4 @@
-"""lsr/cli/terminal.py: no text of a corpus, a query or an error steers the terminal."""
+"""lsr/cli/terminal.py: text of a corpus, a query or an error cannot control the terminal."""
 
 import json
 
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lsr.cli import app
 from lsr.cli.terminal import say, terminal, visible
 
-# Clear the screen, name the window, a link, a C1 introducer, backspaces, a reversed name.
+# Clear the screen, set the window's title, a link, a C1 code, backspaces, right-to-left override.
 STEERING = [
     "\x1b[2J",
     "\x1b]0;title\x07",

@@ -1,4 +1,4 @@
-"""Training through the command line, and an index by what it writes."""
+"""Training through the command line, and an index made with the trained model."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_a_trained_encoder_indexes_searches_and_explains(tmp_path, recipe):
     assert learned["held_out_queries"] == 100
     assert learned["model"] == str(out / "model")
     assert set(learned["before"]) == set(learned["after"]) >= {"nDCG@10", "document terms"}
-    # Given again, the command finds the run finished.
+    # The same command again finds the run finished.
     again = lsr("train", recipe, "--tiny", "--out", out, *STEPS)
     assert again.exit_code == 0, again.output
     assert "100 held-out queries" in again.stdout and "terms kept" in again.stdout

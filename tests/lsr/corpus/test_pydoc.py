@@ -1,4 +1,4 @@
-"""lsr/corpus/pydoc.py on the standard library of whatever Python runs the suite."""
+"""lsr/corpus/pydoc.py on the standard library of the Python that runs the tests."""
 
 import importlib.util
 import re
@@ -105,7 +105,7 @@ def test_no_second_name_for_an_object(documents: dict[str, Document], name: str)
 def test_texts(documents: dict[str, Document]) -> None:
     assert "metadata" in documents["shutil.copy2"].text
     assert documents["shutil.copy2"].metadata == {"kind": "function", "module": "shutil"}
-    # From the constructor, from the base class, from the overridden method, from a comment.
+    # Text from the constructor, from the base class, from the overridden method, from a comment.
     assert "max_workers" in documents["concurrent.futures.ThreadPoolExecutor"].text
     assert documents["email.message.EmailMessage"].text.startswith("Basic message object.")
     assert documents["io.BytesIO.seekable"].text != documents["io.IOBase.seekable"].text

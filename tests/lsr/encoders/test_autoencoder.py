@@ -116,7 +116,7 @@ def test_the_loss_is_the_stock_ones_with_squared_distances(dense_base, texts):
     def features():
         return [model.preprocess(column) for column in columns]
 
-    # Latents without use for longer than the threshold, for the loss of dead ones.
+    # Make all latents dead, so that their loss is tested too.
     model[-1].stats_last_nonzero.fill_(100)
     state = model[-1].stats_last_nonzero.clone()
     found = loss(features(), None)
@@ -147,7 +147,7 @@ def test_dead_latents_get_a_gradient_by_the_auxiliary_loss_alone(dense_base, tex
         config = AutoencoderConfig(base=dense_base, **(SMALL | {"k_aux": k_aux}))
         torch.manual_seed(0)
         model = build_autoencoder(config).train()
-        # The first twenty are above 0 for some texts, but never among the largest.
+        # The first twenty latents are above 0 for some texts, but never among the largest.
         with torch.no_grad():
             model[-1].latent_bias[20:] = 1.0
         model[-1].stats_last_nonzero[:20] = 100
@@ -185,7 +185,7 @@ def test_a_frozen_base_is_looked_up_and_the_autoencoder_trains_alone(dense_base,
     with autoencoder_alone(model):
         alone = loss([embeddings.features(column) for column in columns], None)
         assert not passed
-        # A model card shows an example, and an evaluator in training encodes texts.
+        # Texts must work too: model cards and evaluators encode them during training.
         torch.testing.assert_close(model.eval().encode(texts).to_dense(), stock.to_dense())
         assert passed
         folder = save(model, tmp_path / "within")

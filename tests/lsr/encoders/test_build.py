@@ -1,4 +1,4 @@
-"""lsr/encoders/build.py: each kind trains, and opens with equal vectors here and in plain ST."""
+"""lsr/encoders/build.py: each kind trains, and opens equally in sentence-transformers and here."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ from lsr.encoders.load import load_encoder
 from lsr.encoders.query_weights import QUERY_WEIGHTS, NonNegativeQueryWeights
 from lsr.encoders.tokens import special_ids
 
-# Longer than is read, empty, unknown words, special tokens spelled out.
+# Longer than the limit, empty, unknown words, special tokens spelled out.
 HARD = ["w1 " * 10 + "w2 w3 w4 " * 12, "", "unknown w9", "[CLS] w5 [MASK] [SEP] w6"]
 KINDS = {
     "same": {"queries": "same"},
@@ -54,7 +54,7 @@ def dense(vectors):
 
 
 def scramble(model):
-    """Change all weights, so that none is what some other part of the model started from."""
+    """Change all weights, so that no two parts of the model are equal copies."""
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -82,10 +82,10 @@ def test_vectors_are_equal_in_plain_sentence_transformers_and_in_load_encoder(
     documents = dense(model.encode_document(texts[:20] + HARD))
     queries = dense(model.encode_query(texts[:20] + HARD))
     assert documents.shape == queries.shape == (24, 300)
-    # Of random models' short queries, many have no term, above all own ones.
+    # In random models many short queries have no term, above all without expansion.
     assert (documents > 0).any(1)[:20].mean() > 0.8 and (queries > 0).any(1)[:20].sum() > 3
     assert not documents[:, special_ids(words)].any() and not queries[:, special_ids(words)].any()
-    assert not np.allclose(documents, queries)  # if only since queries are cut shorter
+    assert not np.allclose(documents, queries)  # queries are cut shorter, at least
 
     model.save(str(tmp_path / "saved"))
     ours_alone = {"lsr.encoders.top_k.TopKPooling"} if kind.startswith("top-k") else set()
@@ -252,7 +252,7 @@ def test_learned_weights_have_their_own_rate_and_stay_positive(save_model, texts
             learning_rate_mapping={QUERY_WEIGHTS: 1.0},
             callbacks=callbacks,
         )
-        # Adam moves a weight by its rate at most, about, in each of six steps.
+        # In each of six steps, Adam moves a weight by at most about its learning rate.
         assert 0.5 < float((learned.detach() - before[0]).abs().max()) < 7
         assert 0 < float((document.detach() - before[1]).abs().max()) < 7e-4
         return model, learned.detach()

@@ -1,4 +1,4 @@
-"""lsr/encoders/calibrate.py: heads that explode or are dead before, at the target after."""
+"""lsr/encoders/calibrate.py: heads with all or no terms active have the target afterwards."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ TERMS = 25
 
 
 def vectors(model, words, texts):
-    """What a SPLADE makes of texts, shape (n, V), special tokens' terms left out."""
+    """The SPLADE vectors of texts, shape (n, V), without special tokens' terms."""
     tokens = words(texts, padding=True, return_tensors="pt")
     logits = model(**tokens).logits
     weights = torch.log1p(torch.relu(logits)) * tokens["attention_mask"][..., None]
@@ -43,11 +43,11 @@ def test_heads_have_the_target_density_and_learn(kind, bias, save_model, words, 
 
     found = vectors(model, words, texts)
     assert (found > 0).any(1).float().mean() > 0.8  # few texts of three words have no terms
-    assert 0.1 < float(found[found > 0].detach().mean()) < 2.0  # neither faint nor huge
+    assert 0.1 < float(found[found > 0].detach().mean()) < 2.0  # neither tiny nor huge
     found.sum().backward()
     gradient = decoder_of(model).bias.grad
     alive = (gradient != 0).float().mean()
-    assert alive > 0.8  # of 300 terms, which one text or another of 80 makes active
+    assert alive > 0.8  # share of the 300 terms that at least one of 80 texts makes active
     assert torch.isfinite(model.get_input_embeddings().weight.grad).all()
 
 
@@ -128,7 +128,7 @@ def test_states_are_those_of_the_decoder_and_the_model_is_as_before(save_model, 
     model = AutoModelForMaskedLM.from_pretrained(save_model("roberta")).train()
     states, cu_seqlens, ids = token_states(model, words, ["w3 w4 w5 w6", "w7"], max_length=5)
     assert model.training
-    assert cu_seqlens.tolist() == [0, 3, 8]  # by length; cut to five tokens
+    assert cu_seqlens.tolist() == [0, 3, 8]  # sorted by length; cut to five tokens
     assert ids.tolist() == [2, 12, 3, 2, 8, 9, 10, 3]
     decoder = decoder_of(model)
     with torch.no_grad():

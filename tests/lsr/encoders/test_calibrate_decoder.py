@@ -1,4 +1,4 @@
-"""lsr/encoders/calibrate.py on decoder LLMs: as many active terms as asked for."""
+"""lsr/encoders/calibrate.py on decoder LLMs: texts get the wanted number of active terms."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_terms_that_are_loud_everywhere_are_not_active_everywhere(save_decoder, 
     decoder, pooling, _ = modules(save_decoder(), "causal", False)
     texts = [word for sentence in sentences for word in sentence.split()]
     with torch.no_grad():
-        # A direction that all states share, which makes terms 10 to 19 loud.
+        # All states share a direction that gives terms 10 to 19 large logits.
         shared = encode_states(decoder, texts).mean(0)
         weight = decoder.model.get_output_embeddings().weight
         weight[10:20] += 20 * shared / shared.norm()

@@ -79,7 +79,7 @@ def test_a_model_trains_by_the_stock_trainer_and_opens_with_equal_vectors(
     documents, queries = model.encode_document(sentences), model.encode_query(sentences)
     assert (dense(documents) - start).abs().max() > 1e-2
     assert documents.shape == queries.shape
-    # Adapters begin at 0.
+    # Training has changed the adapters, which start at 0.
     adapters = [p for name, p in model.named_parameters() if ".lora_B" in name]
     assert len(adapters) == (14 if "lora" in changes else 0) and all(p.any() for p in adapters)
     model.save(str(tmp_path / "saved"))
@@ -109,14 +109,14 @@ def test_queries(queries, save_decoder, sentences):
     if queries == "binary":
         assert set(found.unique().tolist()) == {0.0, 1.0}
     else:
-        # "Wing", "wing" and " wing" are one term of one document; "small" is of another.
+        # "Wing", "wing" and " wing" are one term, which one document holds.
         once = np.log(1 + (4 - 1 + 0.5) / (1 + 0.5))
         assert found[0, terms.index("wing")].item() == pytest.approx(once)
         all_of_them = np.log(1 + (4 - 4 + 0.5) / (4 + 0.5))
         held = [sum(term in s.lower() for s in sentences) for term in terms]
         assert held[terms.index("the")] == 4
         assert dense(model.encode_query(["the"])).max().item() == pytest.approx(all_of_them)
-        # No document holds one: the largest weight.
+        # No document holds the term, so it has the largest weight.
         unseen = np.log(1 + (4 + 0.5) / 0.5)
         assert dense(model.encode_query(["%"])).max().item() == pytest.approx(unseen)
 

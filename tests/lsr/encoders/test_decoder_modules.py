@@ -1,4 +1,4 @@
-"""lsr/encoders/decoder_modules.py against plain transformers: logits of one text at a time."""
+"""lsr/encoders/decoder_modules.py compared with logits of plain transformers, text by text."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def activated(logits, activation):
 
 @torch.no_grad()
 def slow_vector(model, tokenizer, text, attention, activation="relu", pooling="max", length=24):
-    """By plain logits; bidirectional by an attention mask of the model's that hides nothing."""
+    """Pool plain logits; "bidirectional" passes an attention mask that hides nothing."""
     ids = tokenizer(text, truncation=True, max_length=length)["input_ids"]
     own = [position for position, id_ in enumerate(ids) if id_ not in (0, 1)]
     if attention == "echo":
@@ -108,7 +108,7 @@ def test_neither_side_nor_amount_of_padding_changes_vectors_or_gradients(
         decoder.tokenizer.padding_side = side
         features = decoder.preprocess(["wing", "", long])
         assert (features["attention_mask"][0] == 0).sum() > 5
-        # What stands in the padding is never looked at.
+        # The tokens in the padding have no effect.
         features["input_ids"][features["attention_mask"] == 0] = 40
         found = head(decoder(features))["sentence_embedding"]
         torch.testing.assert_close(found[:1], alone)
@@ -129,7 +129,7 @@ def test_a_batch_of_nothing_and_of_empty_texts(save_decoder):
 
 
 def scrambled(decoder, where):
-    """A hook that makes noise of the states at `where`, (B, T), before they are pooled."""
+    """A hook that replaces the states at `where`, (B, T), by noise before they are pooled."""
 
     def replace(module, args, output):
         noise = torch.randn_like(output.last_hidden_state) * 10
@@ -176,7 +176,7 @@ def test_the_second_copy_sees_the_first(kind, save_decoder):
     hidden[:, 1 : n + 1] = 0
     blind = head(decoder({**features, "attention_mask": hidden}))["sentence_embedding"]
     assert (blind - expected).abs().max() > 1e-2
-    # The last word of the first copy reaches the first token that is pooled.
+    # The first pooled token attends to the last word of the first copy.
     ids = features["input_ids"].clone()
     ids[:, n] = 40
     states = [

@@ -1,4 +1,4 @@
-"""lsr/encoders/default.py: what ships against the whole model, in plain sentence-transformers."""
+"""lsr/encoders/default.py: the shipped files against the whole model in sentence-transformers."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ TEXTS = [
     "Who was the first to sail around the world? " * 40,
     "",
 ]
-# Tokens 65 to 512 of a query count, the 513th does not.
+# The first 512 tokens of a query are read, although training reads 64.
 LONG = [f"{'the ' * n}metadata" for n in (64, 200, 511, 512)]
 QUESTIONS = ["copy a file", "who was the FIRST to sail?", "", *LONG]
 
@@ -33,7 +33,7 @@ def dense(vectors):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A checkpoint as `lsr train default` writes it, moved at random rather than trained."""
+    """A checkpoint like one of `lsr train default`, with random changes in place of training."""
     config = ModelConfig(queries="idf", max_length=96, calibrate_terms=60, embeddings=False)
     model = build_model(config, TEXTS[:3], np.linspace(0, 9, 30522).astype(np.float32))
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(trained, tmp_path_factory):
-    """What would ship of it, not to be changed."""
+    """The files that would ship for `trained`; tests must not change them."""
     folder = tmp_path_factory.mktemp("packed")
     write_default(trained, folder)
     return folder
@@ -63,7 +63,7 @@ def test_packed_and_put_together_again(trained, packed):
         rounded = weights.to(changed[name].dtype) if name in changed else weights
         assert torch.equal(state[name], rounded.float()), name
     assert {weights.dtype for weights in changed.values()} == {torch.bfloat16, torch.float32}
-    short = QUESTIONS[: -len(LONG)]  # in training queries end at 64 tokens
+    short = QUESTIONS[: -len(LONG)]  # in the checkpoint, queries are cut to 64 tokens
     expected = dense(whole.encode_query(short))
     np.testing.assert_array_equal(dense(again.encode_query(short)), expected)
     encoder = DefaultEncoder(packed)
@@ -81,7 +81,7 @@ def test_what_ships_is_small_and_says_what_it_is():
 def test_the_exported_model_gives_equal_vectors_in_plain_sentence_transformers(
     tmp_path, monkeypatch
 ):
-    # bfloat16 is for speed where the CPU has it: what is compared is the model.
+    # Compare in float32: on some CPUs the encoder would use bfloat16 for speed.
     monkeypatch.setattr("lsr.encoders.masked_lm.bfloat16_is_fast", lambda: False)
     export_default(tmp_path / "model")
     stock, ours = SparseEncoder(str(tmp_path / "model"), device="cpu"), DefaultEncoder()

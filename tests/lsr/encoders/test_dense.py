@@ -1,4 +1,4 @@
-"""lsr/encoders/dense.py, by a tiny random BERT, and the packaged model once."""
+"""lsr/encoders/dense.py with a tiny random BERT, and once with the packaged model."""
 
 import subprocess
 import sys

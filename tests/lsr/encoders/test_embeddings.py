@@ -19,7 +19,7 @@ def dense(save_model):
 
 @pytest.fixture
 def encoded(dense, monkeypatch):
-    """The numbers of texts that `dense` was given, call by call; shards are of 30 texts."""
+    """The number of texts in each call of `dense.encode`; a shard is 30 texts."""
     monkeypatch.setattr(embeddings, "SHARD", 30)
     counts = []
     encode = dense.encode

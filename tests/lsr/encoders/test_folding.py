@@ -1,4 +1,4 @@
-"""lsr/encoders/folding.py: which terms share one, for each kind of tokenizer, and their weights."""
+"""lsr/encoders/folding.py: tokens that share a term, for each kind of tokenizer, and weights."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_byte_level_tokens_fold_by_case_and_leading_space():
         "<Ġ>": ["Ġ"],
         "<Ċ>": ["Ċ"],
         "ä": ["Ã¤", "ĠÃĦ"],
-        # Bytes that are no character, and the character that stands for such.
+        # Bytes that are no whole character, and the replacement character.
         "<Ã>": ["Ã"],
         "<ã>": ["ã"],
         "<ï¿½>": ["ï¿½"],
@@ -92,7 +92,7 @@ def test_a_term_weighs_as_much_as_its_heaviest_token_and_sends_the_gradient_ther
     folded = fold({"sentence_embedding": vectors})["sentence_embedding"]
     assert folded.tolist() == [[2.0, 0.0, 0.0], [0.5, 3.0, 0.0]]
     (folded * torch.tensor([[1.0, 1.0, 1.0], [5.0, 7.0, 1.0]])).sum().backward()
-    # Of weights 0 the gradient ends in the head, whose relu is flat there.
+    # A gradient at weights of 0 goes no further than the head, whose relu is flat there.
     assert vectors.grad[0, [0, 2, 3]].tolist() == [0.0, 0.0, 1.0]
     assert vectors.grad[1].tolist() == [5.0, 7.0, 0.0, 0.0, 0.0]
 

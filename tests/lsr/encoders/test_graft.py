@@ -46,7 +46,7 @@ def test_weights_are_bm25_plus_the_pooled_standardised_logits_written_out(fitted
         surplus = np.maximum(logits - fitted.threshold, 0).max(0)
         expected = np.where(words, 0.7 * np.log1p(surplus), 0)
         expected += fitted.lexical.encode_documents([text]).toarray()[0]
-        # Where the CPU has bfloat16, the head multiplies in it.
+        # A wide tolerance, since the head uses bfloat16 on CPUs that have it.
         np.testing.assert_allclose(vectors[row], expected, rtol=0.05, atol=0.05)
 
 
@@ -103,7 +103,7 @@ def test_the_head_makes_the_target_number_of_terms_active_and_own_terms_stay(fit
 
 
 def test_expansion_means_something(fitted):
-    """A document of the sea of flight says nothing of purring, and one of a cat does."""
+    """Each document's expansion favours terms of its own topic."""
     vectors = fitted.encode_documents(TEXTS).toarray()
     ids = {term: number for number, term in enumerate(fitted.vocabulary)}
     assert vectors[3, ids["cats"]] > vectors[2, ids["cats"]]

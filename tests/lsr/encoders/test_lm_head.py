@@ -19,7 +19,7 @@ from lsr.encoders.lm_head import (
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """Nothing about the weights that are missing on purpose."""
+    """Silence reports on weights that are missing on purpose."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     yield
@@ -45,7 +45,7 @@ def test_a_grafted_head_computes_states_times_embeddings(kind, save_model, words
         expected = (states @ trunk.get_input_embeddings().weight.T)[kept]
     model = AutoModelForMaskedLM.from_pretrained(path)
     before = model.eval()(**given).logits[kept]
-    assert not torch.allclose(before, expected, atol=0.1)  # the random head of transformers
+    assert not torch.allclose(before, expected, atol=0.1)  # before, transformers' head is random
     graft_head(model)
     torch.testing.assert_close(model(**given).logits[kept], expected, rtol=1e-4, atol=1e-4)
 
@@ -60,7 +60,7 @@ def test_dimensions_that_the_trunk_scales_by_nothing_are_no_obstacle(save_model,
     trunk = AutoModel.from_pretrained(path).eval()
     scale = trunk.encoder.layer[-1].output.LayerNorm.weight
     with torch.no_grad():
-        scale[:3] = torch.tensor([0.0, 1e-33, -1e-9])  # all-MiniLM-L6-v2 has such
+        scale[:3] = torch.tensor([0.0, 1e-33, -1e-9])  # all-MiniLM-L6-v2 has such values
     trunk.save_pretrained(path)
     given = tokens(len(words))
     kept = given["attention_mask"].bool()
@@ -78,7 +78,7 @@ def test_dimensions_that_the_trunk_scales_by_nothing_are_no_obstacle(save_model,
     [
         ("modernbert", {}, "ModernBertForMaskedLM: the dense layer of its head has no bias"),
         ("bert", {"tie_word_embeddings": False}, "decoder is not tied to its word embeddings"),
-        # One LayerNorm for all layers.
+        # ALBERT has one LayerNorm for all layers.
         ("albert", {}, "logits change by .* of their deviation, at most 0.001 is allowed"),
         ("bert", {"hidden_act": "tanh"}, "its activation is not the identity for large values"),
     ],

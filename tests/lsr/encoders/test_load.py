@@ -1,4 +1,4 @@
-"""Checkpoints made here, small and random, load to the vectors of sentence-transformers."""
+"""Small random checkpoints made here load with the same vectors as in sentence-transformers."""
 
 import json
 from pathlib import Path
@@ -184,7 +184,7 @@ def terms(encoder, query):
 
 
 def opensearch_query(path, text):
-    """OpenSearch's ml-commons, SparseTokenizerModel.predict, statement by statement."""
+    """A port of OpenSearch ml-commons' SparseTokenizerModel.predict, statement by statement."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(f"{path}/tokenizer.json")
@@ -195,7 +195,7 @@ def opensearch_query(path, text):
 
 
 def test_idf_in_the_layout_of_sentence_transformers_is_read_as_there(tmp_path, tokenizer):
-    """A term that the file lacks has 0 there, and no term of a query is 0."""
+    """Terms that the file lacks have weight 0, as in sentence-transformers."""
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router, Transformer
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
@@ -216,7 +216,7 @@ def test_idf_in_the_layout_of_sentence_transformers_is_read_as_there(tmp_path, t
     texts = ["heat transfer flow", "transfer heat"]
     assert_equal_except_special(ours.encode_queries(texts), theirs.encode_query(texts), tokenizer)
     assert dict(terms(ours, "heat transfer")) == {tokenizer.get_vocab()["heat"]: 2.5}
-    # Beside the checkpoint a broken one is refused by name.
+    # A broken idf.json beside the checkpoint is refused by its name.
     (folder / "idf.json").write_text("[]")
     with pytest.raises(ValueError, match="idf.json: expected a JSON object .* got a list"):
         load_encoder(str(tmp_path / "stock"))
@@ -279,7 +279,7 @@ def test_checkpoints_in_16_bits_in_either_precision(tmp_path, save_model, saved,
     np.testing.assert_array_equal(found.encode_documents(texts).toarray(), expected)
     close = load_encoder(narrow, torch.bfloat16).encode_documents(texts).toarray()
     assert np.linalg.norm(close - expected) < 0.03 * np.linalg.norm(expected)
-    # An index knows the weights by their bytes as they are stored.
+    # The fingerprint, by which an index knows a model, is of the weights as stored.
     assert found.fingerprint == load_encoder(narrow, torch.bfloat16).fingerprint
     assert found.fingerprint != exact.fingerprint
 
@@ -357,7 +357,7 @@ def test_a_checkpoint_without_tokenizer_files_is_refused(tmp_path, save_model, s
         ("modernbert", 700, 1024, 700),
         ("bert", None, 600, 600),
         ("bert", 40, 600, 40),
-        ("roberta", None, 66, 65),  # the first position is that of the padding
+        ("roberta", None, 66, 65),  # RoBERTa's first position is for padding
     ],
 )
 def test_the_length_is_what_the_checkpoint_says(

@@ -30,7 +30,7 @@ def config(base, **changes):
 
 
 def trained(model, texts, steps=3):
-    """The model after a few steps on its own weights' sum, which move the adapter and the shift."""
+    """The model after a few training steps, which change the adapter and the shift."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     model.train()

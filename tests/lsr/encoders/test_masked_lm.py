@@ -1,4 +1,4 @@
-"""lsr/encoders/masked_lm.py: what test_load.py does not hold against sentence-transformers."""
+"""lsr/encoders/masked_lm.py: what test_load.py does not compare with sentence-transformers."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_a_head_that_does_more_than_its_decoder_is_refused(tokenizer):
         num_attention_heads=2,
         intermediate_size=32,
     )
-    # Doubling commutes with a linear layer but for its bias.
+    # A doubling before a linear layer equals one after it, except for the layer's bias.
     model = Scaled(config)
     torch.nn.init.ones_(model.get_output_embeddings().bias)
     with pytest.raises(ValueError, match="Scaled changes the logits after its output embeddings"):

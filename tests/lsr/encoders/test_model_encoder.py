@@ -1,4 +1,4 @@
-"""lsr/encoders/model_encoder.py against the models that it is made around."""
+"""lsr/encoders/model_encoder.py compared with the models that it wraps."""
 
 import numpy as np
 import pytest
@@ -133,7 +133,7 @@ def test_prompts_and_limits_are_those_of_sentence_transformers(kind, build, sent
 
 
 def test_the_fingerprint_of_an_autoencoder_is_that_of_its_weights():
-    """Its own k is the limit of every vector, and no setting."""
+    """`max_active_dims` is the autoencoder's own k, so it must not change the fingerprint."""
     autoencoder = build_autoencoder(AutoencoderConfig(hidden_dim=64, k=4, k_aux=8))
     encoder = ModelEncoder(autoencoder)
     before = encoder.fingerprint

@@ -30,7 +30,7 @@ MODELS = {
         )
     ),
     "xlm-roberta": lambda n: XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=n, **WIDE)),
-    # Layer 0 attends globally, layer 1 to 4 tokens on each side.
+    # Layer 0 attends to all tokens, layer 1 to 4 on each side.
     "modernbert": lambda n: ModernBertForMaskedLM(
         ModernBertConfig(vocab_size=n, local_attention=8, pad_token_id=0, **WIDE)
     ),
@@ -42,7 +42,7 @@ def transformer(tmp_path, model):
     model.save_pretrained(tmp_path)
     default_tokenizer().save_pretrained(tmp_path)
     loaded = Transformer(str(tmp_path), transformer_task="fill-mask", max_seq_length=40)
-    # Dropout would draw for padding too.
+    # With dropout, padding would change the random numbers.
     for module in loaded.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -71,7 +71,7 @@ def test_packed_states_and_gradients_equal_padded_ones(kind, tmp_path):
     assert packed(packed.preprocess(TEXTS))["token_embeddings"].shape[0] == 1
     torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-4)
     assert gradients.keys() == expected_gradients.keys()
-    # A key's bias has a gradient of 0 but for rounding.
+    # The gradient of a key's bias is 0 except for rounding, so tolerances are absolute.
     atol = 1e-5 * max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-3, atol=atol)

@@ -1,4 +1,4 @@
-"""lsr/encoders/query_weights.py: IDF by hand, the stock module, and weights that stay above 0."""
+"""lsr/encoders/query_weights.py: IDF by hand, the stock module, and weights that stay ≥ 0."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_queries_weigh_the_tokens_they_hold(words):
     found = [{int(t): float(row[t]) for t in row.nonzero()[:, 0]} for row in vectors]
     assert found == [{12: 12.0}, {6: 6.0, 7: 7.0, 8: 8.0}]  # w0 has id 5; three tokens are read
     assert not module.weight.requires_grad and module.frozen
-    assert words.model_max_length > 3  # that of the copy was set
+    assert words.model_max_length > 3  # the given tokenizer is not changed
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What sentence-transformers applies when it encodes is applied: held against itself."""
+"""Prompts, routes and lengths are applied when encoding as in sentence-transformers."""
 
 import copy
 
@@ -31,7 +31,7 @@ def static(words, seed=0, max_length=9):
 
 
 def modules_of(kind, save_model, words):
-    """The modules of a model of a kind, where a kind is what its queries pass."""
+    """The modules of a model; its kind says which modules encode queries."""
     if kind == "siamese":
         return splade(save_model(), max_seq_length=12, query_length=7)
     document = splade(save_model(), max_seq_length=12, query_length=7)
@@ -48,7 +48,7 @@ KINDS = ["siamese", "looked up", "separate", "the same modules", "the same maske
 
 
 def both(tmp_path, stock):
-    """Saved, and opened by us and by sentence-transformers."""
+    """Save a model, and open it with lsr and with sentence-transformers."""
     path = str(tmp_path / "stock")
     stock.save(path)
     return load_encoder(path, torch.float32), SparseEncoder(path, device="cpu")

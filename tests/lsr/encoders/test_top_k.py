@@ -1,4 +1,4 @@
-"""lsr/encoders/top_k.py against all logits, all but the largest masked out."""
+"""lsr/encoders/top_k.py compared with full logits of which the smaller ones are masked."""
 
 import pytest
 import torch
@@ -21,10 +21,10 @@ def case():
 
 
 def oracle(hidden, weight, bias, k, activation, pooling):
-    """The definition of the head, over logits of which each token keeps its k largest."""
+    """The head by its definition: pool logits of which each token keeps its k largest."""
     logits = hidden @ weight.T + bias
     kept = logits >= logits.topk(k, dim=1).values[:, -1:]
-    # As states that a head without weights of its own turns into these very logits.
+    # With the identity as its weights, the head turns these states into the same logits.
     identity = torch.eye(40, dtype=logits.dtype)
     masked = torch.where(kept, logits, 0.0)
     return splade_pool(masked, CU_SEQLENS, identity, None, activation, pooling)

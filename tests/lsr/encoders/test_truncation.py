@@ -1,4 +1,4 @@
-"""lsr/encoders/truncation.py: what an encoder says that it reads is what changes its vectors."""
+"""lsr/encoders/truncation.py: exactly the tokens within an encoder's limit change its vectors."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from lsr.encoders.truncation import Length, Limit
 
 @pytest.fixture
 def encoder(save_model, words):
-    """A masked LM of a word a token, of which documents may have 10 and queries 6."""
+    """A masked LM with one token per word, which reads 10 tokens of documents and 6 of queries."""
 
     def build(**options):
         model = AutoModelForMaskedLM.from_pretrained(save_model())
@@ -36,7 +36,7 @@ def same(one, other):
 
 
 def reads(encode, limit, n_words):
-    """Whether `encode` reads what `limit` says of a text of `n_words` words, and no more."""
+    """Whether `encode` reads as much of a text of `n_words` words as `limit` says, and no more."""
     text = [f"w{number}" for number in range(n_words)]
     (length,) = limit.lengths([" ".join(text)])
     beyond = [*text[: length.read], *("w99" for _ in text[length.read :])]
@@ -77,7 +77,7 @@ def test_lengths_counted_while_encoding_are_those_of_whole_texts(encoder, texts,
     monkeypatch.setattr(masked_lm, "TOKENIZED", 7)
     monkeypatch.setattr(masked_lm, "BLOCK", 20)
     tested = encoder()
-    lengths = [Length(1, 1)]  # what is there stays
+    lengths = [Length(1, 1)]  # lengths already in the list stay
     mixed = ["", *texts, "w1 " * 500, "w2"]
     tested.encode_documents(mixed, lengths=lengths)
     assert lengths[1:] == tested.document_limit.lengths(mixed)
@@ -158,7 +158,7 @@ def test_a_decoder_reads_what_its_limits_say(save_decoder, sentences, attention,
     )
     encoder = ModelEncoder(model)
     lengths = []
-    # A token each: the tokenizer has no merges of digits.
+    # One token per digit: the tokenizer has no merges of digits.
     text = " ".join("1234567890")
     encoder.encode_documents([text], lengths=lengths)
     (length,) = lengths

@@ -19,8 +19,8 @@ def tokenizer():
     return default_tokenizer()
 
 
-# What may join, split or vanish at a space: white space of other kinds, characters that BERT drops,
-# marks that combine, characters that stand alone, tokens spelt out.
+# Pieces that may join, split or vanish at a space: other white space, characters that BERT drops,
+# combining marks, characters that are words alone, and tokens spelled out.
 PIECES = (
     *("heat", "Flow", "naïve", "e", "Σ", "ΑΣ", "İ", "ﬁ", "x" * 120, "3.14", "don't", "東京", "🙂"),
     *(" ", "  ", " ", " ", "\n", "\t", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2003"),
@@ -38,7 +38,7 @@ def random_texts(seed, n=400):
 
 
 def whole(tokenizer, texts):
-    """The oracle: each text through the tokenizer, in one piece."""
+    """The oracle: the tokenizer on each whole text."""
     backend = whole_text(tokenizer)
     return [backend.encode(text, add_special_tokens=False).ids for text in texts]
 
@@ -51,12 +51,12 @@ def test_tokens_by_words_equal_those_of_whole_texts(tokenizer):
     words = words_of(whole_text(tokenizer))
     texts = random_texts(0)
     expected = whole(tokenizer, texts)
-    assert by_words(words, texts) == expected  # all new
-    assert by_words(words, texts) == expected  # all but the longest known
+    assert by_words(words, texts) == expected  # no word is cached
+    assert by_words(words, texts) == expected  # all but the longest words are cached
     assert max(map(len, words)) == wordpiece.LONGEST
 
 
-# No k, y nor 9: words with them are unknown. One token is of several words, one holds a mark.
+# No k, y or 9: words with them are unknown. One token spans several words, one holds a mark.
 SMALL = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] heat Heat flow ##flow ##ing he ##a ##at ##t a t h - # ## . "
     "don't 3 ##3 [ ]"

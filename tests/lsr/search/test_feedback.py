@@ -23,7 +23,7 @@ def assert_sound(vectors: csr_array) -> None:
 
 
 def moved_by(setting: Feedback, query=None, relevant=None, scores=None, negatives=None):
-    """The moved query as a dense array; what is not given is that of the examples."""
+    """The moved query as a dense array; arguments default to the example vectors above."""
     query = QUERY if query is None else query
     relevant = RELEVANT if relevant is None else relevant
     scores = np.array([3.0, 1.0]) if scores is None else np.array(scores)
@@ -35,7 +35,7 @@ def moved_by(setting: Feedback, query=None, relevant=None, scores=None, negative
 
 
 def assert_moved(moved: np.ndarray, direction: list[float], norm: float = 5) -> None:
-    """The vector has the direction, whatever its length is written as, and the norm."""
+    """Check a vector's direction (`direction` may have any length) and its norm."""
     expected = np.array(direction) * norm / np.linalg.norm(direction)
     np.testing.assert_allclose(moved, expected, rtol=1e-6)
     np.testing.assert_array_equal(moved == 0, expected == 0)
@@ -57,7 +57,7 @@ def test_dense_average() -> None:
 def test_dense_rocchio() -> None:
     setting = how(alpha=0.5, beta=2, gamma=0.25, negatives=2)
     moved = move_dense(DENSE_QUERY, DENSE_RELEVANT, DENSE_NEGATIVES, setting)
-    # ½·(1, 0, 2) + 2·(4, 0, ½) − ¼·(0, 2, 4)
+    # ½·(1, 0, 2) + 2·(4, 0, ½) − ¼·(0, 2, 4).
     assert moved.tolist() == [8.5, -0.5, 1] and moved.dtype == np.float32
     moved = move_dense(DENSE_QUERY, DENSE_RELEVANT, NO_DENSE, setting)
     assert moved.tolist() == [8.5, 0, 2]
@@ -88,7 +88,7 @@ def test_dense_rejects() -> None:
         move_dense(DENSE_QUERY, DENSE_RELEVANT, np.zeros((2, 4)), how())
 
 
-# Sparse. Of norm 5, 10, 2 and 13; sums 7, 14 and 2.
+# Sparse. The norms are 5, 10, 2 and 13; the sums of the first three 7, 14 and 2.
 
 QUERY = vectors_of([[3, 4, 0, 0, 0]])
 RELEVANT = vectors_of([[0, 6, 8, 0, 0], [0, 0, 0, 2, 0]])
@@ -103,12 +103,12 @@ def test_rocchio() -> None:
 
 
 def test_rocchio_with_negatives() -> None:
-    # .26·(0, 0, 5/13, 0, 12/13) = (0, 0, .1, 0, .24), of which the last has nothing to take from
+    # .26·(0, 0, 5/13, 0, 12/13) = (0, 0, .1, 0, .24); the last term is absent: nothing to subtract
     setting = how(beta=1, gamma=0.26, negatives=1)
     assert_moved(moved_by(setting, negatives=NEGATIVE), [0.6, 1.1, 0.3, 0.5, 0])
-    two = vectors_of([[0, 0, 5, 0, 12], [0, 0, 0, 0, 0]])  # an empty one counts in the mean
+    two = vectors_of([[0, 0, 5, 0, 12], [0, 0, 0, 0, 0]])  # an empty vector counts in the mean too
     assert_moved(moved_by(setting, negatives=two), [0.6, 1.1, 0.35, 0.5, 0])
-    # 1.04 takes the whole .4 of the third term away.
+    # With γ = 1.04 the whole .4 of the third term is subtracted.
     assert_moved(
         moved_by(how(beta=1, gamma=1.04, negatives=1), negatives=NEGATIVE), [0.6, 1.1, 0, 0.5, 0]
     )
@@ -129,16 +129,16 @@ def test_relevance_model() -> None:
     # p(t|q) = (3, 4)/7; p(t|R) = ¾·(0, 3, 4)/7 + ¼·(0, 0, 0, 1) = (0, 9, 12, 7)/28
     setting = how(method="relevance-model", alpha=1, beta=1)
     assert_moved(moved_by(setting), [12, 16 + 9, 12, 7, 0])
-    # Three times as much weight on the query, and not on its length.
+    # Three times as much weight on the query's direction, whatever its length.
     assert_moved(moved_by(how(method="relevance-model", alpha=3, beta=1)), [36, 48 + 9, 12, 7, 0])
     assert_moved(moved_by(how(method="relevance-model", alpha=0, beta=2)), [0, 9, 12, 7, 0])
 
 
 def test_relevance_model_of_the_heaviest_terms() -> None:
-    # Of (0, 9, 12, 7)/28 the two heaviest, (0, 3, 4)/7; then the query has two terms already.
+    # The two heaviest of (0, 9, 12, 7)/28 are (0, 3, 4)/7; then the query's own two terms are all.
     setting = how(method="relevance-model", alpha=1, beta=1, terms=2)
     assert_moved(moved_by(setting), [3, 4 + 3, 0, 0, 0])
-    # Three terms are all; then own terms and one more.
+    # All three of the model's terms are used; then the query's own two and one more are kept.
     setting = how(method="relevance-model", alpha=1, beta=1, terms=3)
     assert_moved(moved_by(setting), [12, 25, 12, 0, 0])
 
@@ -155,7 +155,7 @@ def test_relevance_model_of_scores_below_zero() -> None:
     assert_moved(moved_by(setting, scores=[0.5, -0.5]), [3, 4 + 3, 4, 0, 0])
 
 
-# What is kept. Rocchio with β = 1 gives .6, 1.1, .4, .5: of a sum of 2.6.
+# The terms that are kept. Rocchio with β = 1 gives .6, 1.1, .4, .5, whose sum is 2.6.
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_relevance_model_of_scores_below_zero() -> None:
         ({"terms": 4}, [0, 1, 2, 3]),
         ({"terms": 3}, [0, 1, 3]),
         ({"terms": 2}, [0, 1]),
-        ({"terms": 1}, [0, 1]),  # own terms, always
+        ({"terms": 1}, [0, 1]),  # own terms are always kept
         ({"terms": None}, [0, 1, 2, 3]),
         ({"mass": 1}, [0, 1, 2, 3]),
         ({"mass": 0.8}, [0, 1, 3]),  # 1.1 + .6 + .5 ≥ 2.08
@@ -216,7 +216,7 @@ class TestDegenerate:
 
     def test_an_empty_query_becomes_the_documents(self, method: str) -> None:
         moved = moved_by(how(method=method, alpha=1, beta=1, terms=2), query=vectors_of([[0] * 5]))
-        # Of (0, .3, .4, .5) and, for the relevance model, (0, 9, 12, 7)/28.
+        # Cuts of (0, .3, .4, .5) and, for the relevance model, of (0, 9, 12, 7)/28.
         heavy = [0, 9, 12, 0, 0] if method == "relevance-model" else [0, 0, 0.4, 0.5, 0]
         assert_moved(moved, heavy, norm=1)
 
@@ -275,7 +275,7 @@ def test_sparse_rejects() -> None:
         (3, None, None, [1, 2, 4]),
         (9, None, None, [1, 2, 3, 4]),
         (None, 0.5, None, [4]),  # 5 of 10
-        (None, 0.51, None, [1, 4]),  # 5 + 2, the first of the equal ones
+        (None, 0.51, None, [1, 4]),  # 5 + 2: of equal weights the first
         (None, 0.7, None, [1, 4]),
         (None, 0.71, None, [1, 2, 4]),
         (None, 1e-9, None, [4]),

@@ -1,4 +1,4 @@
-"""Feedback against loops over dictionaries, pyserini's vector feedback, and Anserini's Rocchio."""
+"""Feedback compared with loops over dictionaries, pyserini's vector feedback and Anserini's."""
 
 import importlib.metadata
 import importlib.util
@@ -25,7 +25,7 @@ def assert_sound(vectors: csr_array) -> None:
 def cut_slowly(
     weights: dict[int, float], terms: int | None, mass: float | None, ratio: float | None
 ) -> list[int]:
-    """The terms kept, heaviest first."""
+    """Return the terms that the cuts keep, heaviest first."""
     ranked = sorted(weights, key=lambda term: (-weights[term], term))
     total, kept, held = math.fsum(weights.values()), [], 0.0
     for term in ranked:
@@ -43,7 +43,7 @@ def cut_slowly(
 def rocchio_slowly(
     query: dict, relevant: list[dict], negatives: list[dict], setting: Feedback
 ) -> dict[int, float]:
-    """The moved query before it is scaled, by loops over the vocabulary."""
+    """Return the moved query before it is scaled, by loops over the vocabulary."""
 
     def unit(vector: dict, term: int) -> float:
         norm = math.sqrt(sum(weight * weight for weight in vector.values()))
@@ -155,7 +155,7 @@ def test_relevance_model_equals_a_slow_one(query, relevant, scores, terms) -> No
     assert_sound(result)
     assert set(query) <= set(result.indices.tolist()) <= set(moved)
     assert result.nnz == min(len(moved), max(terms, len(query)))
-    # What is kept is in proportion, and no heavier term was left out.
+    # Kept terms keep their proportions, and no heavier term was left out.
     kept = np.array([moved[term] for term in result.indices.tolist()])
     expected = kept / np.linalg.norm(kept) * math.hypot(*query.values())
     np.testing.assert_allclose(result.data, expected, rtol=1e-5)
@@ -169,7 +169,7 @@ def test_relevance_model_equals_a_slow_one(query, relevant, scores, terms) -> No
 
 @pytest.fixture
 def pyserini_prf(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """pyserini's own module of vector feedback, loaded from its file.
+    """pyserini's module of vector feedback, loaded from its file.
 
     Importing it by name starts a Java VM and an OpenAI client. It needs two classes for type
     annotations, whose modules are replaced by empty ones.
@@ -221,17 +221,17 @@ SCORES = [2.0 * (N_FEEDBACK - i) for i in range(N_FEEDBACK)]
 
 @pytest.fixture(scope="module")
 def feedback_documents() -> np.ndarray:
-    """Ten documents of whole weights: Anserini's are term frequencies."""
+    """Ten documents with integer weights, since Anserini's weights are term frequencies."""
     rng = np.random.default_rng(3)
     return rng.integers(1, 9, (N_FEEDBACK, WIDTH)) * (rng.random((N_FEEDBACK, WIDTH)) < 0.2)
 
 
 @pytest.fixture(scope="module")
 def anserini(feedback_documents: np.ndarray):
-    """The query as moved by Anserini's own classes: (class, arguments, query) → (WIDTH,).
+    """A function that moves a query by Anserini's classes: (class, arguments, query) → (WIDTH,).
 
-    They move the query inside a search: the documents are the first of an index (in memory), and
-    terms are named so that no filter strikes (of more than one letter, in few of the documents).
+    They move the query inside a search: the documents are the first results in an index in memory,
+    and terms are named so that no filter removes them (several letters, and in few documents).
     """
     from lsr.indexes.jvm import call, engine_class
 
@@ -314,17 +314,17 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def mean_norm(documents: np.ndarray) -> float:
-    """The norm of the mean of unit vectors, which Anserini normalises again and we do not."""
+    """The norm of the mean of unit vectors, which Anserini normalises again but lsr does not."""
     return float(np.linalg.norm(np.mean([unit(document) for document in documents], axis=0)))
 
 
 @pytest.mark.parametrize("gamma", [0, 0.15])
 @pytest.mark.parametrize("k", [1, 5])
 def test_rocchio_equals_anserini(anserini, feedback_documents, gamma: float, k: int) -> None:
-    """On all terms: of fewer, Anserini takes the heaviest of the mean, and we of the query."""
+    """All terms are kept: of fewer, Anserini keeps the mean's heaviest, lsr the moved query's."""
     query = feedback_documents[0] * 0
     query[[0, 7, 30]] = 3, 1, 2
-    # Terms for the first k and the last 4, documents, α, β, γ, whether to print, whether to use γ.
+    # Terms and documents for the first k, then for the last 4; α, β, γ, whether to print, to use γ.
     arguments = [100, k, 100, 4, 1.0, 0.75, gamma, False, gamma > 0]
     theirs = anserini("RocchioReranker", arguments, query)
     relevant, negatives = feedback_documents[:k], feedback_documents[-4:]
@@ -341,9 +341,9 @@ def test_rocchio_equals_anserini(anserini, feedback_documents, gamma: float, k: 
 
 @pytest.mark.parametrize("terms", [20, 100])
 def test_relevance_model_equals_anserini(anserini, feedback_documents, terms: int) -> None:
-    """Of a query of one term, the model's heaviest: what is added has `terms` terms in both.
+    """The query is the model's heaviest term, so that both implementations keep `terms` terms.
 
-    Each document has fewer terms than `terms`, by which Anserini cuts it too.
+    Each document has fewer terms than `terms`, by which Anserini would cut documents too.
     """
     documents = feedback_documents[:4]
     assert (documents > 0).sum(axis=1).max() < 20 < (documents > 0).any(axis=0).sum()

@@ -9,7 +9,7 @@ from lsr.search.fusion import Fused, contenders, interpolate
 
 SPARSE = [("a", 10.0), ("b", 6.0), ("c", 2.0)]
 DENSE = [("b", 1.0), ("d", 0.5), ("a", 0.0)]
-# No term of the query is in d; the dense side did not return c.
+# d holds no term of the query; the dense side did not return c.
 EXACT = ({"d": 0.0}, {"c": -0.5})
 
 
@@ -18,7 +18,7 @@ def how(**settings) -> Interpolation:
 
 
 def by_id(fused: list[Fused]) -> dict[str, tuple[float, float]]:
-    """What the two sides gave each document."""
+    """Return each document's shares from the two sides."""
     return {doc.doc_id: (doc.sparse, doc.dense) for doc in fused}
 
 
@@ -108,7 +108,7 @@ def test_no_normalisation() -> None:
 
 
 def test_reciprocal_ranks() -> None:
-    # `missing` is "exact", which is not asked.
+    # `missing` is "exact", which reciprocal ranks do not use.
     fused = interpolate(SPARSE, DENSE, how(method="rrf"))
     assert [doc.doc_id for doc in fused] == ["b", "a", "d", "c"]
     assert by_id(fused) == {
@@ -143,7 +143,7 @@ def test_ties_go_by_id(method: str) -> None:
 @pytest.mark.parametrize("normalisation", ["min-max", "theoretical"])
 @pytest.mark.parametrize("ids", ["p", "pq"])
 def test_equal_scores_are_one_each(normalisation: str, ids: str) -> None:
-    # 0 is the least sparse score there can be, −1 the least dense one.
+    # 0 is the lowest possible sparse score, −1 the lowest dense one.
     setting = how(normalisation=normalisation, missing="zero")
     fused = by_id(interpolate([(i, 0.0) for i in ids], [(i, -1.0) for i in ids], setting))
     assert fused == dict.fromkeys(ids, (0.5, 0.5))
@@ -203,7 +203,7 @@ def test_nothing() -> None:
 @pytest.mark.parametrize("missing", ["exact", "zero", "minimum"])
 def test_an_empty_side_gives_nothing(normalisation: str, missing: str) -> None:
     setting = how(normalisation=normalisation, missing=missing)
-    fused = interpolate([], DENSE, setting)  # a query without terms: nothing in `exact` either
+    fused = interpolate([], DENSE, setting)  # a query without terms has no exact scores either
     assert [doc.doc_id for doc in fused] == ["b", "d", "a"]
     assert all(doc.sparse == 0 and doc.score == doc.dense for doc in fused)
     fused = interpolate(SPARSE, [], setting, ({}, {"a": 0.5}))
@@ -255,7 +255,7 @@ def test_a_document_twice() -> None:
 @pytest.mark.parametrize("exact_dense", [True, False])
 @pytest.mark.parametrize("normalisation", ["min-max", "theoretical", "z-score", "none"])
 def test_contenders_hold_the_best_of_all(normalisation: str, exact_dense: bool) -> None:
-    """Against the fusion of everything, with ties, short lists and weights of 0."""
+    """Compared with fusing all documents, with ties, short lists and weights of 0."""
     rng = np.random.default_rng(0)
     fewer = 0
     for _ in range(400):
@@ -267,7 +267,7 @@ def test_contenders_hold_the_best_of_all(normalisation: str, exact_dense: bool) 
             "dense": np.float32(rng.integers(-few, few, n) / 3),
         }
         if rng.random() < 0.5:
-            # Sides that agree: many documents are in both lists.
+            # The sides agree, so that many documents are in both lists.
             scores["dense"] = np.float32(scores["sparse"] + rng.integers(0, 3, n) / 3)
         depth = int(rng.integers(1, 60))
         known = {side: dict(zip(ids, of.tolist(), strict=True)) for side, of in scores.items()}

@@ -12,7 +12,7 @@ from lsr.request import Interpolation
 from lsr.search.fusion import interpolate
 
 SCORE = st.floats(-1e3, 1e3, width=32)
-# A normalised difference below float64's precision would be none.
+# Coarse, since normalised differences below float64's precision would vanish.
 IMPACT = st.integers(-1000, 1000).map(lambda impact: impact / 64)
 
 
@@ -94,7 +94,7 @@ def test_equals_the_oracle(sparse, dense, setting, first, second) -> None:
     expected = fuse_slowly(sparse, dense, setting, (first, second))
     assert len(fused) == len(expected)
     for doc in fused:
-        # Where almost equal scores are spread, rounding errors are too.
+        # Normalising almost equal scores magnifies rounding errors.
         for got, wanted in zip((doc.sparse, doc.dense), expected[doc.doc_id], strict=True):
             assert math.isfinite(got)
             assert got == pytest.approx(wanted, rel=1e-9, abs=1e-12)
@@ -145,7 +145,7 @@ def test_alpha_one_keeps_the_sparse_order(sparse, dense, known, normalisation) -
 @given(RANKING, RANKING, SETTINGS)
 def test_swapping_the_sides_mirrors_alpha(sparse, dense, setting) -> None:
     setting = setting.model_copy(update={"alpha": 0.25, "missing": "zero"})
-    if setting.normalisation == "theoretical":  # which treats the sides differently
+    if setting.normalisation == "theoretical":  # it treats the sides differently
         return
     mirrored = setting.model_copy(update={"alpha": 0.75})
     swapped = interpolate(dense, sparse, mirrored)
@@ -154,7 +154,7 @@ def test_swapping_the_sides_mirrors_alpha(sparse, dense, setting) -> None:
     ]
 
 
-# ranx: other people's implementation.
+# ranx, an independent implementation.
 
 
 @pytest.mark.slow
@@ -169,9 +169,9 @@ def test_swapping_the_sides_mirrors_alpha(sparse, dense, setting) -> None:
     ],
 )
 def test_equals_ranx(norm: str | None, method: str, setting: Interpolation) -> None:
-    """On lists of distinct scores: ranx makes 0 of a constant list, and ranks ties as they come.
+    """With distinct scores: ranx turns a constant list into 0s, and ranks ties as they come.
 
-    The scores are float64 here and there; ranx adds them in another order.
+    Both use float64, but ranx adds scores in another order.
     """
     import ranx
 

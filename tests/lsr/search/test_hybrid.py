@@ -1,4 +1,4 @@
-"""Both sides of an index, interpolated, with feedback: against whole score matrices."""
+"""Interpolation of both sides of an index, with feedback, compared with full score matrices."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +59,7 @@ def searcher(folder):
 
 
 class Oracle:
-    """Every document scored by both sides, for one query."""
+    """Scores every document on both sides, for one query."""
 
     def __init__(self, searcher, settings, query):
         self.request = ask(query, **settings)
@@ -268,7 +268,7 @@ def test_pruned_queries_and_their_rescoring(searcher):
     }
     assert cut == searcher.search(kept, 10)
     assert cut != whole
-    # All candidates: the answer of the whole query.
+    # With all documents as candidates, the scores are those of the whole query.
     assert searcher.search(query, 10, mass=0.5, rescore=N) == [
         hit for hit in whole if hit in searcher.search(query, 10, mass=0.5, rescore=N)
     ]
@@ -304,7 +304,7 @@ def test_explanations_of_both_sides_sum_to_the_score(searcher):
 def test_terms_of_feedback_are_marked(searcher):
     (hit,) = searcher.search("flutter", 1, feedback={"documents": 5})
     why = searcher.explain("flutter", hit.document.id, feedback={"documents": 5})
-    # A word of two pieces is none of feedback's either.
+    # "flutter" is two word pieces; neither counts as a term from feedback.
     own = {searcher.encoder.vocabulary[term] for term in searcher.encoder.own_terms("flutter")}
     assert {term.term for term in why.terms if not term.from_feedback} <= own
     assert any(term.from_feedback for term in why.terms)

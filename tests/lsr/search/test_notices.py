@@ -1,4 +1,4 @@
-"""lsr/search/notices.py: what of a query or a document was not read, or is not known."""
+"""lsr/search/notices.py: parts of a query or a document that were not read or are unknown."""
 
 import json
 

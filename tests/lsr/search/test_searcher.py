@@ -167,7 +167,7 @@ def test_absurd_k(searcher, k):
         searcher.search("heat", k)
 
 
-# What the numbers of a query may be multiplied by; most of these are no powers of two.
+# Factors for a query's weights; most are not powers of two.
 MULTIPLES = (1e-30, 0.007, 0.01, 0.125, 1 / 3, 3.7, 1e4, 1e30)
 
 
@@ -208,7 +208,7 @@ def test_no_query_of_known_terms_finds_nothing(searcher):
     everything = [hit.document.id for hit in searcher.search({"heat": 1.0}, N)]
     for weight in (0.007, 1e-100, 1e100):
         assert [hit.document.id for hit in searcher.search({"heat": weight}, N)] == everything
-    # Beside the largest weight a vanishingly small one may vanish.
+    # Next to the largest weight, a tiny one may be rounded to 0.
     beside = searcher.search({"heat": 1.0, "flow": 1e-100}, N)
     assert [hit.document.id for hit in beside] == everything
     alike = dict.fromkeys(searcher.encoder.vocabulary, 0.3)
