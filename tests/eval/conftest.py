@@ -10,7 +10,7 @@ CORPUS = {"q1": "heat flow", "a": "heat", "b": "heat wing wing wing", "c": "plat
 
 @pytest.fixture
 def beir_folder(tmp_path):
-    """By BM25 q1 finds itself, a and b; q2 finds nothing."""
+    """A BEIR folder where, by BM25, q1 finds itself, a and b, and q2 finds nothing."""
     lines = [json.dumps({"_id": key, "text": text}) for key, text in CORPUS.items()]
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     (tmp_path / "queries.jsonl").write_text(
@@ -23,7 +23,7 @@ def beir_folder(tmp_path):
 
 @pytest.fixture
 def two(beir_folder):
-    """Two datasets, of which the second knows another answer and one query more; and two runs."""
+    """Two datasets, where the second has another answer and one query more; and two runs."""
     from lsr.run import Run
 
     one, other = beir_folder / "one", beir_folder / "other"
@@ -44,7 +44,7 @@ def two(beir_folder):
 
 @pytest.fixture
 def builds(monkeypatch):
-    """Paths of the indexes that are built in a cache, as they are begun."""
+    """The paths of the indexes that are built in a cache, in the order of their start."""
     from lsr.building.build import build_index
     from lsr.eval import cache as caching
 

@@ -1,4 +1,4 @@
-"""eval/cache.py: what is found again, and what is done again."""
+"""eval/cache.py: what is read from the cache, and what is computed again."""
 
 import shutil
 
@@ -50,7 +50,7 @@ def test_what_is_cached_is_known_by_its_content(two, builds):
     assert cache.index_path(IndexSpec(dataset, "lexical", 256, None, "float32")) != path
     assert cache.index_path(IndexSpec(load_dataset(two[1]), "lexical", 256, None)) != path
     assert len(builds) == 1
-    # The same documents elsewhere are the same documents.
+    # A copy of the documents at another path has the same key.
     shutil.copytree(two[0], two[0].parent / "copy")
     copy = load_dataset(two[0].parent / "copy")
     assert Cache(cache.folder).index_path(IndexSpec(copy, "lexical", 256, None)) == path

@@ -1,4 +1,4 @@
-"""The engine on real test collections: rankings against brute force, BM25 against bm25s."""
+"""The engine on real test collections: rankings against brute force, and BM25 against bm25s."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from lsr.search import Searcher
 from lsr.vectors import quantise
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-# nDCG@10 of BM25 over stemmed words without stop words, as the collections' own table has it.
+# nDCG@10 of BM25 over stemmed words without stop words, from the collections' own table.
 BM25 = {
     "cranfield": 0.360,
     "mlquestions": 0.426,
@@ -50,7 +50,7 @@ def test_ranking_is_that_of_brute_force_document_by_document(indexed):
     name, searcher = indexed
     texts = [query.text for query in load_dataset(SHARED / name).queries]
     ids = [document.id for document in open_corpus(SHARED / name)]
-    # The engine's own forward vectors; that they are those of the encoder is tested on its own.
+    # These are the engine's forward vectors; another test compares them with the encoder's.
     impacts = searcher.index.impacts(ids)
     queries, factors = searcher.passes.impacts(searcher.passes.encode(texts, ask(""), 1))
     ranked = searcher.rank(texts, 1000, threads=2)
@@ -70,7 +70,7 @@ def test_forward_vectors_are_the_quantised_vectors_of_the_encoder(indexed):
 
 
 def test_lexical_is_bm25_of_its_tokens(indexed):
-    """bm25s given the same WordPieces scores alike: what differs from BM25 of words is they."""
+    """bm25s on the same WordPieces scores equally, so they alone explain differences in BM25."""
     name, searcher = indexed
     dataset = load_dataset(SHARED / name)
     ours = measure_index(searcher, dataset, ["nDCG@10"]).evaluation.means["nDCG@10"]
@@ -91,7 +91,7 @@ def test_lexical_is_bm25_of_its_tokens(indexed):
     theirs = evaluate(Run(rankings).without_self(), dataset.qrels, ["nDCG@10"]).means["nDCG@10"]
     print(f"{name}: ours {ours:.4f}, bm25s on WordPieces {theirs:.4f}, on words {BM25[name]}")
     assert ours == pytest.approx(theirs, abs=0.003)
-    # Arguments are long and abstracts full of inflections: there, stemming and stop words count.
+    # Arguments are long and abstracts have many inflections, so stemming and stop words matter.
     assert ours == pytest.approx(BM25[name], abs=0.04 if name in ("arguana", "cranfield") else 0.01)
 
 

@@ -1,4 +1,4 @@
-"""Run files and an index beside each other on a small BEIR folder, worked out by hand."""
+"""Run files and an index compared on a small BEIR folder, with values worked out by hand."""
 
 import gzip
 import json

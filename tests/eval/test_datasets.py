@@ -124,7 +124,7 @@ def test_ir_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def collections(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """ir_datasets with its real ids, each of two made-up queries; the set is of what was loaded."""
+    """ir_datasets with real ids and two made-up queries for each; returns the set of loaded ids."""
     import ir_datasets
 
     loaded = set()
@@ -201,12 +201,12 @@ def test_groups_are_several_datasets(collections, folder, monkeypatch) -> None:
         "beir/cqadupstack/english",
     ]
     assert {part.group for part in parts} == {"cqadupstack"} and len(parts) == 12
-    # A list of datasets, each of which counts by itself.
+    # A list of datasets, each of them evaluated separately.
     assert {part.group for part in load_datasets("beir")} == {""}
     assert [part.name for part in load_datasets("scifact")] == ["scifact"]
     with pytest.raises(ValueError, match="cqadupstack is 12 datasets .*: name one of them"):
         load_dataset("cqadupstack")
-    # A folder of that name goes first.
+    # A folder of that name takes precedence.
     monkeypatch.chdir(folder.parent)
     folder.rename("cqadupstack")
     (found,) = load_datasets("cqadupstack")
@@ -232,7 +232,7 @@ def test_development_collections() -> None:
     assert len(load_dataset(SHARED / "cranfield").queries) == 225
 
 
-# Words that say nothing of what a question is about.
+# Words that say nothing about the topic of a question.
 STOPWORDS = set(
     "a the of in to is it how do i my with and on what at for this does was all its by that an "
     "from when be am which where who so let has have into up off some both no not or each".split()

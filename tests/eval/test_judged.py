@@ -1,4 +1,4 @@
-"""An index of another corpus is refused, one that lacks judged documents is named."""
+"""An index of another corpus is refused; missing judged documents are reported."""
 
 import json
 

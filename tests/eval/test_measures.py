@@ -1,4 +1,4 @@
-"""Expected values are computed by hand from the definitions, or by trec_eval's own code."""
+"""Measures compared with values by hand from the definitions, or from trec_eval's own code."""
 
 import gzip
 from math import log2
@@ -13,7 +13,7 @@ from lsr.eval.measures import evaluate, split_measures, with_relevant_grade
 from lsr.run import Run
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-# Ours → trec_eval's.
+# lsr's names → trec_eval's.
 TREC_NAMES = {
     "nDCG@10": "ndcg_cut_10",
     "RR": "recip_rank",
@@ -151,7 +151,7 @@ def assert_equal_to_trec_eval(scores, qrels, relevant_grade=1):
 @pytest.mark.parametrize("relevant_grade", [1, 2])
 @pytest.mark.parametrize("levels", [3, 20, 100_000])
 def test_random_runs_score_as_by_trec_eval(levels: int, relevant_grade: int) -> None:
-    """Scores on few levels are mostly ties, on many almost none."""
+    """With few score levels most scores are ties, with many almost none."""
     generator = np.random.default_rng(levels)
     documents = [f"d{number}" for number in range(300)]
     scores, qrels = {}, {}

@@ -60,7 +60,7 @@ def page(browser, url, request):
     assert no_overflow(opened)
     assert opened.title().startswith("Evaluation: base <img")
     assert opened.locator("script").count() == 2 and opened.locator("img").count() == 0
-    # Violations of the policy are told on the console.
+    # The browser's console reports violations of the content security policy.
     assert [text for text in problems if not text.startswith("data:")] == []
     context.close()
 
@@ -119,7 +119,7 @@ def test_queries_are_sorted_filtered_and_chosen(page):
     assert page.locator("#count").inner_text().startswith("3 of 12 queries.")
     page.get_by_label("Filter").fill("")
     page.get_by_role("combobox", name="Measure").select_option("R@100")
-    # The order chosen stays.
+    # The chosen order stays.
     assert column(page, table, 1) == [f"q{n}" for n in range(N)]
     assert set(column(page, table, 3)) == {"0.0000"}
     assert page.locator("[data-dataset='0']").is_visible()
@@ -138,7 +138,7 @@ def test_a_query_opens_by_click_with_texts_as_text(page):
     assert second.locator("li.relevant").count() == 1
     last = second.locator("li").nth(3)
     assert "relevant, grade 1" in last.inner_text()
-    assert last.locator("summary").count() == 0  # reasons of the first three only
+    assert last.locator("summary").count() == 0  # explanations for the first three only
     first = second.locator("li").first
     assert "grade" not in first.inner_text()
     first.locator("summary").click()
@@ -154,7 +154,7 @@ def test_a_query_opens_by_keyboard_and_gives_the_focus_back(page):
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
     assert dialog.locator("h2").inner_text() == "question 4 of wings"
-    assert dialog.locator("mark").count() == 0  # no word of the query is in the texts
+    assert dialog.locator("mark").count() == 0  # the texts hold no word of the query
     dialog.get_by_role("button", name="Next").click()
     assert dialog.locator("h2").inner_text() == "question 8 of wings"
     dialog.get_by_role("button", name="Previous").click()
@@ -162,5 +162,5 @@ def test_a_query_opens_by_keyboard_and_gives_the_focus_back(page):
     assert dialog.get_by_role("button", name="Previous").is_disabled()
     page.keyboard.press("Escape")
     assert dialog.count() == 0
-    # The dialog tells that it is closed after it is: the focus follows.
+    # The dialog's close event comes after it is closed, and the focus moves then.
     page.wait_for_function("document.activeElement.textContent === 'q0'", timeout=5000)

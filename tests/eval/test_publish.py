@@ -1,4 +1,4 @@
-"""Reports of a few results whose numbers are worked out by hand."""
+"""Reports on a few results, with numbers worked out by hand."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def systems(data=None, **fields):
 
 
 class _Cells(HTMLParser):
-    """Rows of the tables of a page by caption, and all ids."""
+    """Return the rows of a page's tables by caption, and all ids."""
 
     def __init__(self, page):
         super().__init__()
@@ -278,7 +278,7 @@ def test_snippet():
 
 def test_pareto():
     assert pareto([]) == []
-    # The last is as fast as the second and worse; equal ones are both kept.
+    # The last is as fast as the second, but worse; of equal ones both are kept.
     assert pareto([(1, 0.5), (2, 0.6), (1, 0.5), (2, 0.4)]) == [0, 2, 1]
 
 

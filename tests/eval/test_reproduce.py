@@ -1,4 +1,4 @@
-"""lsr reproduce: what was published, what differences are called, and runs on the miniature."""
+"""lsr reproduce: published values, verdicts on differences, and runs on the miniature."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from lsr.eval.reproduce import MEAN, Model, Row, Source, Table, choose, read_pub
 from lsr.run import Run
 
 PUBLISHED = read_published()
-# With the fastest encoder's numbers on the miniature alone.
+# The fastest encoder, with its numbers on the miniature only.
 BRIEF = PUBLISHED._replace(
     tables={
         **PUBLISHED.tables,
@@ -40,7 +40,7 @@ def records(result):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No host answers, and neither the hub's cache nor ir_datasets has anything."""
+    """No host can be reached, and the caches of the hub and of ir_datasets are empty."""
 
     def no_snapshot(name, **options):
         assert options == {"local_files_only": True}
@@ -62,7 +62,7 @@ def offline(monkeypatch):
 def two_datasets(monkeypatch, tmp_path):
     """A cache, and a table of two datasets which are both the miniature.
 
-    "good" and "bad" are the encoder lexical and differ by what is published of them; "none" cannot
+    "good" and "bad" are the encoder lexical with different published values; "none" cannot
     be run.
     """
     rows = [
@@ -122,14 +122,14 @@ def test_the_miniature_is_a_whole_collection():
 
 @pytest.mark.slow
 def test_miniature_end_to_end(monkeypatch):
-    # Weights, and so the numbers, must not depend on what a CPU is fast at.
+    # Weights, and so the numbers, must not depend on the CPU's fastest dtype.
     monkeypatch.setattr("lsr.encoders.masked_lm.bfloat16_is_fast", lambda: True)
     result = lsr_reproduce("miniature", "--json")
     assert result.exit_code == 0, result.output
     found = records(result)
     assert [record["model"] for record in found[::3]] == ["lexical", "grafted", "default"]
     assert {record["verdict"] for record in found} == {"ok"}
-    # Recorded to four digits.
+    # The recorded values have four digits.
     assert all(abs(record["difference"]) <= 0.00005 for record in found)
 
 
@@ -206,7 +206,7 @@ def test_a_failure_is_a_reason_and_the_rest_is_run(two_datasets, monkeypatch):
     assert ["missing", "bad", "scifact", "nDCG@10", "[1]"] in [line.split() for line in lines]
     assert "[1] the checkpoint holds something else" in lines
     assert "3 numbers: 1 ok, 1 close, 0 off, 1 missing" in lines
-    # And then the machinery.
+    # Then the check of the machinery.
     assert lines[-1] == "3 numbers: 3 ok, 0 close, 0 off, 0 missing"
 
 
@@ -354,7 +354,7 @@ def test_list():
 
 
 def test_a_wrong_judgement_shows(tmp_path, monkeypatch):
-    """The check of the machinery does read its data."""
+    """The check of the machinery really reads its data."""
     shutil.copytree(MINIATURE, tmp_path / "miniature")
     qrels = tmp_path / "miniature" / "qrels" / "test.tsv"
     qrels.write_text(qrels.read_text().replace("bees-4", "moon-4"))

@@ -67,7 +67,7 @@ def config_of(kind, n_terms, initializer_range):
 
 @pytest.fixture
 def save_model(tmp_path, words):
-    """A function that saves a random model of a kind, with or without head, and returns its path."""
+    """A function that saves a random model of a kind, with or without head; returns the path."""
     from transformers import AutoModel, AutoModelForMaskedLM
 
     def save(kind="bert", head=True, n_terms=None, initializer_range=0.5, seed=0, **changes):

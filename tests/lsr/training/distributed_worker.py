@@ -2,7 +2,7 @@
 
     python distributed_worker.py FOLDER
 
-reads FOLDER/cases.pt and writes FOLDER/RANK.pt: for each case what the process found.
+reads FOLDER/cases.pt and writes FOLDER/RANK.pt, the process's result for each case.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ PROCESSES = 4
 
 
 class Toy(torch.nn.Module):
-    """Stands for an encoder: rows of numbers to vectors that are not negative."""
+    """Stands for an encoder: maps rows of numbers to vectors that are not negative."""
 
     def __init__(self, weight):
         super().__init__()
@@ -36,7 +36,7 @@ def gradient_of(model, loss):
 
 
 def regularise(case):
-    """A process has its own number of rows."""
+    """Apply a regulariser where processes have different numbers of rows."""
     model = DistributedDataParallel(Toy(case["weight"]))
     rows = case["rows"].split(case["sizes"])[process_rank()]
     value = case["regulariser"](model({"input_ids": rows})["sentence_embedding"])
@@ -44,7 +44,7 @@ def regularise(case):
 
 
 def train(case):
-    """Two accumulated batches of an objective."""
+    """Run an objective over two accumulated batches."""
     model = DistributedDataParallel(Toy(case["weight"]))
     objective = Objective(model, **case["settings"])
     for columns, labels in case["batches"]:
@@ -61,7 +61,7 @@ def train(case):
 
 
 def know(case):
-    """The other positives of this process's queries, among the documents of all."""
+    """Find other positives of this process's queries among the documents of all processes."""
     keys = [column.chunk(PROCESSES)[process_rank()] for column in case["keys"]]
     answers = case["answers"].chunk(PROCESSES)[process_rank()]
     return {"known": take_known_positives([{ANSWERS: answers}, *({KEY: own} for own in keys)])}
@@ -70,7 +70,7 @@ def know(case):
 def gather(case):
     rows = (case["rows"].chunk(PROCESSES)[process_rank()]).clone().requires_grad_()
     gathered = gather_rows(rows)
-    # Each process weighs all rows by numbers of its own.
+    # Each process weights all rows by its own numbers.
     (gathered * case["factors"][process_rank()]).sum().backward()
     return {"gathered": gathered.detach(), "gradient": rows.grad, "count": process_count()}
 
@@ -87,7 +87,7 @@ def work(rank, folder):
 
 
 if __name__ == "__main__":
-    # Imports cost seconds and are done once, before the processes part.
+    # Imports take seconds, so they happen once, before the fork.
     context = multiprocessing.get_context("fork")
     arguments = [(rank, Path(sys.argv[1])) for rank in range(PROCESSES)]
     processes = [context.Process(target=work, args=own) for own in arguments]

@@ -1,4 +1,4 @@
-"""lsr/training/cocondenser.py against the paper's losses, written out layer by layer."""
+"""lsr/training/cocondenser.py compared with the paper's losses, written out layer by layer."""
 
 import math
 
@@ -43,7 +43,7 @@ KINDS = {
 @pytest.fixture
 def model(request):
     torch.manual_seed(0)
-    # Without dropout, which would draw differently.
+    # No dropout: it would draw other random numbers in the two computations.
     return KINDS[getattr(request, "param", "bert")]().double().eval()
 
 
@@ -58,7 +58,7 @@ def batch():
 
 
 def written_out(model, early):
-    """The three losses, a text and a layer at a time, without padding."""
+    """Compute the three losses text by text and layer by layer, without padding."""
     inputs = batch()
     base, decoder = model.base_model, model.get_output_embeddings()
     transform = model.cls.predictions.transform if hasattr(model, "cls") else None
@@ -106,7 +106,7 @@ def written_out(model, early):
 def test_losses_and_gradients_are_those_written_out(model, early):
     decoder = take_decoder_out(model)
     loss = Cocondenser(model, decoder, early)
-    model.eval()  # the head's dropout too
+    model.eval()  # turns off the head's dropout too
     found = loss(model, batch())
     sum(found.values()).backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -164,7 +164,7 @@ def test_other_architectures_are_refused(kind):
 
 class TestSpanContrast:
     def test_value_by_hand(self):
-        """Rows a, a, b, b of orthogonal unit vectors: e¹ beside two times e⁰."""
+        """Rows a, a, b, b of orthogonal unit vectors: each softmax has e¹ and two times e⁰."""
         a, b = torch.eye(2)
         found = span_contrast(torch.stack([a, a, b, b]))
         assert float(found) == pytest.approx(-math.log(math.e / (math.e + 2)), rel=1e-6)
@@ -185,7 +185,7 @@ class TestSpanContrast:
 
 
 def contrast(rank, processes, folder, states):
-    """One process's share of a step; its gradient, as DistributedDataParallel averages it."""
+    """Run one process's share of a step; average gradients as DistributedDataParallel does."""
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes
     )

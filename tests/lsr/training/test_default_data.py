@@ -1,4 +1,4 @@
-"""lsr/training/default_data.py on small folders like the real ones."""
+"""lsr/training/default_data.py on small folders laid out like the real ones."""
 
 import json
 
@@ -85,7 +85,7 @@ def test_only_what_may_be_used_is_taken(collections, tmp_path):
     assert {key.split("-")[0] for key in documents} == {
         *("nq", "squad", "pubmedqa", "fairytale", "wiki", "techdoc", "os.a", "A"),
     }
-    # Of MedQuAD only the question with one answer, of fairy tales the one that stands alone.
+    # MedQuAD gives only questions with one answer, fairy tales only questions that need no context.
     texts = set(queries.values())
     assert "What is gout ?" in texts and "what is fairytale" in texts
     assert not texts & {"Who has gout ?", "a test question", "Why did he run?"}
@@ -101,7 +101,7 @@ def test_only_what_may_be_used_is_taken(collections, tmp_path):
         document, query = documents[document_id], queries[query_id]
         assert grade == 1
         if document_id.startswith(("wiki", "techdoc")):
-            # The query is not left in the document.
+            # The query was removed from the document.
             assert query not in document["text"] and query != document["title"]
             kinds.add("title" if query.endswith("Title") else "sentence")
             assert len(query.split()) >= 8 or query == f"{document_id.replace('-', ' ')} Title"
@@ -123,7 +123,7 @@ def test_texts_are_cut_after_their_first_words(collections, tmp_path, monkeypatc
     write_default_data(tmp_path / "other", tmp_path / "out")
     lines = (tmp_path / "out" / "corpus.jsonl").read_text().splitlines()
     documents = {document["_id"]: document for document in map(json.loads, lines)}
-    # Spaces between the words are left as they are; titles are whole.
+    # White space between words is unchanged; titles are not cut.
     assert documents["nq-d0"]["text"].rstrip() == " \n".join(words[:WORDS])
     assert documents["nq-d0"]["title"].split() == ["Long", "title"] * WORDS
     assert documents["nq-d1"]["text"] == ""

@@ -13,7 +13,7 @@ BATCH, INPUTS, TERMS = 5, 4, 12
 
 
 class Toy(torch.nn.Module):
-    """Rows of numbers to vectors that are not negative, with dropout."""
+    """Maps rows of numbers to vectors that are not negative, with dropout."""
 
     def __init__(self, dropout=0.0):
         super().__init__()
@@ -44,12 +44,12 @@ def penalties():
 
 @pytest.mark.parametrize("size", [None, 2])
 def test_terms_without_dropout(size):
-    """Over those that the same random numbers leave with it; and the model goes on in training."""
+    """The expected ratio comes from the same random numbers; the model stays in training mode."""
     columns, labels = batch()
     model = Toy(0.5)
     objective = Objective(model, rankings=ALL, **penalties(), mini_batch_size=size)
     objective(columns, labels)
-    # The last batch counts, and of its documents the positives.
+    # Only the last batch counts, and only the positives among its documents.
     columns, labels = batch(seed=2)
     torch.manual_seed(0)
     objective(columns, labels)

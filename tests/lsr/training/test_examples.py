@@ -67,7 +67,7 @@ def test_sentence_transformers_collates_and_samples_it(examples):
     sampler = NoDuplicatesBatchSampler(
         dataset, 2, drop_last=False, valid_label_columns=["label"], generator=torch.Generator()
     )
-    # Rows 0 and 1 share a query, 0 and 2 a document: only 1 and 2 may be together.
+    # Rows 0 and 1 share a query, 0 and 2 a document: only 1 and 2 may be in one batch.
     assert sorted(map(sorted, sampler)) == [[0], [1, 2]]
 
 

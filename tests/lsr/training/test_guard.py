@@ -1,4 +1,4 @@
-"""lsr/training/guard.py: what it finds, and that it stops training with the reason."""
+"""lsr/training/guard.py: the faults that it finds, and that it stops training with a reason."""
 
 import logging
 import re
@@ -55,7 +55,7 @@ def test_numbers(logs, reason):
 
 
 class Run:
-    """A trainer as far as a callback sees it."""
+    """Stands for a trainer, as a callback sees it."""
 
     def __init__(self, **settings):
         self.objective = SimpleNamespace(statistics={"document": seen()})
@@ -76,7 +76,7 @@ class Run:
 def test_it_warns_at_half_of_its_patience_and_stops_after_it(caplog):
     run = Run()
     with caplog.at_level(logging.WARNING, "lsr.training.guard"):
-        run.go(4, seen(zero_share=0.9))  # two of them within the grace
+        run.go(4, seen(zero_share=0.9))  # the first two are in the grace period
         assert not caplog.records
         run.go(1, seen(zero_share=0.9))
         assert "step 5: 90 % of the document vectors have no term left" in caplog.text
@@ -93,12 +93,12 @@ def test_what_passes_does_not_stop_training():
     for _ in range(5):
         run.go(7, seen(zero_share=0.9))
         run.go(1, seen())
-    assert run.control.should_training_stop  # 7 in a row after the grace are too many
+    assert run.control.should_training_stop  # 7 in a row after the grace period are too many
     calm = Run()
     for _ in range(9):
         calm.go(5, seen(zero_share=0.9))
         calm.go(1, seen())
-    calm.go(50, seen(always=90))  # only warned of
+    calm.go(50, seen(always=90))  # only a warning
     assert not calm.control.should_training_stop
     calm.guard.raise_if_stopped()
 

@@ -1,4 +1,4 @@
-"""lsr/training/known_positives.py beside loops over all pairs, alone and in the loss."""
+"""lsr/training/known_positives.py compared with loops over all pairs, alone and in the loss."""
 
 import math
 import random
@@ -16,7 +16,7 @@ INPUTS, TERMS = 6, 10
 
 
 class Collator:
-    """Texts to rows of numbers, which depend on the text alone."""
+    """Maps texts to rows of numbers that depend only on the text."""
 
     valid_label_columns = ("label",)
 
@@ -34,7 +34,7 @@ class Collator:
 
 
 def examples(seed):
-    """Queries of one to three positives, of which some read alike; negatives that answer others."""
+    """Queries with one to three positives, some of equal text; negatives answer other queries."""
     generator = random.Random(seed)
     texts = {f"d{n}": f"text {n // 2} of a document" for n in range(8)}
     texts |= {f"d{n}": texts[f"d{n - 7}"].upper() + " " for n in range(8, 11)}
@@ -45,7 +45,7 @@ def examples(seed):
             others = [d for d in texts if d not in positives]
             negatives = tuple(generator.sample(others, 2))
             removed = "of a" if number % 4 == 0 and int(positive[1:]) < 8 else ""
-            query = f"Query {number % 10}"  # of two queries the texts are the same
+            query = f"Query {number % 10}"  # some queries have equal texts
             rows.append(Example(f"q{number}", query, positive, negatives, removed=removed))
     generator.shuffle(rows)
     return Examples(rows, texts)
@@ -106,7 +106,7 @@ def test_without_keys_nothing_is_known():
 
 
 def loop_infonce(queries, documents, left_out, temperature):
-    """Row by row, over the documents that are left."""
+    """InfoNCE row by row, over the documents that are not left out."""
     losses = []
     for row, query in enumerate(queries):
         scores = [
@@ -124,7 +124,7 @@ def test_infonce_leaves_documents_out():
     queries, documents = (torch.rand(n, TERMS, generator=generator) for n in (4, 12))
     left_out = torch.rand(4, 12, generator=generator) < 0.4
     left_out[range(4), range(4)] = False
-    left_out[2, :] = torch.arange(12) != 2  # nothing is left but its own
+    left_out[2, :] = torch.arange(12) != 2  # only its own positive is left
     queries.requires_grad_()
     found = infonce(queries, documents.view(3, 4, TERMS), 1.5, left_out)
     expected = loop_infonce(queries.detach(), documents, left_out, 1.5)
@@ -165,7 +165,7 @@ def test_the_objective_takes_no_known_positive_for_a_negative(size):
 
 def test_nor_where_a_batch_is_compared_with_near_queries():
     class Near:
-        """Two more queries, and scores of all pairs."""
+        """Adds two queries to a batch, and scores all pairs as 0."""
 
         def compare(self, queries, documents, most):
             asked = [*queries, "near 1", "near 2"]

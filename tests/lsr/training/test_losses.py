@@ -1,4 +1,4 @@
-"""lsr/training/losses.py against values by hand and sentence-transformers' losses."""
+"""lsr/training/losses.py compared with values by hand and sentence-transformers' losses."""
 
 import math
 
@@ -25,7 +25,7 @@ BATCH, INPUTS, TERMS = 5, 4, 12
 
 
 class Toy(torch.nn.Module):
-    """Rows of numbers to vectors that are not negative, with dropout."""
+    """Maps rows of numbers to vectors that are not negative, with dropout."""
 
     def __init__(self, dropout=0.0):
         super().__init__()
@@ -112,7 +112,7 @@ def test_more_queries_than_rows_are_compared_with_all_documents(size):
     queries, *documents = (model(column)["sentence_embedding"] for column in columns)
     scores = queries @ torch.cat(documents).T
     expected = {
-        # Of the rows' own queries alone.
+        # InfoNCE is over the rows' own queries only.
         "infonce": 0.5 * infonce(queries[:BATCH], torch.stack(documents), 1.0),
         "kl": 2 * kl_divergence(scores, labels.double(), 1.0, 1.0),
         "document_penalty": 0.4 * Flops(threshold=2)(torch.cat(documents)),
@@ -174,7 +174,7 @@ def test_distillation_equals_sentence_transformers():
 
 
 def run(settings, dropout=0.0, scale=1.0):
-    """Components, gradient and statistics of two accumulated batches."""
+    """Return components, gradient and statistics of two accumulated batches."""
     torch.manual_seed(0)
     model = Toy(dropout)
     objective = Objective(model, rankings=ALL, **penalties(), **settings)
@@ -201,7 +201,7 @@ def test_gradcache_equals_the_plain_loss(size):
 
 
 def test_gradcache_draws_the_same_dropout_twice():
-    """Against the same parts with the same random numbers in one graph."""
+    """Compared with one graph over the same parts, with the same random numbers."""
     columns, labels = batch()
     models, losses = [Toy(0.5), Toy(0.5)], []
     for model, size in zip(models, (None, 2), strict=True):
@@ -222,11 +222,11 @@ def test_gradcache_draws_the_same_dropout_twice():
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(models[1].weight.grad, models[0].weight.grad, rtol=1e-12, atol=1e-12)
     _, gradient, _ = run({})
-    assert not torch.allclose(models[0].weight.grad, gradient)  # dropout was at work
+    assert not torch.allclose(models[0].weight.grad, gradient)  # dropout was active
 
 
 def test_gradcache_keeps_only_one_part_in_memory():
-    """A part's graph is gone before the next part's is made."""
+    """A part's graph is freed before the next part's is made."""
     alive, most = [0], [0]
 
     class Counted(torch.autograd.Function):
@@ -314,7 +314,7 @@ TEXTS = [
 @pytest.mark.parametrize("inference_free", [False, True])
 @pytest.mark.parametrize("size", [None, 1])
 def test_real_encoders(tmp_path, inference_free, size):
-    """Texts of unlike lengths; documents pass the fused model together, or one by one."""
+    """Texts of different lengths; documents pass the fused model together, or one by one."""
     tokenizer = default_tokenizer()
     document = [bert(tmp_path, tokenizer), SpladePooling()]
     if inference_free:

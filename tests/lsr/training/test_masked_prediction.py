@@ -1,4 +1,4 @@
-"""lsr/training/masked_prediction.py against transformers' own losses, and written out."""
+"""lsr/training/masked_prediction.py compared with transformers' losses, and with loops."""
 
 import copy
 import math
@@ -56,7 +56,7 @@ def masked_lm(request):
         "roberta": (RobertaForMaskedLM, RobertaConfig(**SIZES)),
     }
     kind, config = kinds[request.param]
-    # Without dropout, which would draw differently in both.
+    # No dropout: it would draw other random numbers in the two computations.
     return kind(config).double().eval()
 
 
@@ -77,7 +77,7 @@ def test_loss_and_gradients_are_those_of_transformers(masked_lm):
 
 
 class Largest(TorchDispatchMode):
-    """Notes the most elements that any tensor made under it has."""
+    """Records the size of the largest tensor that is made in its context."""
 
     most = 0
 
@@ -160,12 +160,12 @@ def test_mntp_is_the_causal_loss_of_transformers_under_bidirectional_attention()
     config = LlamaConfig(**SIZES, num_key_value_heads=1, is_causal=False)
     model = LlamaForCausalLM(config).double().eval()
     stock = copy.deepcopy(model)
-    # Their loss shifts the labels in the same way.
+    # transformers' loss shifts the labels in the same way.
     expected = stock(**batch()).loss
     expected.backward()
     found = MaskedPrediction(take_decoder_out(model), next_token=True)(model, batch())["mntp"]
     found.backward()
-    # Theirs is in float32.
+    # transformers computes its loss in float32.
     torch.testing.assert_close(found, expected.double(), rtol=1e-6, atol=0)
     assert gradients(model).keys() == gradients(stock).keys()
     for name, gradient in gradients(stock).items():

@@ -1,4 +1,4 @@
-"""lsr/training/masking.py: what is drawn, where it is drawn from, and that it is drawn again."""
+"""lsr/training/masking.py: masks and spans, where they come from, and that they repeat by seed."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def bare_tokenizer():
-    """A tokenizer that puts nothing around texts, and has no special tokens but one to pad."""
+    """A tokenizer that adds nothing to texts, and has no special token except for padding."""
     words = {word: i for i, word in enumerate(["[PAD]", "_", *(f"w{i}" for i in range(50))])}
     backend = Tokenizer(models.WordLevel(words, unk_token="_"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -38,7 +38,7 @@ def bare_tokenizer():
 
 
 def tokens_of_lengths(*lengths):
-    """Texts of ids 1000, 1001, …: each id is at one place only."""
+    """Texts of ids 1000, 1001, …: each id occurs only once."""
     return Tokens(np.arange(1000, 1000 + sum(lengths), dtype=np.int32), np.cumsum([0, *lengths]))
 
 
@@ -118,7 +118,7 @@ class TestSpanPairs:
                 for span in (first, second):
                     assert SHORTEST_SPAN <= span.stop - span.start <= 25
                     seen[row] |= set(range(span.start, span.stop))
-            # Nothing is beyond reach.
+            # Every token is in some span.
             assert len(seen[row]) == lengths[text]
 
     def test_no_side_of_a_long_text_is_shorter_than_a_quarter(self):
@@ -138,7 +138,7 @@ class TestSpanPairs:
 
 class TestStream:
     def rows(self, source, total, batch, seed=0):
-        """Which row each example is of, told by where it starts."""
+        """The row of each example, found by its start."""
         starts = [int(source.spans(row, None)[0].start) for row in range(len(source.lengths))]
         return [starts.index(e["spans"][0].start) for e in examples(source, total, batch, seed)]
 
@@ -255,7 +255,7 @@ class TestMasker:
         def labels(seed, *numbers):
             masker = Masker(tokenizer, tokens, share=0.3, mask_token="[MASK]", seed=seed)
             stream = Stream(chunks, 16, 2, 0)
-            torch.manual_seed(len(numbers))  # the global state plays no part
+            torch.manual_seed(len(numbers))  # the global random state has no effect
             return [masker([stream[n], stream[n + 1]])["labels"] for n in numbers]
 
         first, second, third = labels(0, 0, 2, 4)
@@ -271,7 +271,7 @@ class TestMasker:
         text = "aerofoils slipstreams turbulence heat thermoelasticity pipe of "
         tokens = tokenize(tokenizer, [text * 6] * 100, words=True)
         masker = Masker(tokenizer, tokens, share=0.2, mask_token="[MASK]")
-        # Odd cuts: chunks begin and end within words.
+        # Chunks of 31 tokens begin and end within words.
         batch = masker(examples(Chunks(tokens, 31), 400))
         chosen = batch["labels"] != IGNORED
         ids = torch.where(chosen, batch["labels"], batch["input_ids"])
@@ -294,7 +294,7 @@ class TestMasker:
         assert abs(picked / words - 0.2) < 4 * (0.2 * 0.8 / words) ** 0.5
 
     def test_whole_words_without_special_tokens_around(self, bare_tokenizer):
-        # Words of one token each: then words are masked as tokens are.
+        # If all words are single tokens, masking words is masking tokens.
         tokens = tokenize(bare_tokenizer, ["w1 w2 w3 w4 w5"] * 200, words=True)
         masker = Masker(bare_tokenizer, tokens, share=0.5, mask_token="_")
         chosen = masker(examples(Chunks(tokens, 10), 200))["labels"] != IGNORED

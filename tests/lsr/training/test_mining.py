@@ -21,7 +21,7 @@ WORDS = "sun moon star cloud rain wind snow ice fire earth sea river lake hill t
 
 @pytest.fixture(scope="module")
 def examples():
-    """Documents of few words, so that ties are the rule, and queries: some shards of both."""
+    """Documents of few words, so that most scores tie, and queries, several shards of each."""
     rng = np.random.default_rng(0)
 
     def text(most):
@@ -64,7 +64,7 @@ def test_sparse_candidates_are_those_of_brute_force(examples, bm25, tmp_path):
 
 
 class Heavy:
-    """Weights nearly as large as an index keeps (256), of few terms."""
+    """Vectors of few terms, with weights close to the largest that an index holds (256)."""
 
     vocabulary = tuple(WORDS)
     fingerprint = "heavy"
@@ -138,7 +138,7 @@ def test_positives_and_their_twins_are_no_negatives():
             counts.update((number, doc_id) for doc_id in new)
     assert {doc_id for number, doc_id in counts if number == 0} == {"d0", "d5", "d6", "d7"}
     assert {doc_id for number, doc_id in counts if number == 1} == {"d0", "d4", "d6", "d7"}
-    # d1 and d2 read alike; d2 is no positive of this query, but one of them is enough.
+    # d1 and d2 have equal texts, so only one is drawn; d2 is not a positive of this query.
     assert {doc_id for number, doc_id in counts if number == 2} == {"d0", "d1", "d3"}
     assert mined[1:] == (20, 4, 5, 0, 0)
     assert [row[:3] for row in mined.examples.rows] == [row[:3] for row in rows]
@@ -156,7 +156,7 @@ def test_ranks_are_drawn_from_evenly_and_by_seed():
     assert mine(examples, candidates, 3, ranks=(4, 9)).examples.rows == mined.examples.rows
     other = mine(examples, candidates, 3, ranks=(4, 9), seed=1).examples.rows
     assert other != mined.examples.rows
-    # What a row gets does not depend on the other rows.
+    # The negatives of a row do not depend on the other rows.
     alone = mine(Examples(rows[200:201], DOCUMENTS), candidates, 3, ranks=(4, 9))
     assert alone.examples.rows == mined.examples.rows[200:201]
 
@@ -168,7 +168,7 @@ def test_ranks_are_drawn_from_evenly_and_by_seed():
         (10.0, {"relative": 0.0}, {10.0, 9.75, 9.5, 9.0, -10.25, -20.0}),
         (10.0, {"relative": 0.0, "absolute": 0.5}, {9.5, 9.0, -10.25, -20.0}),
         (10.0, {"relative": 0.05, "absolute": 0.25}, {9.0, -10.25, -20.0}),
-        # Logits may be negative: the bound still lies below the positive.
+        # The bound is below the positive's score even if that is negative.
         (-10.0, {"relative": 0.05}, {-20.0}),
     ],
 )

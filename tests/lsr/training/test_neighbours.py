@@ -1,4 +1,4 @@
-"""lsr/training/neighbours.py beside loops over all pairs."""
+"""lsr/training/neighbours.py compared with loops over all pairs."""
 
 import math
 
@@ -16,7 +16,7 @@ SCALE, WEIGHTS = 8.0, (3.0, 1.0)
 
 @pytest.fixture(scope="module")
 def collection():
-    """Queries, of which every fourth is cut out of its document, documents and teachers."""
+    """Queries, every fourth of which is a part cut out of its document, documents and teachers."""
     generator = np.random.default_rng(0)
     documents = {f"d{number}": f"text {number}" for number in range(M)}
     queries = [
@@ -34,7 +34,7 @@ def collection():
 
 
 def oracle(queries, documents, teachers):
-    """Scores of all pairs, pair by pair, shape (N, M); −inf where the query was cut out."""
+    """Score all pairs one by one, (N, M); −inf for a query and the document it is cut from."""
     ids = list(documents)
     scores = np.zeros((len(queries), len(ids)))
     for row, query in enumerate(queries):

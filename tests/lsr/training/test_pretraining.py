@@ -32,7 +32,7 @@ from lsr.training.scratch import random_bert
 
 ANIMALS = "otter heron badger vole stoat weasel marten osprey".split()
 PLACES = "river marsh sett hedge burrow barn forest lake".split()
-# peft reads a property that transformers renames.
+# peft reads a property that transformers has renamed.
 PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 SMALL = PretrainConfig(
     base="scratch",
@@ -92,7 +92,7 @@ class Killed(BaseException):
 
 
 class Kill(TrainerCallback):
-    """Ends the process's run, as far as one can from within, after a step."""
+    """Interrupts the run after a step, as if the process had been killed."""
 
     def __init__(self, step):
         self.step = step
@@ -108,7 +108,7 @@ class TestRuns:
         model_path = pretrain(config, texts, tmp_path)
         assert model_path == tmp_path / "model"
         curve = losses(tmp_path)
-        # A model that knew but the words' frequencies would lose their entropy.
+        # The loss of a model that knows only the words' frequencies is their entropy.
         shares = [count / 14 for count in (4, 2, 2, 2, *[4 / 16] * 16)]
         entropy = -sum(share * math.log(share) for share in shares)
         assert curve[0] > entropy and curve[-1] < 0.5 * entropy
@@ -158,12 +158,12 @@ class TestRuns:
         monkeypatch.setattr(torch.nn.functional, "cross_entropy", summed)
         changes = {"objective": objective, "base": bert, "max_steps": 1}
         pretrain(replace(SMALL, **changes, bf16=True), tiny_texts, tmp_path)
-        # The first is the probe of the decoder that is taken out.
+        # The first call is the probe of take_decoder_out.
         assert len(seen) > 1 and set(seen[-1:]) == {torch.bfloat16}
         assert math.isfinite(losses(tmp_path)[0])
 
     def test_whole_words(self, texts, tmp_path):
-        # So small a vocabulary that words are of several pieces.
+        # The vocabulary is so small that words have several pieces.
         config = replace(SMALL, vocab_size=100, whole_words=True, max_steps=2)
         assert losses(pretrain(config, texts, tmp_path).parent)[0] > 3
 
@@ -201,7 +201,7 @@ class TestRuns:
         config = replace(SMALL, max_steps=150, learning_rate=1e-2, logging_steps=25, save_steps=150)
         config = replace(config, objective="cocondenser")
         path = pretrain(config, texts, tmp_path)
-        # By chance a span finds the other among 15.
+        # Chance is to find the other span among 15.
         assert losses(tmp_path, "contrastive")[0] > math.log(15)
         assert losses(tmp_path, "contrastive")[-1] < 0.85 * math.log(15)
         for name in ("head_mlm", "late_mlm"):
@@ -258,7 +258,7 @@ class TestRuns:
 
 
 def run_beside(rank, processes, port, config, texts, out):
-    """What torchrun would start."""
+    """Run one process as torchrun would."""
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -277,7 +277,7 @@ def test_two_processes_train_one_model(texts, tmp_path):
     two, one = metrics(tmp_path / "two"), metrics(tmp_path / "one")
     for name in ("step", "num_input_tokens_seen", "learning_rate"):
         assert [entry.get(name) for entry in two] == [entry.get(name) for entry in one]
-    # The same spans, but masks and dropout are drawn for each process.
+    # Spans are the same, but each process draws its own masks and dropout.
     for name in ("loss", "late_mlm"):
         expected = pytest.approx(losses(tmp_path / "one", name), rel=0.1)
         assert losses(tmp_path / "two", name) == expected

@@ -1,4 +1,4 @@
-"""Regularisers, losses and statistics in four processes against one with all rows."""
+"""Regularisers, losses and statistics in four processes compared with one that has all rows."""
 
 import os
 import subprocess
@@ -72,7 +72,7 @@ CASES = {
         "settings": SETTINGS | {"mini_batch_size": 1},
         "batches": BATCHES,
     },
-    # Keys of two columns of documents, and of three answers of each query: of five texts.
+    # Keys from 0 to 4 of two columns of documents, and of three answers to each query.
     "known": {
         "do": "know",
         "keys": [torch.randint(5, (ROWS,), generator=GENERATOR) for _ in range(2)],
@@ -84,7 +84,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What each process found, by case."""
+    """The results of each process, by case."""
     folder = tmp_path_factory.mktemp("processes")
     torch.save(CASES, folder / "cases.pt")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -138,7 +138,7 @@ def test_objective_does_not_depend_on_the_number_of_processes(found, name):
         for side, statistics in objective.tally.statistics.items():
             for own, expected in zip(rank["statistics"][side], statistics, strict=True):
                 torch.testing.assert_close(own, expected)
-    # Ranking losses are of a process's own queries, penalties of all rows.
+    # A process's ranking losses are over its own queries, its penalties over all rows.
     for component, value in components.items():
         values = torch.stack([rank["components"][component] for rank in ranks])
         torch.testing.assert_close(values.mean(), value.detach())
@@ -161,7 +161,7 @@ def test_other_positives_are_found_among_the_documents_of_all_processes(found):
     case = CASES["known"]
     chunks = [column.tolist() for column in case["keys"]]
     size = ROWS // PROCESSES
-    # Of one process after the other, column after column: (column, row, key).
+    # (column, row, key), process by process and column by column.
     documents = [
         (column, row, chunks[column][row])
         for rank in range(PROCESSES)
@@ -195,7 +195,7 @@ def test_several_gpus_in_one_process_are_refused(two_gpus, monkeypatch, tmp_path
     recipe = load_recipe("splade-doc", tiny=True)
     with pytest.raises(ValueError, match=message):
         learn(recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()  # nothing was prepared
+    assert not (tmp_path / "run").exists()  # no data were prepared
     with pytest.raises(ValueError, match=message):
         arguments(recipe, torch.nn.Linear(1, 1), 0, tmp_path)
     with pytest.raises(ValueError, match=message):

@@ -77,7 +77,7 @@ def test_sentences_begin_where_theirs_does_and_spans_anywhere(lexical):
 
 
 def test_informative_sentences_and_no_others(lexical):
-    # Of two the better half is one; "heat" and "of" and "the" are worth less than a plate.
+    # One of two sentences is the better half; "heat", "of" and "the" weigh less than "plate".
     first = {
         row.query
         for seed in range(20)
@@ -113,7 +113,7 @@ def test_common_words_and_punctuation_are_cut_off_at_the_ends():
     corpus.append(Document("x", "", '"the zebra of the savanna: runs", of the'))
     (row,) = of(pseudo_queries(corpus, fitted(corpus), per_document=1, kinds=["sentence"]), "x")
     assert row.query in ("zebra of the savanna: runs", "zebra of the savanna")
-    # What is left of the others is a single word.
+    # Only single words are left of the other documents.
     examples = pseudo_queries(corpus, fitted(corpus))
     assert {row.positive for row in examples.rows} == {"x"}
 
@@ -122,7 +122,7 @@ def test_passage_is_taken_out_for_a_share(lexical):
     kept = pseudo_queries(CORPUS, lexical, removed=0.0)
     assert all(row.removed == "" for row in kept.rows)
     taken = pseudo_queries(CORPUS, lexical, removed=1.0)
-    # The share changes nothing else.
+    # The share of removed passages changes nothing else.
     assert [row._replace(removed="") for row in taken.rows] == kept.rows
     for row in taken.rows:
         (text,) = taken.texts(row)

@@ -1,4 +1,4 @@
-"""lsr/training/recipe.py: recipes that ship, files, and settings that are refused."""
+"""lsr/training/recipe.py: shipped recipes, recipe files, and settings that are refused."""
 
 import pytest
 
@@ -19,7 +19,7 @@ batch_size = 2
 """
 
 
-# With SMALL, a recipe that compares whole batches.
+# Added to SMALL, these make a recipe that compares all queries and documents of a batch.
 NEIGHBOURS = {
     "data.neighbours": "64",
     "data.negatives": "2",

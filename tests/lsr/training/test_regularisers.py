@@ -1,4 +1,4 @@
-"""lsr/training/regularisers.py against sums over pairs of texts; processes: test_processes.py."""
+"""lsr/training/regularisers.py against sums over pairs; see test_processes.py for processes."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def oracle(vectors, factors=None):
 
 
 def sparse_vectors(rows, terms, seed=0, dtype=torch.float64):
-    """Like a batch of SPLADE: mostly zeros, a row and a column wholly so."""
+    """Vectors like a batch of SPLADE's: mostly zeros, with one row and one column all zeros."""
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.rand((rows, terms), generator=generator, dtype=dtype)
     vectors *= torch.rand((rows, terms), generator=generator) < 0.3
@@ -59,7 +59,7 @@ def test_the_factor_of_idf_is_the_same_for_all_terms_only_at_alpha_2():
     rows = torch.eye(4, dtype=torch.float64).repeat_interleave(2, dim=0)
     idf = torch.tensor([0.1, 1.0, 3.0, 9.0], dtype=torch.float64)
     for alpha in (0.0, 1.0, 1.9, 2.0, 2.1, 3.0):
-        # Each term alone, with the same weight in two texts.
+        # Each penalty is of one term alone, with the same weight in two texts.
         penalties = [Flops(idf, alpha)(rows[2 * j : 2 * j + 2]).item() for j in range(4)]
         plain = [Flops()(rows[2 * j : 2 * j + 2]).item() for j in range(4)]
         factors = torch.tensor(penalties) / torch.tensor(plain)
@@ -100,7 +100,7 @@ def test_texts_without_a_common_term_cost_nothing(dtype):
     value.backward()
     assert value.item() == 0
     assert not vectors.grad.diagonal().any()
-    # One pair in common is seen, however small beside the rest.
+    # A single shared term counts, even if it is tiny next to the other weights.
     with torch.no_grad():
         vectors[0, 1] = 1e-3
     assert Flops()(vectors).item() == pytest.approx(
@@ -141,7 +141,7 @@ def test_bfloat16_is_summed_in_float32():
 
 
 def test_memory_of_the_backward_pass_is_one_gradient():
-    """No tensor as large as the vectors is kept beside them for the backward pass."""
+    """The backward pass keeps no tensor as large as the vectors, except for the vectors."""
     vectors = torch.rand(8, 1000, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
@@ -193,7 +193,7 @@ def test_this_would_notice_the_usual_estimate():
     ("rows", "accumulated"), [pytest.param(4, 16, marks=pytest.mark.slow), (16, 4), (64, 1)]
 )
 def test_the_gradient_is_the_same_for_every_batch_size_and_accumulation(rows, accumulated):
-    """With respect to a factor of a group of terms it is Σ 2 μ_j² over the group."""
+    """The gradient with respect to a factor of a group of terms is Σ 2 μ_j² over the group."""
     generator = torch.Generator().manual_seed(rows)
     gradients = []
     for _ in range(300):
@@ -222,14 +222,14 @@ def test_df_activation_by_hand():
 
 def test_df_flops_weighs_terms_by_how_often_they_are_active():
     regulariser = DFFlops(2, refresh_steps=3)
-    assert regulariser(PAIR).item() == pytest.approx(3 + 8)  # nothing is known yet
+    assert regulariser(PAIR).item() == pytest.approx(3 + 8)  # no frequency is known yet
     regulariser.step(torch.tensor([0.1, 1.0]))
     assert regulariser(PAIR).item() == pytest.approx(0.5**2 * 3 + 8)
-    for _ in range(2):  # until the next refresh a stays
+    for _ in range(2):  # activation frequencies stay until the next refresh
         regulariser.step(torch.tensor([1.0, 1.0]))
         assert regulariser(PAIR).item() == pytest.approx(0.5**2 * 3 + 8)
     regulariser.step(torch.tensor([0.0, 1.0]))
-    # Means of 0.1, 1, 1: 0.7; then a third of the way to 0.
+    # The mean of 0.1, 1 and 1 is 0.7; then it moves a third of the way to 0.
     a = float(regulariser.activation(torch.tensor([0.7 * 2 / 3]))[0])
     assert regulariser(PAIR).item() == pytest.approx(a**2 * 3 + 8)
 

@@ -1,4 +1,4 @@
-"""lsr/training/{prepare,run,tiny}.py and eval/learning.py: whole runs, small."""
+"""lsr/training/{prepare,run,tiny}.py and eval/learning.py: small complete runs."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_the_collection_says_nothing_by_matching_words(tmp_path):
             assert {concept_of[word] for word in queries[query]} <= held
             if not texts[document] & set(queries[query]):
                 unmatched.add(query)
-    # The document that a query was made from has none of its words.
+    # A query shares no word with the document that it was made from.
     assert judged == unmatched == set(queries)
     again = tiny.write_collection(tmp_path / "b")
     for file in ("corpus.jsonl", "queries.jsonl", "scores.tsv", "qrels/dev.tsv"):
@@ -136,7 +136,7 @@ def test_a_frozen_base_is_passed_once_and_a_resumed_run_ends_the_same(tmp_path, 
         "data__negatives": "1",
         "data__margin": "0.0",
         "data__limit": "200",
-        "training__batch_size": "16",  # no query twice, of 38
+        "training__batch_size": "16",  # a batch holds no query twice, and there are 38
     }
     passed, encode = [], SentenceTransformer.encode
 
@@ -155,7 +155,7 @@ def test_a_frozen_base_is_passed_once_and_a_resumed_run_ends_the_same(tmp_path, 
     texts = {text for row in rows for text in (row.query, *prepared.train.texts(row))}
     assert len(passed) == len(texts) and set(passed) == texts
     assert told == [("embedding by the frozen base", len(texts), len(texts))]
-    # The passes over all texts, and the examples of the model card.
+    # Only the passes over all texts, and the examples of the model card.
     assert len(forwards) < 20
 
     recipe, prepared, model = start("csr", killed, **settings)
@@ -201,7 +201,7 @@ def test_other_words_about_a_recipe_do_not_make_another_run(tmp_path):
 
 @pytest.mark.slow
 def test_other_positives_of_a_query_are_no_negatives(tmp_path, monkeypatch):
-    """In a whole run: of the generated collection queries have several positives."""
+    """In a complete run on the generated collection, whose queries have several positives."""
     recipe, prepared, model = start("splade-doc", tmp_path)
     left_out = []
 
@@ -279,7 +279,7 @@ def test_live_teachers_teach_what_cached_ones_do(tmp_path, monkeypatch):
     assert not (live / "scores").exists() and not asked
     assert all(row.scores is None for row in prepared.train.rows)
     train(recipe, prepared, model, live)
-    # A sample for the guard, and a batch of each step; the loader is one ahead.
+    # One sample for the guard, and one batch per step; the loader is one batch ahead.
     assert len(made) == 1
     assert asked[0] == SCORED * 4 and set(asked[1:]) == {32 * 4} and 6 <= len(asked) - 1 <= 7
     for one, other in zip(logged(live), logged(cached), strict=True):
@@ -294,7 +294,7 @@ def test_live_teachers_teach_what_cached_ones_do(tmp_path, monkeypatch):
     asked.clear()
     recipe, prepared, model = start("inference-free", killed, **LIVE)
     train(recipe, prepared, model, killed)
-    assert 4 <= len(asked) - 1 <= 5  # those of steps 1 and 2 are not scored again
+    assert 4 <= len(asked) - 1 <= 5  # batches of steps 1 and 2 are not scored again
     assert [(entry["step"], entry["loss"]) for entry in logged(killed)] == [
         (entry["step"], entry["loss"]) for entry in logged(live)
     ]
@@ -320,7 +320,7 @@ def test_rows_with_negatives_and_scores_are_computed_once(tmp_path, monkeypatch)
     recipe, prepared, _ = start("splade-pp", tmp_path, data__limit="200")
     row = prepared.train.rows[0]
     assert len(row.negatives) == 4 and len(row.scores) == 5
-    # The teacher that knows: the positive holds both concepts, negatives fewer or as many.
+    # By the perfect teacher the positive scores highest: it holds both concepts of the query.
     assert row.scores[0] == max(row.scores)
     monkeypatch.setattr("lsr.training.prepare.mine", None)
     again = prepare(recipe, tmp_path)
@@ -347,7 +347,7 @@ def test_negatives_of_the_source_count_and_the_rest_is_mined(tmp_path):
         assert prepared.train.n_negatives == found
         for row in prepared.train.rows:
             assert prepared.train.documents[row.negatives[0]].startswith("nothing")
-    # Each column goes to its route, whoever the negatives are from.
+    # Each column goes to its route, whether negatives were given or mined.
     made = arguments(recipe, build(recipe, prepared, out), 3, out)
     assert made.router_mapping["negative_3"] == "document"
     assert "negative_4" not in made.router_mapping
@@ -395,7 +395,7 @@ def test_neighbours_of_a_corpus_know_what_was_cut_out_of_a_document(tmp_path, mo
         row.query_id for row in prepared.train.rows
     ]
     for row in prepared.train.rows[:20]:
-        # The document is whole, and the row's query is not compared with it.
+        # Nothing is cut from the document, and the row's query is not compared with it.
         text = documents[row.positive]
         assert prepared.train.texts(row)[0] == text
         asked, labels = prepared.neighbours.compare([row.query], [text], most=5)
@@ -403,7 +403,7 @@ def test_neighbours_of_a_corpus_know_what_was_cut_out_of_a_document(tmp_path, mo
         assert labels[0, 0] == -np.inf
         assert row.positive not in row.negatives
     assert len(prepared.scores()) >= 60
-    # A run that goes on reads what was encoded.
+    # A resumed run reads the stored vectors.
     monkeypatch.setattr("lsr.training.teachers.DenseTeacher.encode_documents", None)
     again = prepare(recipe, tmp_path)
     assert list(again.train.rows) == list(prepared.train.rows)
@@ -419,7 +419,7 @@ def test_neighbours_of_a_corpus_know_what_was_cut_out_of_a_document(tmp_path, mo
 
 
 def test_labelled_pairs_of_short_texts_need_no_passages(tmp_path, caplog):
-    """Short texts, and Chinese ones, which have no words between spaces."""
+    """Short texts, and Chinese ones, which have no spaces between words."""
     pairs = [(f"问题{n}是什么？", f"答案{n}是多休息，多喝水。") for n in range(20)]
     pairs += [(f"question {n}", f"answer {n}") for n in range(20)]
     path = tmp_path / "pairs.tsv"
@@ -482,7 +482,7 @@ def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
     for name, kind in (("l1", "L1"), ("df-flops", "DFFlops")):
         changed = load_recipe("inference-free", tiny=True, settings={"objective.regulariser": name})
         assert type(objective_of(changed, model).penalty("document").regulariser).__name__ == kind
-    # At α = 2 the IDF-aware penalty is plain FLOPS, to the last bit; at any other it is not.
+    # At α = 2 the IDF-aware penalty is plain FLOPS, to the last bit; at other values it is not.
     vectors = torch.rand(6, model.get_embedding_dimension())
     plain = Flops(threshold=5)(vectors)
     assert recipe.objective.regulariser == "idf-flops" and recipe.objective.alpha == 2
@@ -499,8 +499,8 @@ def test_regularisers_and_strengths_are_those_of_the_recipe(tmp_path):
 
 
 @pytest.mark.slow
-# Where nDCG@10 starts at most, and how much it must rise, well below what was seen. Random latents
-# (csr) and the grafted head (adapt) have what the trunk under them knows.
+# The highest nDCG@10 before training, and the least rise, well below what was measured. Random
+# latents (csr) and the grafted head (adapt) start from what their trunk knows.
 @pytest.mark.parametrize(
     ("name", "start", "rise"),
     [
@@ -524,10 +524,10 @@ def test_tiny_runs_learn_and_what_they_write_opens_everywhere(tmp_path, name, st
     assert learned.after["nDCG@10"] > learned.before["nDCG@10"] + rise
     if name == "csr":
         assert learned.after["document terms"] == recipe.autoencoder.k
-    elif name != "adapt":  # calibration has put that where it is to be
+    elif name != "adapt":  # there the calibration has set it already
         assert learned.after["document terms"] < learned.before["document terms"]
     assert json.loads((tmp_path / "evaluation.json").read_text())["after"] == learned.after
-    # The curve ends where nothing is pruned.
+    # The last point of the curve is without pruning.
     assert learned.curve[-1].evaluation.means["nDCG@10"] == learned.after["nDCG@10"]
     held_out = prepare(recipe, tmp_path).held_out
     encoder = load_encoder(str(learned.model), dtype=torch.float32)
@@ -542,7 +542,7 @@ def test_tiny_runs_learn_and_what_they_write_opens_everywhere(tmp_path, name, st
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_objective(tmp_path):
-    """By torchrun on gloo: batches of 8 on two processes learn like batches of 16 on one."""
+    """With torchrun on gloo: batches of 8 on two processes learn like batches of 16 on one."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("-m", "lsr.cli", "train", "splade-doc", "--tiny"),
@@ -554,7 +554,7 @@ def test_two_processes_train_the_same_objective(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     steps = logged(tmp_path / "two")
     assert steps[-1]["step"] == 20
-    # ln 16: each query chooses among the documents of both processes.
+    # Chance is ln 16, since each query is compared with the documents of both processes.
     assert steps[0]["infonce"] == pytest.approx(np.log(16), abs=0.3)
     assert (tmp_path / "two" / "model" / "modules.json").exists()
 

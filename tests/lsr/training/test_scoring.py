@@ -14,7 +14,7 @@ N = 23
 
 
 class Lengths:
-    """Scores a pair by lengths; counts what it is asked."""
+    """A teacher that scores a pair by lengths, and counts the pairs."""
 
     def __init__(self, fingerprint="f" * 64):
         self.fingerprint = fingerprint
@@ -137,7 +137,7 @@ def test_flipped_bit_and_foreign_shape_are_scored_again(tmp_path):
     np.testing.assert_allclose([row.scores for row in scored.rows], expected(examples))
 
 
-# Takes: file (this one), folder, when and at which call of it to be killed.
+# It runs with the variables file (this one), folder, and when and at which call to be killed.
 CHILD = """
 import importlib.util, os, signal
 from pathlib import Path
@@ -217,7 +217,7 @@ def test_labels_of_a_batch():
 
 def test_labels_of_batches_are_the_scores_of_all_rows(tmp_path):
     examples = make_examples()
-    # A passage is taken out of some positives.
+    # Some positives have a passage removed.
     rows = [row._replace(removed="x" * (number % 3)) for number, row in enumerate(examples.rows)]
     examples = Examples(rows, examples.documents)
     pairs = {(row.query_id, doc_id) for row in rows for doc_id in (row.positive, *row.negatives)}
@@ -257,6 +257,6 @@ def test_refuses(tmp_path):
     ).astype(np.float32)
     with pytest.raises(ValueError, match="Lengths: a score of query 'qqqqqqq' is not finite"):
         score_examples(examples, [teacher], tmp_path)
-    assert len(shards(tmp_path)) == 1  # nothing of the shard with it
+    assert len(shards(tmp_path)) == 1  # nothing is written of the shard with the bad score
     with pytest.raises(ValueError, match="Lengths: a score of query 'qqqqqqq' is not finite"):
         label_batch(list(examples.dataset()), [teacher])

@@ -1,4 +1,4 @@
-"""lsr/training/scratch.py: a tokenizer of a collection, the same each time."""
+"""lsr/training/scratch.py: a tokenizer trained on a collection, the same each time."""
 
 import random
 
@@ -23,7 +23,7 @@ def test_it_is_a_lower_casing_wordpiece_tokenizer_of_the_words(texts, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert 100 < len(tokenizer) <= 150
     assert tokenizer.model_max_length == 50
-    # Special tokens are BERT's, and its only ones.
+    # It has BERT's special tokens, and no others.
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert tokenizer.convert_tokens_to_ids(specials) == [0, 1, 2, 3, 4]
     assert sorted(tokenizer.all_special_ids) == [0, 1, 2, 3, 4]
@@ -31,7 +31,7 @@ def test_it_is_a_lower_casing_wordpiece_tokenizer_of_the_words(texts, tmp_path):
     assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
     tokens = tokenizer.convert_ids_to_tokens(tokenizer("HEAT, naïve wings")["input_ids"])
     assert tokens == ["[CLS]", "heat", "[UNK]", "naive", "wings", "[SEP]"]
-    # A word that no text holds, in pieces.
+    # A word that no text holds is split into pieces.
     assert "".join(tokenizer.tokenize("heating")).replace("##", "") == "heating"
     assert "[UNK]" not in tokenizer.tokenize(" ".join(texts))
 

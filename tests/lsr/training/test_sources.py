@@ -95,7 +95,7 @@ def test_tsv_of_ids(tmp_path, folder):
 
 @pytest.mark.parametrize("kind", ["ids", "beir"])
 def test_rows_that_the_collection_lacks_are_left_out_and_counted(tmp_path, folder, caplog, kind):
-    """Of a file of ids, and of a BEIR folder's judgements: d7 and query 7 do not exist."""
+    """Rows from a file of ids, and from a BEIR folder's judgements; d7 and query 7 do not exist."""
     path = tmp_path / "pairs.tsv"
     judged = [("1", "d7"), ("1", "d0"), ("7", "d1"), ("3", "d4")]
 
@@ -121,7 +121,7 @@ def test_rows_that_the_collection_lacks_are_left_out_and_counted(tmp_path, folde
 
 
 def test_a_negative_that_the_collection_lacks_takes_its_row_along(tmp_path, folder, caplog):
-    """So that all rows keep the same number of negatives."""
+    """Otherwise rows would have different numbers of negatives."""
     path = tmp_path / "triples.tsv"
     path.write_text("1\td0\td7\n3\td4\td0\n")
     examples = load_examples(ExampleSource(str(path), collection=str(folder)))

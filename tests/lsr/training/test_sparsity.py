@@ -1,4 +1,4 @@
-"""lsr/training/sparsity.py: ramps, and the controller on models of training."""
+"""lsr/training/sparsity.py: ramps, and the controller on simulations of training."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def test_fixed_ramps_by_the_square_of_steps():
 
 
 class Training:
-    """A model of training: ranking draws terms in, the penalty drives them out.
+    """A simulation of training: the ranking loss adds terms, the penalty removes them.
 
     log n moves at most `speed` a step, as under Adam, by the difference of the two forces: log of
     how far n is below 30,000, and `force` · λ · penalty / ranking loss.
@@ -47,7 +47,7 @@ class Training:
 
 
 def control(training, target, steps, pace=lambda step: 1.0):
-    """Terms in each step; the model's own, not what was measured."""
+    """The number of terms after each step: the simulation's own, not the measured one."""
     terms = []
     for step in range(steps):
         target.observe(*training.step(target.value(), pace(step)))
@@ -75,7 +75,7 @@ def test_target_is_reached_within_10_percent_and_held(terms, settings):
     assert abs(sum(tail) / len(tail) / 120 - 1) < 0.05
     hundreds = [sum(tail[i : i + 100]) / 100 for i in range(0, len(tail), 100)]
     assert all(abs(mean / 120 - 1) < 0.1 for mean in hundreds)
-    # It does not fall far below on its way down.
+    # On its way down it does not fall far below the target.
     assert min(seen[-2900:]) > 40 or terms < 100
 
 
@@ -89,12 +89,12 @@ def test_target_is_held_through_warm_up_and_decay():
 
 
 def test_target_does_not_wind_up_while_the_model_cannot_follow():
-    """Terms that stay 30,000 whatever λ is: it grows, but not without bounds."""
+    """The terms stay at 30,000 whatever λ is; λ must grow, but only to a bound."""
     target = Target(120, settle_steps=50)
     for _ in range(1000):
         target.observe(30_000.0, 90_000.0, 1.0)
         target.step()
-    # A thousand steps of 3/50 would be e^60.
+    # Without the bound, a thousand steps of 3/50 would make it e^60.
     assert 1 < target.value() * 90_000 < 1e4
     training = Training(30_000)
     seen = control(training, target, 2000)
@@ -117,7 +117,7 @@ def test_target_does_not_wind_down_while_nothing_is_active():
 def test_target_starts_by_what_it_measures():
     target = Target(120)
     target.step()
-    assert target.value() == 0.0  # nothing was measured
+    assert target.value() == 0.0  # nothing was measured yet
     target.observe(math.nan, 1.0, 1.0)
     target.step()
     assert target.value() == 0.0
@@ -137,7 +137,7 @@ def test_target_by_hand():
     target.step()
     target.observe(100.0, 1.0, 10.0)
     target.step(pace=0.25)
-    # The mean of two is 150; the penalty, 0.1 of the ranking loss at λ = 1, is in bounds.
+    # The mean of two is 150; at λ = 1 the penalty is 0.1 of the ranking loss, within bounds.
     change = math.log(Target.START / 0.1)
     change += 1.5 * ((math.log(1.5) - math.log(2)) / 0.5 + 1 / 100)
     assert target.value() == pytest.approx(math.exp(change))
@@ -151,13 +151,13 @@ def test_target_by_hand():
     assert target.value() == pytest.approx(math.exp(change))
     target.observe(4_999_520.0, 1.0, 10.0)
     target.step()
-    # The mean of five is 1,000,000, far too much; what is asked for beyond the ranking loss
-    # is divided by the root of how far beyond.
+    # The mean of five is 1,000,000, far too much; if the penalty exceeds the ranking loss, the
+    # step is divided by the root of their ratio.
     beyond = max(1.0, 0.1 * math.exp(change))
     change += 1.5 * (math.log(10_000) - math.log(1.2) + 1 / 100 / math.sqrt(beyond))
     assert target.value() == pytest.approx(math.exp(change))
     before = target.value()
-    assert before * 0.1 > 3  # the penalty over the ranking loss
+    assert before * 0.1 > 3  # the ratio of penalty to ranking loss
     target.observe(1_000_000.0, 1.0, 10.0)
     target.step()
     assert target.value() / before == pytest.approx(math.exp(0.015 / math.sqrt(before * 0.1)))

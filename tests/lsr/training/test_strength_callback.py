@@ -65,7 +65,7 @@ def topics(count):
 
 
 class Recorder(TrainerCallback):
-    """λ of both sides in each step, terms of a document; stops after a step, as a kill would."""
+    """Records λ of both sides and a document's terms in each step; can interrupt the run."""
 
     def __init__(self, objective, stop=None):
         self.objective, self.stop = objective, stop
@@ -82,7 +82,7 @@ class Recorder(TrainerCallback):
 
 
 def train(model, objective, data, folder, *, stop=None, resume=None, **settings):
-    """The recorder, and the trainer's state."""
+    """Train; return the recorder and the trainer's state."""
     logging.set_verbosity_error()
     recorder = Recorder(objective, stop)
     torch.manual_seed(0)
@@ -113,7 +113,7 @@ def objective_of(model):
         model,
         rankings={"infonce": 1.0},
         penalties={
-            # At first nearly all terms are active: an α at which that makes a difference.
+            # At first nearly all terms are active, so α must be high for DFFlops to matter.
             "document": Penalty(
                 DFFlops(VOCABULARY, alpha=0.95, beta=1.0, refresh_steps=5),
                 Target(40, settle_steps=5),
@@ -125,7 +125,7 @@ def objective_of(model):
 
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_same_strengths(checkpoint, tmp_path):
-    """Stopped after step 8, two after the last checkpoint; accumulation, warm-up and dropout."""
+    """Stopped at step 8, two after the last checkpoint, with accumulation, warm-up and dropout."""
     settings = {
         "save_strategy": "steps",
         "save_steps": 6,
@@ -188,7 +188,7 @@ def test_strengths_see_each_optimiser_step_and_its_learning_rate(checkpoint, tmp
     assert Watching.paces == pytest.approx([0.5, 1.0, 0.5, 0.0])
     last = objective.tally.statistics["document"]
     assert len(Watching.seen) == 4
-    # Terms as without dropout, by what the objective said of the first step.
+    # Terms are corrected for dropout by the ratio that the objective measured in the first step.
     terms = 0.75 * last.mean_terms
     assert Watching.seen[-1] == (terms, last.penalty, objective.tally.ranking_loss)
     assert 200 < last.mean_terms < VOCABULARY and last.penalty > 1
@@ -221,8 +221,8 @@ def test_target_is_reached_and_held_in_training(settle_steps, checkpoint, tmp_pa
     assert terms[0] > 250
     for start in (300, 400):
         assert abs(sum(terms[start : start + 100]) / 100 / 60 - 1) < 0.1
-    # Terms of the model in use, where dropout adds and takes none.
+    # The terms of the trained model without dropout.
     vectors = model.encode_document(data["document"])
     assert abs((vectors.to_dense() > 0).sum(dim=1).float().mean() / 60 - 1) < 0.1
-    # The ranking was learned all the while: chance is log 16.
+    # The ranking was learned meanwhile: chance is log 16.
     assert objective.tally.ranking_loss < 0.6 * math.log(16)

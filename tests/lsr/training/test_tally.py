@@ -43,7 +43,7 @@ def test_statistics_by_hand():
     expected = (losses[0]["infonce"] + losses[1]["infonce"]) / 2
     assert objective.tally.ranking_loss == pytest.approx(expected.item())
     assert losses[0]["document_penalty"].item() == 0
-    objective.tally.take()  # nothing new
+    objective.tally.take()  # nothing new to take
     assert objective.tally.statistics["document"] is documents
     objective(columns(queries, [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
     objective.tally.take()

@@ -32,7 +32,7 @@ def dense():
 
 @torch.inference_mode()
 def mean_pooled(texts):
-    """The packaged model by hand: mean of the token states, each text alone, unit length."""
+    """Encode with the packaged model by hand: mean token states, each text alone, unit length."""
     tokenizer, model = (kind.from_pretrained(trunk_path()) for kind in (AutoTokenizer, AutoModel))
     vectors = []
     for text in texts:
@@ -64,7 +64,7 @@ def test_documents_are_encoded_once_while_there_is_room(dense, monkeypatch):
     assert (vectors[0] == vectors[2]).all()
     dense.encode_documents(["b", "c", "c"])
     assert encoded == ["a", "b", "c"]
-    dense.encode_documents(["a", "d"])  # four would be too many
+    dense.encode_documents(["a", "d"])  # four are too many to remember
     assert encoded == ["a", "b", "c", "a", "d"]
     assert dense._memory.keys() == {"a", "d"}
 
@@ -76,7 +76,7 @@ def test_dense_compares_as_the_model_says(dense, monkeypatch):
     dot = DenseTeacher(dense.model).score(QUERIES, DOCUMENTS)
     monkeypatch.setattr(dense.model, "similarity_fn_name", "cosine")
     cosine = DenseTeacher(dense.model).score(QUERIES, DOCUMENTS)
-    assert dot[0] > 2 * cosine[0]  # states of several units' length
+    assert dot[0] > 2 * cosine[0]  # vectors are longer than 1
     monkeypatch.setattr(dense.model, "similarity_fn_name", "euclidean")
     with pytest.raises(ValueError, match="must compare by 'cosine' or 'dot', got 'euclidean'"):
         DenseTeacher(dense.model)
@@ -88,7 +88,7 @@ def test_sparse_is_the_dot_product_of_the_encoder():
     expected = (
         encoder.encode_queries(QUERIES).toarray() * encoder.encode_documents(DOCUMENTS).toarray()
     ).sum(1)
-    for _ in range(2):  # the second time by memory
+    for _ in range(2):  # the second time from memory
         np.testing.assert_allclose(teacher.score(QUERIES, DOCUMENTS), expected, rtol=1e-6)
     assert expected[0] > expected[2] > 0 and expected[1] > 0 and expected[3] == 0
     assert teacher.fingerprint == encoder.fingerprint
