@@ -44,7 +44,7 @@ def write_corpus(path, n, seed=0):
 
 @pytest.fixture
 def log_kept():
-    """The service's log goes on to where it went before the test."""
+    """Restore the service's log after the test."""
     import logging
 
     from lsr.service.log import LOGGERS

@@ -1,4 +1,4 @@
-"""Oracles: tables and sums worked out by hand, and all assignments of signs enumerated."""
+"""Significance tests compared with tables and sums by hand, and with all assignments of signs."""
 
 import warnings
 from fractions import Fraction
@@ -12,7 +12,7 @@ from lsr.eval.significance import compare, holm
 
 
 def paired(differences, **options):
-    """`compare` on systems with these differences, exactly."""
+    """Call `compare` on two systems with exactly these differences."""
     baseline = {f"q{number}": 0.0 for number in range(len(differences))}
     system = dict(zip(baseline, map(float, differences), strict=True))
     return compare(baseline, system, **options)
@@ -46,7 +46,7 @@ def test_means_counts_and_t_by_hand():
 @pytest.mark.parametrize("n", [2, 3, 5, 9])
 @pytest.mark.parametrize("seed", range(5))
 def test_randomisation_equals_the_enumeration_of_all_signs(n, seed):
-    """Values of reciprocal ranks make ties of sums that floats would tell apart."""
+    """Differences of reciprocal ranks, whose sums may be equal but differ as floats."""
     rng = np.random.default_rng(seed)
     ranks = rng.integers(1, 6, (2, n))
     exact = [Fraction(1, int(a)) - Fraction(1, int(b)) for a, b in ranks.T]
@@ -54,7 +54,7 @@ def test_randomisation_equals_the_enumeration_of_all_signs(n, seed):
 
 
 def test_a_mean_of_0_but_for_rounding_has_p_1():
-    """Other signs give sums that are 0 too, or differ from it by other roundings."""
+    """Other signs give sums that are 0 too, exactly or except for rounding."""
     differences = 3 * (0.1, 0.2, -0.3)
     assert sum(differences) != 0
     found = paired(differences)
@@ -68,7 +68,7 @@ def test_many_queries_are_resampled_by_the_seed():
     signs = np.array(list(product((1, -1), repeat=16)))
     exact = np.mean(abs(signs @ sixteenths) >= abs(sixteenths.sum()))
     found = paired(differences, seed=1)
-    # Four standard errors of twice a tail of 9,999 resamples.
+    # Four standard errors of a two-sided p value from 9,999 resamples.
     assert found.p_randomisation == pytest.approx(exact, abs=8 * sqrt(exact / 2 / 9999))
     assert found == paired(differences, seed=1)
     assert found.p_randomisation != paired(differences, seed=2).p_randomisation
@@ -101,7 +101,7 @@ def test_systems_with_the_same_values_have_p_1():
 
 @pytest.mark.parametrize("before", [(0.0, 0.0, 0.0), (0.2, 0.1, 0.6)])
 def test_differences_all_the_same_give_no_warning(before):
-    """The second are 0.1 only to rounding."""
+    """In the second case the differences are 0.1 only up to rounding."""
     baseline = dict(zip("abc", before, strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

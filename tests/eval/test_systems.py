@@ -1,4 +1,4 @@
-"""lsr eval: systems as they are named, the cache, and the command from end to end."""
+"""lsr eval: the names of systems, the cache, and the command from end to end."""
 
 import json
 import shutil
@@ -124,7 +124,7 @@ def test_two_datasets_and_two_systems_and_a_second_time_nothing_is_done(two, bui
     names = [(Path(record["dataset"]).name, record["system"]) for record in found[:4]]
     assert names == [("one", "BM25"), ("one", "cut"), ("other", "BM25"), ("other", "cut")]
     # In one, q1 finds a, then b; in other a is the answer, and q3 finds d (twice its word), then c.
-    # By its rarest word, "flow", q1 finds nothing but itself.
+    # Cut to its rarest word, "flow", q1 finds nothing but itself.
     means = [record["means"] for record in found[:4]]
     assert means == [
         {"RR@10": 0.25, "R@1": 0.0},
@@ -143,17 +143,17 @@ def test_two_datasets_and_two_systems_and_a_second_time_nothing_is_done(two, bui
     runs = sorted(path.relative_to(out / "runs").as_posix() for path in out.rglob("*.trec"))
     assert runs == ["BM25/one.trec", "BM25/other.trec", "cut/one.trec", "cut/other.trec"]
     page = (out / "report.html").read_text(encoding="utf-8")
-    # Texts of documents are in it, and why they were ranked.
+    # The page holds the documents' texts and the reasons for their ranks.
     assert "heat wing" in page and '"reasons"' in page
     assert (out / "report.md").exists() and (out / "report.tex").exists()
-    # A query's own document is in no run.
+    # No run holds a query's own document.
     assert [hit[0] for hit in Run.read_trec(out / "runs" / "BM25" / "one.trec")["q1"]] == ["a", "b"]
 
-    # Nothing is built, opened or ranked again; times are those of then.
+    # Nothing is built, opened or ranked again; the times are those of the first run.
     monkeypatch.setattr(evaluating, "Searcher", None)
     assert records(lsr_eval(*arguments, "--json")) == found
     assert len(builds) == 2
-    # What was written is a system too, and scores alike.
+    # Written runs can be evaluated as a system, with the same scores.
     reread = records(lsr_eval(*two, "--system", out / "runs" / "BM25", "--json"))
     assert reread[0]["means"]["RR@10"] == 0.25 and reread[0]["cost"] is None
     assert reread[1]["means"]["RR@10"] == pytest.approx(2 / 3)
@@ -180,7 +180,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(two, builds, monkeypatch):
     monkeypatch.setattr(evaluating, "rank_queries", rank_queries)
     result = lsr_eval(*arguments)
     assert result.exit_code == 130
-    # The first dataset was told.
+    # The first dataset was printed.
     assert len(result.stdout.splitlines()) == 1
     assert len(records(lsr_eval(*arguments))) == 3
     assert ranked == ["one", "other", "other"]
@@ -202,7 +202,7 @@ def test_a_sparse_system_shares_the_index_that_a_dense_one_needs(two, builds, mo
     assert index_of(sparse, [sparse, other]) != index_of(sparse, [sparse, hybrid])
     assert index_of(sparse, [sparse, hybrid]) == index_of(hybrid, [sparse, hybrid])
     assert builds[0] is None and set(builds[1:]) == {"default"}
-    # Once there is one without a dense side, it is taken.
+    # An index without a dense side is used once it exists.
     plain = cache.index_path(IndexSpec(dataset, "lexical", 256, None))
     plain.mkdir(parents=True)
     (plain / "manifest.json").write_text("{}")
@@ -217,7 +217,7 @@ def test_dense_and_hybrid_systems(two, builds):
     arguments = (two[1], *systems, "--measures", "RR@10", "--cache", cache, "--json")
     sparse, dense, hybrid = found = records(lsr_eval(*arguments))
     assert builds == [("lexical", "default")]
-    # "nothing" is in no document, but has a vector as all texts have.
+    # "nothing" is in no document, but has a dense vector like all texts.
     assert sparse["per_query"]["RR@10"]["q2"] == 0 < dense["per_query"]["RR@10"]["q2"]
     assert sparse["cost"]["postings"] == hybrid["cost"]["postings"] > dense["cost"]["postings"] == 0
     assert sparse["cost"]["index_bytes"] < dense["cost"]["index_bytes"]
@@ -309,14 +309,14 @@ def test_relevant_grade_of_a_folder(two):
     assert list(record["means"]) == [
         *("nDCG@10", "RR(rel=2)@10", "AP(rel=2)", "R(rel=2)@100", "R(rel=2)@1000", "Judged@10")
     ]
-    # b comes first, of grade 1.
+    # b, with grade 1, comes first.
     assert record["per_query"]["RR(rel=2)@10"] == {"q1": 0.5, "q2": 0.0}
 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no development collections in {SHARED}")
 def test_published_runs_have_their_published_values():
-    """Over 8.8M passages: they hold documents that the reduced corpus lacks."""
+    """The runs are over 8.8M passages, so they hold documents that the reduced corpus lacks."""
     folder = SHARED / "msmarco-dl19"
     runs = {"bm25-anserini": 0.506, "splade-pp-ed": 0.731, "distilbert-tasb": 0.721}
     systems = []
@@ -326,7 +326,7 @@ def test_published_runs_have_their_published_values():
     for record, (name, value) in zip(found, runs.items(), strict=True):
         assert record["system"] == name
         assert round(record["means"]["nDCG@10"], 3) == value
-    # TREC counts grade 2 and 3 (Craswell et al., 2020).
+    # TREC counts grades 2 and 3 as relevant (Craswell et al., 2020).
     graded = records(lsr_eval(folder, *systems[:2], "--relevant-grade", 2, "--json"))
     assert round(graded[0]["means"]["RR(rel=2)@10"], 3) == 0.702
 
@@ -369,7 +369,7 @@ def test_a_run_file_that_shares_no_document_with_the_judgements(two, command):
 
 
 def test_tied_scores_of_a_run_file_are_ranked_as_by_trec_eval(two):
-    """nDCG@10 of a file is trec_eval's, and of what is written from it again."""
+    """nDCG@10 of a run file equals trec_eval's, also after writing the run again."""
     import pytrec_eval
 
     path, out = two[0].parent / "tied.trec", two[0].parent / "out"

@@ -1,4 +1,4 @@
-"""eval/tuning.py and eval/feedback_grid.py: what is chosen on which queries, and what is stored."""
+"""eval/tuning.py and eval/feedback_grid.py: which queries choose a setting, and what is stored."""
 
 import json
 import shutil
@@ -83,7 +83,7 @@ def test_the_best_of_equals_is_the_first():
 
 def test_no_query_is_answered_by_what_was_chosen_on_it():
     ids = [f"q{number}" for number in range(10)]
-    # Setting i is perfect on query i alone: whoever looked at it would choose it.
+    # Setting i is perfect on query i alone, so a choice that saw query i would take setting i.
     values = {i: {q: float(q == ids[i]) for q in ids} for i in range(10)}
     chosen = cross_validate(values, ids)
     assert all(values[chosen[query_id]][query_id] == 0 for query_id in ids)
@@ -165,7 +165,7 @@ def test_grid_is_tuned_on_dev_and_measured_on_test(index, tmp_path, few_variants
             assert rankings == expected
             evaluation = evaluate(result.run, test.qrels, ["nDCG@10", "R@100"])
             assert result.evaluation == evaluation
-        # The variant that was chosen is the one that is best on dev.
+        # The chosen variant is the best one on dev.
         name = "dense feedback: both"
         means = {
             request: mean
@@ -235,7 +235,7 @@ def test_grid_without_dev_is_cross_validated_and_goes_on(
     (kept,) = (tmp_path / "cut").iterdir()
     lines = kept.read_bytes()
     assert lines.count(b"\n") == 9
-    kept.write_bytes(lines[:-20])  # a kill while it was written
+    kept.write_bytes(lines[:-20])  # as if killed while writing
     again = feedback_grid(index, test, None, tmp_path / "cut", measures=["nDCG@10"])
     assert again == whole
     (kept,) = (tmp_path / "cut").iterdir()
@@ -300,7 +300,7 @@ def test_the_command_line_tunes_and_writes_the_grid(index, tmp_path, few_variant
     assert len(list((out / "runs").rglob("*.trec"))) == 11
     assert lsr(*arguments).stdout == found.stdout
 
-    # Two of one name would write over each other.
+    # Two datasets of the same name would overwrite each other's results.
     (tmp_path / "more").mkdir()
     shutil.copytree(folder, tmp_path / "more" / "toy")
     refused = lsr(*arguments, tmp_path / "more" / "toy")

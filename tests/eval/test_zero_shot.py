@@ -25,7 +25,7 @@ def test_interpolation_by_hand():
         ("d", pytest.approx(0.25)),
         ("c", pytest.approx(0.0)),
     ]
-    assert mixed["r"] == [("a", pytest.approx(0.75))]  # the only one is the best
+    assert mixed["r"] == [("a", pytest.approx(0.75))]  # the only document is the best
     assert mixed["s"] == [("b", pytest.approx(0.25)), ("c", pytest.approx(0.25))]
     alone = interpolate_runs(sparse, dense, Interpolation(alpha=1.0, missing="zero"))
     assert alone["q"][:2] == [("a", 1.0), ("b", 0.5)]

@@ -114,7 +114,7 @@ def test_snippets_mark_the_words_that_match(api):
     ],
 )
 def test_answers_are_what_the_models_say(api, path, model, body):
-    """Every field and no other, each of its type: they are not made from the models."""
+    """Answers are not made from the models, so each must have exactly their fields and types."""
     url = f"/indexes/wings/{path}"
     answer = api.get(url) if body is None else api.post(url, json=body)
     read = model.model_validate_json(answer.content, strict=True)
@@ -260,7 +260,7 @@ def test_documents_are_written_and_seen_at_once(writable):
     assert error_of(writable.get(f"{url}/a/b%2Fé"), 404)
     assert "a/b/é" in error_of(writable.delete(f"{url}/a/b%2Fé"), 404)
     assert writable.get("/indexes/wings").json()["documents"] == before["documents"]
-    # Three that were acknowledged, and two that were refused.
+    # Three writes were acknowledged, and two refused.
     assert 'lsr_stage_seconds_count{stage="write"} 5.0' in writable.get("/metrics").text
 
 
@@ -276,7 +276,7 @@ def test_a_stream_of_documents(writable):
     assert stream(cut).json()["documents"] == 1000
     assert writable.get("/indexes/wings").json()["documents"] == 1200
     assert writable.get("/indexes/wings/documents/s999").json()["text"] == "flutter of panel999"
-    # A bad line: the groups before it stay, and the error says how many documents these are.
+    # Groups before a bad line are kept, and the error says how many documents they hold.
     more = [line.replace('"s', '"t') for line in lines]
     bad = "\n".join([*more[:700], "nonsense", *more[700:]]).encode()
     told = error_of(stream([bad]), 400)

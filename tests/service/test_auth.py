@@ -16,7 +16,7 @@ SET = {
     "admin": {"admin_key": ADMIN},
     "both": {"read_key": READ, "admin_key": ADMIN},
 }
-# What each endpoint needs. A new one fails `test_no_endpoint_is_forgotten` until it is here.
+# The key that each endpoint needs. `test_no_endpoint_is_forgotten` fails until a new one is here.
 ENDPOINTS = {
     ("GET", "/healthz"): "open",
     ("GET", "/readyz"): "open",
@@ -33,13 +33,13 @@ ENDPOINTS = {
     ("POST", "/indexes/{name}/documents"): "admin",
     ("POST", "/admin/reload"): "admin",
 }
-# Not in the OpenAPI document.
+# Paths that are not in the OpenAPI document.
 OTHERS = {
     ("GET", "/"): "open",
     ("GET", "/page/page.js"): "open",
     ("GET", "/page/none.js"): "open",
     ("GET", "/openapi.json"): "open",
-    # What there is not is the admin key's to learn.
+    # Only the admin key may learn that a path does not exist.
     ("GET", "/docs"): "admin",
     ("GET", "/none"): "admin",
     ("POST", "/none"): "admin",
@@ -58,11 +58,11 @@ ALL = ENDPOINTS | OTHERS
 
 
 def expected(need, keys, given):
-    """401, 403, or None for what reaches the app."""
+    """Return 401, 403, or None if the request reaches the app."""
     if keys == "nothing" or need == "open":
         return None
     if need == "admin" and keys == "read":
-        return 403  # whoever asks
+        return 403  # with any key
     valid = {"read": ["read"], "admin": ["admin"], "both": ["read", "admin"]}[keys]
     if given not in valid:
         return 401
@@ -71,7 +71,7 @@ def expected(need, keys, given):
 
 @pytest.fixture(scope="module", params=SET)
 def served(request, built, tmp_path_factory):
-    """What is set, and a client of such a service."""
+    """Which keys are set, and a client of such a service."""
     index = shutil.copytree(built, tmp_path_factory.mktemp("auth") / "wings")
     with TestClient(create_app([index], Settings(**SET[request.param]))) as client:
         yield request.param, client
@@ -111,7 +111,7 @@ def test_matrix(served, given, header):
 
 
 def test_what_a_key_opens_works(served):
-    """The matrix tells who is refused; this, that the others are served."""
+    """The matrix above checks who is refused; this test checks that others are served."""
     keys, client = served
     headers = {"X-API-Key": ADMIN if keys in ("admin", "both") else READ}
     body = {"query": "heat flow"}
@@ -129,7 +129,7 @@ def test_what_a_key_opens_works(served):
 
 
 def test_no_key_in_any_answer(served):
-    """Not even in what says that a key is wrong."""
+    """Not even in the error for a wrong key."""
     _, client = served
     for key in GIVEN.values():
         for method, path in ALL:

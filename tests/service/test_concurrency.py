@@ -1,6 +1,6 @@
-"""Many clients during ingest and swaps: every answer is the serial one of its state, exactly.
+"""Many clients during ingest and swaps: each answer equals that of a serial search of its state.
 
-More of them in the slow test: LSR_CLIENTS=64 LSR_QUERIES=2000 LSR_SWAPS=10.
+The slow test can use more of them: LSR_CLIENTS=64 LSR_QUERIES=2000 LSR_SWAPS=10.
 """
 
 import json
@@ -26,7 +26,7 @@ from lsr.service.protocol import protocol
 from lsr.service.service import Service
 from lsr.service.settings import Settings
 
-# Clients, distinct queries, of which each client asks its share, and swaps.
+# The numbers of clients, of distinct queries (shared out among the clients), and of swaps.
 FEW = (4, 40, 1)
 MANY = tuple(
     int(os.environ.get(f"LSR_{name}", default))
@@ -45,7 +45,7 @@ def texts(seed, n, length):
 
 @pytest.fixture
 def served(serving):
-    """A context manager: the service of an index, and its URL."""
+    """A context manager that serves an index, and gives the service and its URL."""
 
     @contextmanager
     def serve(directory):
@@ -84,7 +84,7 @@ def requests_of(n_queries):
 
 
 class Traffic:
-    """What clients ask and write until `done`, and what came of it."""
+    """Searches and writes of clients until `done`, and their results."""
 
     def __init__(self, url, directory, requests):
         self.url, self.directory, self.requests = url, directory, requests
@@ -102,7 +102,7 @@ class Traffic:
                 self.answers.append(Answered(state.generation, state.commit, number, ranking))
 
     def write(self, name):
-        """New documents, replaced and deleted ones, of this writer's own ids."""
+        """Add, replace and delete documents whose ids are this writer's own."""
         choice = random.Random(name)
         with Client(self.url, retries=100) as client:
             for n in count():
@@ -117,7 +117,7 @@ class Traffic:
                 try:
                     gone = client.delete(documents[0].id)
                 except ServiceError as error:
-                    # A build has left it out.
+                    # A build has replaced the index by one without the document.
                     assert error.status == 404
                     assert read_manifest(self.directory).generation > put.generation
                 else:

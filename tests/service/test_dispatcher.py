@@ -20,7 +20,7 @@ LATER = 60.0
 
 
 class Engine:
-    """A searcher that records what it is asked and waits for leave to answer."""
+    """A searcher that records its requests, and answers when the test allows it."""
 
     def __init__(self, name="first"):
         self.name = name
@@ -62,7 +62,7 @@ def until():
 
 
 def held(dispatcher, served):
-    """A search that the engine is busy with until it may answer."""
+    """Start a search that keeps the engine busy until the test allows an answer."""
     engine = served.searcher
     engine.may_answer.clear()
     engine.asked.clear()
@@ -170,7 +170,7 @@ def test_controls_come_between_two_micro_batches(dispatcher):
     swapped = dispatcher.control(swap)
     served.searcher.may_answer.set()
     assert swapped.result(10) == "swapped"
-    # It waited when the index changed: it is answered by the newer one, and says so.
+    # It was waiting when the index changed, so the newer index answers, and the answer says so.
     outcome = before.result(10)
     assert (outcome.value, outcome.generation, outcome.commit) == ([["second: q"]], 2, 5)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""The gate around a small app of its own."""
+"""service/gate.py around a small app."""
 
 import asyncio
 import io
@@ -26,7 +26,7 @@ class Route:
 
 
 async def app(scope, receive, send):
-    """Answers with what it read; /boom and its like misbehave."""
+    """Answers with what it read; /boom and similar paths misbehave."""
     request = Request(scope, receive)
     path = scope["path"]
     scope["route"] = Route()
@@ -47,7 +47,7 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 def lines(log_kept):
-    """The log, as a function that gives its lines as objects."""
+    """A function that returns the lines of the log as objects."""
     stream = io.StringIO()
     log_to(stream)
     return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -115,7 +115,7 @@ def key(value):
 
 
 def error(body, headers):
-    """The error of an answer, whose body must be the contract's."""
+    """Return the error in an answer, and check the body's format."""
     told = json.loads(body)
     assert told.keys() == {"error", "request_id"}
     assert told["request_id"].encode() == headers[b"x-request-id"]
@@ -142,7 +142,7 @@ def error(body, headers):
         ("DELETE", "/indexes/a/documents/b", "admin"),
         ("POST", "/indexes/a/documents", "admin"),
         ("POST", "/admin/reload", "admin"),
-        # What is not known is the admin key's.
+        # Unknown paths need the admin key.
         ("POST", "/", "admin"),
         ("GET", "/page", "admin"),
         ("GET", "//", "admin"),
@@ -204,7 +204,7 @@ def test_the_servers_state_stays(gated):
         (key(ADMIN), 200, None),
         ([(b"authorization", b" bearer   " + READ.encode() + b" ")], 200, None),
         ([(b"x-api-key", READ.encode())], 200, None),
-        # A proxy's own, beside ours.
+        # A proxy's own credentials beside lsr's key.
         ([(b"authorization", b"Basic eDp5"), (b"x-api-key", READ.encode())], 200, None),
     ],
 )
@@ -339,11 +339,11 @@ def test_a_silent_client(gated):
     status, sent, body = call(gated(body_seconds=0.05), "POST", "/x", headers, [b"a", None])
     assert status == 408 and "pauses above 0.05 seconds" in error(body, sent)
     assert sent[b"connection"] == b"close"
-    assert time.monotonic() - begun < 1  # it does not linger for one who says nothing
+    assert time.monotonic() - begun < 1  # it does not wait longer for a silent client
 
 
 def test_a_silent_client_of_an_app_that_answers_exceptions(gated):
-    """As FastAPI does: HTTPException becomes its answer."""
+    """The app turns HTTPException into an answer, as FastAPI does."""
 
     async def inner(scope, receive, send):
         try:
@@ -359,7 +359,7 @@ def test_a_silent_client_of_an_app_that_answers_exceptions(gated):
 
 
 def test_what_is_still_sent_is_thrown_away_for_a_while(gated, monkeypatch):
-    """The answer is out before, and its end comes when the client has finished."""
+    """The answer is sent first, and ends when the client has finished."""
     monkeypatch.setattr(gate_module, "LINGER_SECONDS", 0.1)
     order = []
 
@@ -454,7 +454,7 @@ def test_a_client_that_left_is_no_error(gated, lines, seen):
 
 
 def test_an_answer_that_nobody_waits_for(gated, seen):
-    """FastAPI makes one of a client that left; it is no bad request."""
+    """FastAPI answers a client that has left; this must not count as a bad request."""
 
     async def inner(scope, receive, send):
         try:
@@ -535,7 +535,7 @@ def test_head_has_no_body(gated):
 
 
 def test_other_scopes(gated):
-    """Lifespan goes through; there are no web sockets."""
+    """Lifespan events are passed on; web sockets are refused."""
     reached, sent = [], []
 
     async def inner(scope, receive, send):
@@ -551,7 +551,7 @@ def test_other_scopes(gated):
 
 
 def test_through_a_client(gated):
-    """The same over httpx, with a body in chunks."""
+    """The same through httpx, with a body in chunks."""
 
     async def run():
         transport = httpx.ASGITransport(gated(max_body=1024))
@@ -571,7 +571,7 @@ def test_through_a_client(gated):
 
 
 def test_it_costs_little(gated):
-    """Some tens of microseconds; the bound leaves room for a busy machine."""
+    """It costs some tens of microseconds; the bound is higher, for busy machines."""
 
     async def inner(scope, receive, send):
         await receive()
@@ -630,7 +630,7 @@ def test_a_full_queue_is_told_before_the_app_is_asked():
     for action in ("search", "search/batch", "explain", "expand"):
         status, headers, body, left = asyncio.run(call(f"/indexes/wings/{action}"))
         assert status == 429 and b"64 are waiting" in body and headers[b"retry-after"] == b"1"
-        # The body was read, so that the connection goes on.
+        # The body was read, so the connection can be used again.
         assert left == 0 and b"connection" not in headers
     assert not asked
     assert asyncio.run(call("/indexes/wings/documents"))[0] == 200

@@ -1,4 +1,4 @@
-"""service/ingest.py: order, group commit, whose error it is, backpressure, who holds the lock."""
+"""service/ingest.py: order, group commit, errors, backpressure, and the index's lock."""
 
 import threading
 import time
@@ -42,7 +42,7 @@ def ingest(directory, on_commit=lambda generation, commit: None, **settings):
 
 
 def texts(directory):
-    """Id → text of all documents, when both sides hold these, with the vectors of their texts."""
+    """Return id → text of all documents; check that the dense side has their vectors."""
     with open_live(directory) as live:
         ids = live.index.matching({})
         documents = live.index.documents(ids)
@@ -100,7 +100,7 @@ def test_operations_that_wait_are_applied_in_order_and_committed_once(index):
                     put(("e", "x"), ("e", "y")),
                 )
             ]
-            gone = writes.submit(Delete(("d2", "d0")), soon())  # d0 is gone by then
+            gone = writes.submit(Delete(("d2", "d0")), soon())  # d0 is deleted by then
             unknown = writes.submit(Delete(("nobody",)), soon())
         receipts = [future.result(30) for future in accepted]
     assert receipts == [Receipt(1, commit + 1, n) for n in (1, 2, 1, 2, 1, 1, 1, 1, 2)]
@@ -110,7 +110,7 @@ def test_operations_that_wait_are_applied_in_order_and_committed_once(index):
     del before["d0"]
     assert texts(index) == before | {"a": "two", "c": "last", "d1": "again", "e": "y"}
     with open_live(index) as live:
-        assert len(live.dense.names) == 2  # of the build, and one for all of these
+        assert len(live.dense.names) == 2  # a segment of the build, and one of this group
         assert live.commit == commit + 1
 
 
@@ -376,7 +376,7 @@ def test_writes_go_to_the_generation_that_is_live(index, corpus_of, tmp_path):
         assert during[0].result(30).generation == 2
         assert writes.submit(put(("after", "heat")), soon()).result(30).generation == 2
         assert len(texts(index)) == 52
-        # Another generation put in place without the lock, while the writer has this one open.
+        # Another generation is put in place without the lock, while the writer has this one open.
         copytree(index / "generation-2", index / "generation-3")
         write_manifest(index, replace(read_manifest(index), generation=3))
         assert writes.submit(put(("third", "heat")), soon()).result(30).generation == 3

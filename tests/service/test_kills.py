@@ -1,4 +1,4 @@
-"""What the service's writer acknowledged survives SIGKILL at any moment, and nothing is there half.
+"""Acknowledged writes survive SIGKILL at any moment, and no write is applied in part.
 
 A child is killed once, and in the slow test LSR_KILLS times (default 2).
 """
@@ -18,8 +18,9 @@ from lsr.vectors import quantise
 KILLS = [1, pytest.param(int(os.environ.get("LSR_KILLS", "2")), marks=pytest.mark.slow)]
 SUBMITTERS = 4
 
-# Submits for ever, from several threads, each with ids of its own. The journal has a line before
-# each operation is submitted and one after it is acknowledged. Takes: folder, n_submitters, seed.
+# Submits without end, from several threads, each with its own ids. The journal has a line before
+# each operation is submitted, and one after it is acknowledged. It runs with the variables folder,
+# n_submitters and seed.
 CHILD = """
 import json, os, random, threading, time
 from pathlib import Path
@@ -85,14 +86,14 @@ for thread in threads:
 
 
 def after(texts, record):
-    """Id → text when an operation has been applied."""
+    """Return id → text after an operation is applied."""
     if "put" in record:
         return texts | record["put"]
     return {doc_id: text for doc_id, text in texts.items() if doc_id not in record["gone"]}
 
 
 def whole_states(before, records):
-    """What a submitter's documents may be: operations in order, at least those acknowledged."""
+    """Return a submitter's possible documents: after all acknowledged operations, or later ones."""
     begun = [record for record in records if "begin" in record]
     ended = [record["end"] for record in records if "end" in record]
     assert ended == [record["begin"] for record in begun[: len(ended)]]
@@ -103,7 +104,7 @@ def whole_states(before, records):
 
 
 def documents(directory):
-    """Id → text of a clean index; each document has the vectors of its text, on both sides."""
+    """Return id → text; check that the index is clean, and each text's vectors on both sides."""
     with open_live(directory) as live:
         clean, report = live.index.check()
         assert clean, report
@@ -143,7 +144,7 @@ def test_every_acknowledged_write_survives_kills(index, processes, kills):
         child.kill()
         child.join()
         assert child.exitcode == -signal.SIGKILL
-        # A line that the kill cut off was not written for any operation that had been submitted.
+        # The last line may be cut off, but then its operation was not submitted yet.
         records = [json.loads(line) for line in journal.read_text().split("\n")[:-1]]
         found = documents(index)
         assert of_submitter(found, "d") == of_others

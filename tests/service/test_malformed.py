@@ -1,6 +1,6 @@
 """Malformed requests to the whole service over HTTP: written by hand, and by schemathesis.
 
-Schemathesis makes 30, and in the slow tests LSR_MALFORMED (300 by default).
+Schemathesis makes 30 requests, and in the slow tests LSR_MALFORMED (300 by default).
 """
 
 import http.client
@@ -27,7 +27,7 @@ from lsr.service.protocol import protocol
 from lsr.service.settings import Settings
 
 COUNTS = [30, pytest.param(int(os.environ.get("LSR_MALFORMED", "300")), marks=pytest.mark.slow)]
-# What gives away how the service is made.
+# Text that reveals internals of the service.
 LEAKS = re.compile(
     r"Traceback|File \\?\"|\.py\\?\"|site-packages|Error\(|org\.apache|<class|0x[\da-f]{9}"
 )
@@ -56,7 +56,7 @@ def service(built, tmp_path_factory, serving):
 
 @pytest.fixture
 def ask(service):
-    """A function that sends a request just as it is given."""
+    """A function that sends a request exactly as given."""
 
     def send(method, path, body=None, headers=None, chunked=False):
         connection = http.client.HTTPConnection(*service[0], timeout=60)
@@ -71,11 +71,11 @@ def ask(service):
 
 
 def check(reply, hurried=False):
-    """What holds for any answer; returns its error, or None.
+    """Check what must be true of any answer; return its error, or None.
 
     Args:
         reply: the answer.
-        hurried: whether the request had a deadline of its own, which may have passed.
+        hurried: whether the request set a deadline, which may have passed.
     """
     text = reply.body.decode()
     assert reply.status < 500 or (hurried and reply.status == 504), text
@@ -219,7 +219,7 @@ BODIES = {
     "filter of another type": (of(filters={"year": "a"}), 200, None),
     "filter of 2**70": (of(filters={"year": 2**70}), 200, None),
     "filter 1e308": (of(filters={"year": [-1e308, 1e308]}), 200, None),
-    # Python's JSON takes the last.
+    # Python's JSON parser keeps the last value.
     "duplicate keys": ('{"query": "a", "query": "b", "k": 0, "k": 1}', 200, None),
     "__proto__": ('{"query": "a", "__proto__": {"k": 1}}', 422, "__proto__"),
     # cursors
@@ -489,7 +489,7 @@ def test_bodies_of_10_megabytes(ask, method, chunked):
 
 
 def memory():
-    """Resident bytes of this process."""
+    """The resident memory of this process, in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -497,7 +497,7 @@ def memory():
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
 def test_memory_is_bounded(ask):
-    """40 bodies of 10 MB and 40 lines without end, at a time: refused without being kept."""
+    """40 bodies of 10 MB and 40 endless lines at a time are refused, and not held in memory."""
 
     def send(number):
         if number % 2:
@@ -525,7 +525,7 @@ def test_a_search_still_works(ask):
 
 
 def examples(count):
-    """Hypothesis' settings for so many examples, the same in every run."""
+    """Hypothesis' settings for this many examples, which are the same in every run."""
     return hypothesis_settings(
         max_examples=max(1, round(count)),
         deadline=None,
@@ -537,7 +537,7 @@ def examples(count):
 
 @schemathesis.serializer("application/x-ndjson")
 def lines(context, value):
-    """A text as the body of a stream; what is none, as Python writes it."""
+    """Make the body of a stream from a value, by `str`."""
     return str(value).encode("utf-8", "surrogatepass")
 
 
@@ -547,7 +547,7 @@ OPERATIONS = {
         create_app([], Settings()).openapi()
     ).get_all_operations()
 }
-# Their bodies can be wrong, and not only their paths.
+# Operations whose bodies can be wrong, not only their paths.
 WITH_MODEL = [one for one in OPERATIONS if re.match("PUT|POST .*/(search|explain|expand)", one)]
 CHECKS = [content_type_conformance, response_schema_conformance]
 
@@ -556,7 +556,7 @@ CHECKS = [content_type_conformance, response_schema_conformance]
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_generated(service, label, mode, count):
-    """No server errors, documented statuses, bodies as the schema says, errors of our model."""
+    """No server errors; documented statuses; bodies that match the schema; errors in our format."""
     operation = OPERATIONS[label]
     documented = operation.definition.raw["responses"]
     host, port = service[0]
@@ -581,11 +581,11 @@ def test_generated(service, label, mode, count):
 
     share = count / 24
     if "{name}" not in label:
-        if mode == "positive":  # nothing can be wrong
+        if mode == "positive":  # such requests cannot be wrong
             run(share / 10)
             assert statuses == {200}
         return
-    run(share / 4)  # of any index
+    run(share / 4)  # with any name of an index
     if mode == "positive" or label in WITH_MODEL:
         run(share, path_parameters={"name": "wings"})
     assert mode == "negative" or count < 1000 or {200, 404} & statuses
@@ -603,7 +603,7 @@ LIKELY = st.fixed_dictionaries({"id": st.text("abc/%é\0", min_size=1), "text": 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_generated_streams(service, count):
-    """Lines with fields of any type are taken, or refused by their numbers."""
+    """Lines with fields of any type are accepted, or refused with their line numbers."""
 
     @seed(0)
     @examples(count / 10)

@@ -30,7 +30,7 @@ ALL = "sparse,dense,hybrid,feedback"
 
 @pytest.fixture(scope="module")
 def code(tmp_path_factory):
-    """An index without a dense side, of documents that look like a page."""
+    """An index without a dense side, whose documents contain markup and code."""
     from lsr.building.build import build_index
     from lsr.corpus.corpus import open_corpus
 
@@ -54,7 +54,7 @@ def url(built, code, serving):
 
 @pytest.fixture(scope="module")
 def locked(code, serving):
-    """The address of a service that asks for a key."""
+    """The address of a service that needs a key."""
     with serving(create_app([code], Settings(read_key=KEY))) as (host, port):
         yield f"http://{host}:{port}/"
 
@@ -69,11 +69,11 @@ def expect(browser):
 
 @pytest.fixture
 def visit(browser, url):
-    """A function that opens the page; at the end nothing may have gone wrong."""
+    """A function that opens the page; after the test, the page must have had no errors."""
     with ExitStack() as checks:
 
         def go(address=None, width=1280, scheme="light", refused=(), clock=False, **state):
-            """`refused`: the statuses of refusals that the test brings about."""
+            """`refused`: the statuses of refusals that the test expects."""
             address = address or url
             context = browser.new_context(
                 viewport={"width": width, "height": 844},
@@ -82,7 +82,7 @@ def visit(browser, url):
             )
             page = context.new_page()
             problems = []
-            # Violations of the policy are told on the console.
+            # The browser's console reports violations of the content security policy.
             page.on("console", lambda message: problems.append(message.text))
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on(
@@ -110,7 +110,7 @@ def visit(browser, url):
 
 @pytest.fixture
 def api(url):
-    """A function that asks the API itself: `api("search", query=…)`."""
+    """A function that calls the API directly: `api("search", query=…)`."""
 
     def ask(what, index="wings", **body):
         answer = httpx.post(f"{url}indexes/{index}/{what}", json=body)
@@ -149,7 +149,7 @@ def overflows(page):
     return page.evaluate("document.documentElement.scrollWidth > innerWidth")
 
 
-# What is sent.
+# The files and headers that are sent.
 
 
 def test_what_the_page_is_made_of(url):
@@ -186,7 +186,7 @@ def test_nothing_else_is_sent(url, path):
 
 
 def test_texts_are_never_made_into_markup():
-    """Not by the scripts, and the policy needs nothing inline."""
+    """The scripts never parse texts as HTML, and the policy allows nothing inline."""
     for path in FILES.glob("*.js"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(
@@ -241,7 +241,7 @@ def test_search_as_you_type(visit, expect, api):
     assert shown(page) == ids(api("search", query="heat flow"))
     assert column(page).locator("mark.own").count() > 0
     expect(page.locator("#told")).to_have_text("Sparse: 10 hits")
-    # Enter does not wait.
+    # Enter searches at once.
     field.press_sequentially(" wing")
     field.press("Enter")
     expect(page).to_have_title("heat flow wing – lsr")
@@ -293,7 +293,7 @@ def test_the_address_holds_the_state(visit, expect):
     expect(field).to_have_value("heat")
     page.get_by_role("button", name="Hybrid").click()
     expect(page).to_have_url(re.compile(r"\?q=heat&index=wings$"))
-    # One ranking is always shown.
+    # The last ranking cannot be turned off.
     page.get_by_role("button", name="Sparse").click()
     expect(page.get_by_role("button", name="Sparse")).to_have_attribute("aria-pressed", "true")
     field.fill("shock wing")
@@ -362,7 +362,7 @@ def test_without_a_dense_side(visit, expect, api):
 
 
 def read_terms(dialog):
-    """For each line of the table: query weight, document weight, contribution."""
+    """Return query weight, document weight and contribution from each row of the table."""
     rows = dialog.locator(".terms tbody tr").all_inner_texts()
     return [numbers(row) for row in rows]
 
@@ -386,7 +386,7 @@ def test_an_explanation_by_click(visit, expect, api):
     assert (
         score == round(why["score"], 3) == pytest.approx(sum(line[2] for line in lines), abs=2e-3)
     )
-    # A bar is as long as its share.
+    # A bar's length is proportional to its share.
     rails, bars = (
         dialog.locator(which).evaluate_all("all => all.map((one) => one.clientWidth)")
         for which in (".rail", ".rail .bar")
@@ -500,7 +500,7 @@ def test_weights_move_the_ranking(visit, expect, api):
             )
         else:
             expect(hit.locator(".move")).to_have_count(0)
-    # The text's own words stay its own; the explanation is of the edited query.
+    # Words of the query's text still count as its own; the explanation is of the edited query.
     assert column(page).locator("mark.expanded").count() == 0
     column(page).locator(".open").first.click()
     dialog = page.get_by_role("dialog")
@@ -508,7 +508,7 @@ def test_weights_move_the_ranking(visit, expect, api):
     why = api("explain", query=edited, id=after[0])["why"]
     assert numbers(dialog.locator(".total").inner_text()) == [round(why["score"], 3)]
     page.keyboard.press("Escape")
-    # Hybrid needs a text.
+    # A hybrid search needs a text.
     assert shown(page, "hybrid") == hybrid
     expect(column(page, "hybrid").locator(".held")).to_contain_text("no dense vector")
     page.get_by_role("button", name="Reset").click()
@@ -561,7 +561,7 @@ def test_terms_are_added_and_left_out(visit, expect, api):
     page.get_by_role("button", name="leave shock out").click()
     page.get_by_role("button", name="leave heat out").click()
     expect(column(page)).to_contain_text("Every term is left out")
-    # Another text begins anew.
+    # Another text resets the weights.
     page.get_by_label("Search", exact=True).fill("nose")
     expect(weight(page, "nose")).to_be_visible()
     expect(page.locator(".weights li")).to_have_count(1)
@@ -579,7 +579,7 @@ def test_texts_stay_texts(visit, expect, width):
     settled(expect, page, "sparse", "feedback")
     expect(column(page).locator(".open").first).to_have_text(CODE)
     expect(column(page).locator(".snippet").first).to_have_text(f"heat {CODE} heat")
-    # Marks behind a character of two units are where they belong.
+    # Marks after a character of two UTF-16 units are at the right place.
     assert "wing" in column(page).locator(".snippet mark").all_inner_texts()
     column(page).locator(".open").first.click()
     dialog = page.get_by_role("dialog")
@@ -673,7 +673,7 @@ def test_a_busy_service_is_asked_once_more(visit, expect):
     expect(column(page).locator(".hit")).to_have_count(10)
 
 
-# Looks.
+# Appearance.
 
 
 @pytest.mark.parametrize("columns", ["sparse", ALL])
@@ -701,7 +701,7 @@ def test_a_long_word_does_not_widen_a_phone(visit, expect):
     assert not overflows(page)
 
 
-# Each text's contrast with what is behind it, of those below 4.5.
+# Texts whose contrast with their background is below 4.5.
 CONTRAST = """() => {
   const channels = (text) => text.match(/[\\d.]+/g).map(Number);
   const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)

@@ -1,4 +1,4 @@
-"""The server's protocol against bad clients, over real sockets."""
+"""service/protocol.py with misbehaving clients, over real sockets."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ from lsr.service.gate import Gate
 from lsr.service.protocol import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, MAX_URL, protocol
 from lsr.service.settings import Settings
 
-SECONDS = 0.3  # that a client has
+SECONDS = 0.3  # the time limit of a client
 LARGE = 8_000_000
 
 
 async def app(scope, receive, send):
-    """Tells the length of a body; /large answers with much, /slow takes its time."""
+    """Answers with the length of the body; /large has a large answer, /slow is slow."""
     if scope["path"] == "/large":
         response = Response(b"x" * LARGE)
     else:
@@ -36,7 +36,7 @@ async def app(scope, receive, send):
 
 @contextmanager
 def serving(loop="uvloop", **settings):
-    """A server in a thread: what connects to it, and the set of its connections."""
+    """A server in a thread; gives a function that connects, and the set of its connections."""
     limits = {"header_seconds": SECONDS, "body_seconds": SECONDS, "max_body": 200_000}
     limits = Settings(**(limits | settings))
     config = uvicorn.Config(
@@ -88,7 +88,7 @@ def wait_for(condition, seconds=5):
 
 
 def read_all(client):
-    """All bytes until the server closes; a reset counts as the end."""
+    """Return all bytes until the server closes; a reset counts as the end."""
     parts = []
     try:
         while part := client.recv(65_536):
@@ -99,7 +99,7 @@ def read_all(client):
 
 
 def read_one(client):
-    """The bytes of one answer, of a connection that stays open."""
+    """Return the bytes of one answer; the connection stays open."""
     data = b""
     while not (length := re.search(rb"content-length: (\d+)\r\n(?s:.*?)\r\n\r\n", data)) or (
         len(data) < length.end() + int(length[1])
@@ -111,7 +111,7 @@ def read_one(client):
 
 
 def answers(data):
-    """(status, headers, body) of each answer in a stream of them."""
+    """Return (status, headers, body) of each answer in a stream."""
     found = []
     while data:
         head, _, rest = data.partition(b"\r\n\r\n")
@@ -124,7 +124,7 @@ def answers(data):
 
 
 def refused(data):
-    """Status and error of the one refusal in a stream."""
+    """Return status and error of the only answer in a stream, which is a refusal."""
     ((status, headers, body),) = answers(data)
     told = json.loads(body)
     assert told.keys() == {"error", "request_id"}
@@ -142,7 +142,7 @@ def still_answers(server):
 
 
 def test_a_request_in_pieces(server, client):
-    """Slow, but within the time: each byte on its own."""
+    """Each byte is sent separately, but all within the time limit."""
     for byte in b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc":
         client.sendall(bytes([byte]))
     ((status, _, body),) = answers(read_all(client))
@@ -157,7 +157,7 @@ def test_a_connection_that_asks_nothing_is_closed(client):
 
 @pytest.mark.parametrize("between", [b"X-A: b\r\n", b"\r\n"])
 def test_a_slow_head(server, client, between):
-    """A byte now and then does not buy time; nor do empty lines, which come before a head."""
+    """Single bytes do not extend the time limit; nor do empty lines before the head."""
     begun = time.monotonic()
     first = b"GET / HTTP/1.1\r\n" if between != b"\r\n" else b"\r\n"
     client.sendall(first)
@@ -179,7 +179,7 @@ def test_a_slow_head(server, client, between):
 
 
 def test_a_slow_second_head(client):
-    """The time begins anew with each request."""
+    """The time limit starts again with each request."""
     client.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
     (first,) = answers(read_one(client))
     assert first[0] == 200
@@ -201,7 +201,7 @@ def flood(client, head):
     try:
         client.sendall(head)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # it has said all that it had to
+        pass  # the server closed after its answer
     return refused(read_all(client))
 
 
@@ -238,7 +238,7 @@ def test_heads_within_the_limits(client):
     ids=["long trailer", "many trailers", "chunk extension"],
 )
 def test_floods_after_the_head(server, client, between):
-    """What is neither head nor body is bounded as well."""
+    """Bytes that are neither head nor body are limited as well."""
     head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
     status, error = flood(client, head + between)
     assert status == 431 and "at most" in error
@@ -303,14 +303,14 @@ def test_pipelining(client):
 
 @pytest.mark.parametrize("after", [b"\x00garbage", b"GET / HTTP/1.1\r\nA b\r\n\r\n"])
 def test_garbage_after_a_request(client, after):
-    """The request is answered; the refusal of what follows must not be taken for its answer."""
+    """The request is answered; the refusal of what follows must not look like its answer."""
     client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + after)
     ((status, _, body),) = answers(read_all(client))
     assert (status, json.loads(body)["path"]) == (200, "/slow")
 
 
 def test_garbage_behind_waiting_requests(server, client):
-    """No answer at all is better than one that may be taken for another's."""
+    """No answer is better than one that looks like the answer to another request."""
     client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 3 + b"\x00")
     assert read_all(client) in (b"", b"<reset>")
     assert still_answers(server)
@@ -324,7 +324,7 @@ def test_too_many_requests_in_line(server, client):
 
 def test_garbage_in_a_body(client):
     client.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
-    time.sleep(0.05)  # the app reads
+    time.sleep(0.05)  # the app is reading the body
     client.sendall(b"zz\r\n")
     status, error = refused(read_all(client))
     assert status == 400 and "valid HTTP" in error
@@ -332,7 +332,7 @@ def test_garbage_in_a_body(client):
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_large_body(server, client, chunked):
-    """The refusal arrives though the client has not finished to send."""
+    """The refusal arrives although the client has not finished sending."""
     size = 5_000_000
     length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
     framed = b"%x\r\n%s\r\n" % (size, b"a" * size) if chunked else b"a" * size
@@ -371,7 +371,7 @@ def test_a_body_is_asked_for(client):
     ],
 )
 def test_a_client_that_stops_sending(server, client, sent):
-    """Half-closed is taken for gone: the connection ends, whatever was asked."""
+    """A half-closed connection counts as closed: it ends, whatever was requested."""
     client.sendall(sent)
     client.shutdown(socket.SHUT_WR)
     begun = time.monotonic()
@@ -390,7 +390,7 @@ def test_a_client_that_does_not_read(server):
 
 
 def test_a_client_that_reads_slowly(server):
-    """Slower than the limit on the whole, but it goes on."""
+    """The whole answer takes longer than the limit, but the client never pauses that long."""
     with server[0]() as slow:
         slow.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         size, begun = 0, time.monotonic()
@@ -415,7 +415,7 @@ def test_too_many_connections():
 
 
 def test_a_refused_client_that_goes_on(monkeypatch):
-    """So much is thrown away, for so long, and then the connection ends."""
+    """The server discards a limited amount for a limited time, then ends the connection."""
     monkeypatch.setattr(protocol_module, "LINGER_SECONDS", 0.2)
     with serving() as (connect, connections):
         with connect() as client:
@@ -437,5 +437,5 @@ def test_a_refused_client_that_goes_on(monkeypatch):
 
 
 def test_nothing_is_left(server):
-    """All connections of the tests before have ended."""
+    """All connections of the earlier tests have ended."""
     wait_for(lambda: not server[1])

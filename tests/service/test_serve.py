@@ -1,4 +1,4 @@
-"""`lsr serve` as a command: what it says, what it refuses, how it stops."""
+"""The command `lsr serve`: its output, what it refuses, and how it stops."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from lsr.cli import app
 
-# Where a server that began in this process would log to is closed after the test.
+# A server started in this process logs to a stream that is closed after the test.
 pytestmark = pytest.mark.usefixtures("log_kept")
 
 

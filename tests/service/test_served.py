@@ -1,4 +1,4 @@
-"""service/served.py: newer commits and generations, taken over between two micro-batches."""
+"""service/served.py: newer commits and generations are opened between two micro-batches."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def test_a_commit_is_seen_after_a_look(dispatcher, served, index, tmp_path):
     assert served.look(dispatcher.control).commit > state.commit
     assert found(dispatcher, served)[1] == same
     last = served.state
-    assert served.look(dispatcher.control) == last  # nothing new
+    assert served.look(dispatcher.control) == last  # nothing has changed
 
 
 def test_a_generation_is_opened_beside_the_old_one(dispatcher, served, index, tmp_path, corpus_of):
@@ -66,7 +66,7 @@ def test_a_generation_is_opened_beside_the_old_one(dispatcher, served, index, tm
         "lexical",
         dense=served.state.dense,
     )
-    # Its files are gone from the disk, and it answers.
+    # The old generation still answers, although its files are deleted.
     assert found(dispatcher, served, mode="hybrid")[0].generation == 1
     state = served.look(dispatcher.control)
     assert (state.generation, state.documents) == (2, 50) and served.searcher is not old
@@ -91,7 +91,7 @@ def test_one_that_cannot_be_opened_leaves_the_old_one_answering(
 def test_answers_while_generations_change_are_of_one_of_them(
     dispatcher, served, index, tmp_path, corpus_of
 ):
-    """Each answer is that of the generation and commit that it names."""
+    """Each answer comes from the generation and commit that it names."""
     dense = served.state.dense
     expected = {1: found(dispatcher, served, mode="hybrid")[1]}
     answers, stop = [], threading.Event()

@@ -21,7 +21,7 @@ def inputs(mask, size, with_bias=True):
     tensors = [
         torch.randn(*mask.shape, depth, generator=generator),
         torch.randn(n_terms, depth, generator=generator),
-        # Most weights are 0, and whole blocks of the backward pass inactive.
+        # Most weights are 0, and whole blocks of the backward pass are inactive.
         torch.randn(n_terms, generator=generator) - depth**0.5 if with_bias else None,
     ]
     return [None if one is None else one.to(DEVICE).requires_grad_() for one in tensors]

@@ -1,4 +1,4 @@
-"""eval/benchmarks/head.py and what it consists of, on a small batch."""
+"""eval/benchmarks/head.py and its parts, on a small batch."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's sides")
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Measurements of this process, which take no longer than they must."""
+    """Make measurements short, and in this process."""
     monkeypatch.setattr(measurement, "SECONDS", 0)
     monkeypatch.setattr(measurement, "REPEATS", 1)
     monkeypatch.setattr(measurement, "COPIED_BYTES", 2**20)
@@ -165,7 +165,7 @@ def test_the_benchmark_needs_no_triton():
 
 
 def measured_by(monkeypatch, times):
-    """The passes of two rounds with the given (forward, backward) milliseconds of each side."""
+    """Run two rounds of passes with the given (forward, backward) milliseconds of each side."""
 
     def attempt(side, shape, active, dtype_name, device, backward):
         ms = times[side][backward]

@@ -1,4 +1,4 @@
-"""eval/benchmarks/hybrid.py runs, on a small corpus; its times are nobody's business here."""
+"""eval/benchmarks/hybrid.py runs on a small corpus; times are not checked."""
 
 import json
 
@@ -25,5 +25,5 @@ def test_every_mode_is_timed_beside_its_sides(tmp_path, capsys):
     sides = found["milliseconds"]["sparse, k = 1000"] + found["milliseconds"]["dense, k = 1000"]
     expected = found["milliseconds"]["hybrid"] / sides
     assert found["ratios"]["hybrid / (sparse + dense, k = 1000)"] == pytest.approx(expected)
-    main(arguments)  # the index is there
+    main(arguments)  # the index exists already
     assert "built in" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""eval/benchmarks/index.py: both sides on a small scale; pyserini reads our index."""
+"""eval/benchmarks/index.py: both sides on a small corpus; pyserini reads lsr's index."""
 
 import json
 from importlib.metadata import version
@@ -30,9 +30,9 @@ def test_synthetic_impacts_are_like_those_of_splade():
 @needs_pyserini
 @pytest.mark.slow
 def test_pyserini_returns_our_ranking_from_our_index(tmp_path):
-    """The ranking of LuceneImpactSearcher, ties included, is ours, and that of brute force."""
+    """LuceneImpactSearcher, lsr and brute force give the same ranking, ties included."""
     impacts = benchmark.synthetic_impacts(1500, 60, 1)
-    # Few distinct weights: ties are the rule.
+    # Few distinct weights, so that most scores tie.
     impacts.data = impacts.data % 3 + 1
     queries = benchmark.synthetic_impacts(30, 8, 2)
     queries.data = queries.data % 2 + 1

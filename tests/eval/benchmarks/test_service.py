@@ -1,4 +1,4 @@
-"""eval/benchmarks/service.py runs, on a small index; its times are nobody's business here."""
+"""eval/benchmarks/service.py runs on a small index; times are not checked."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def test_a_replay_finds_what_is_not_of_its_state(built, tmp_path):
     writes = [Write(3, base + 1, [written]), Write(3, base + 2, [], ["new"])]
     right = [Answered(3, commit, n, before[n]) for n in (0, 1) for commit in (base, base + 2)]
     assert differing(right, writes, bases, asked, tmp_path) == []
-    # The answer of before the write, said to be of after it; and one score that is off.
+    # An answer from before the write that claims to be from after it, and one with a wrong score.
     late = Answered(3, base + 1, 0, before[0])
     off = Answered(3, base, 1, [(before[1][0][0], before[1][0][1] + 1e-9), *before[1][1:]])
     found = differing([*right, late, off], writes, bases, asked, tmp_path)

@@ -1,4 +1,4 @@
-"""eval/benchmarks/sparton.py: plain PyTorch here, Triton's kernels in a process of their own."""
+"""eval/benchmarks/sparton.py: plain PyTorch here, Triton's kernels in a separate process."""
 
 import os
 import subprocess

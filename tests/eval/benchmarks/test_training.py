@@ -13,7 +13,7 @@ from lsr.eval.benchmarks.training import SIDES, train
 WORDS = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
 
 
-# datasets and torch warn of what the trainer does with them.
+# datasets and torch warn about how the trainer uses them.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_all_sides_train_with_the_same_losses(tmp_path, capsys):
