@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 MetadataValue = str | int | float | bool
@@ -19,6 +20,11 @@ _ABOVE_INTEGERS = 10**LONGEST_INTEGER
 _LONGEST_NUMBERS = 100
 _DEEPEST = 100
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](\d\d:\d\d(?::\d\d(?:[.,](\d{1,9}))?)?)([Zz]|[+-]\d\d:?\d\d|[+-]\d\d)?)?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +144,27 @@ def number_of(text: str) -> int | float | None:
         return int(text) if len(text) <= LONGEST_INTEGER else None
     value = float(text)
     return value if math.isfinite(value) else None
+
+
+def date_of(text: str) -> date | datetime | None:
+    """The ISO 8601 date or date-time that a text is as a whole; None where it is neither.
+
+    The extended form alone is read: ``2025-01-31``, and ``2025-01-31T12:00``, with seconds and
+    their fraction where these are given. A space may stand for the ``T``. A date-time is returned
+    in UTC: its offset (``Z``, ``+01:00``, ``+0100``, ``+01``) is subtracted, and one without an
+    offset is taken for UTC. Digits of a fraction beyond microseconds are cut off.
+    """
+    if len(text) < 10 or text[4] != "-" or (match := _DATE.fullmatch(text)) is None:
+        return None
+    day, time, fraction, offset = match.groups()
+    try:
+        if time is None:
+            return date.fromisoformat(day)
+        if time.startswith("24"):  # newer versions of Python take it for the next day
+            return None
+        if fraction:
+            time = f"{time[:8]}.{fraction[:6]:0<6}"
+        zone = "+00:00" if offset in (None, "Z", "z") else offset
+        return datetime.fromisoformat(f"{day}T{time}{zone}").astimezone(UTC)
+    except (ValueError, OverflowError):  # a 31st of June, or before the year 1 in UTC
+        return None

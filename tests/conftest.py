@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -195,3 +196,91 @@ def short_sighted(tmp_path_factory):
     BertForMaskedLM(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
+
+
+def _comparable(value):
+    """(type, value) pairs that a value of metadata compares as; a string may be a date too."""
+    from lsr.documents import date_of
+
+    if isinstance(value, bool):
+        return [("boolean", value)]
+    if not isinstance(value, str):
+        return [("number", value)]
+    found = date_of(value)
+    if found is None:
+        return [("string", value)]
+    if not isinstance(found, datetime):
+        found = datetime(found.year, found.month, found.day, tzinfo=UTC)
+    return [("string", value), ("date", found)]
+
+
+def _span(value):
+    """The type of a filter's value, and the first and the last value that equal it."""
+    if isinstance(value, datetime):
+        return "date", value, value
+    if isinstance(value, date):
+        start = datetime(value.year, value.month, value.day, tzinfo=UTC)
+        return "date", start, start + timedelta(days=1, microseconds=-1)
+    ((kind, value), *_) = _comparable(value)
+    return kind, value, value
+
+
+def _compares(operator, value, asked):
+    from lsr.filter import Range
+
+    if isinstance(asked, Range):
+        return all(
+            bound is None or _compares(sign, value, bound)
+            for sign, bound in ((">=", asked.low), ("<=", asked.high))
+        )
+    kind, first, last = _span(asked)
+    for of, known in _comparable(value):
+        if of == kind:
+            return {
+                "=": first <= known <= last,
+                "<": known < first,
+                "<=": known <= last,
+                ">": known > last,
+                ">=": known >= first,
+            }[operator]
+    return False
+
+
+def filter_matches(condition, metadata):
+    """Whether a document with these metadata passes a filter: the definition, in plain Python."""
+    from lsr.filter import And, Comparison, Exists, HasAll, HasAny, In, Not, Or
+
+    def values(key):
+        found = metadata.get(key, [])
+        return found if isinstance(found, list) else [found]
+
+    def has(key, operator, asked):
+        return any(_compares(operator, value, asked) for value in values(key))
+
+    match condition:
+        case And(parts):
+            return all(filter_matches(part, metadata) for part in parts)
+        case Or(parts):
+            return any(filter_matches(part, metadata) for part in parts)
+        case Not(part):
+            return not filter_matches(part, metadata)
+        case Comparison(key, "!=", value):
+            return not has(key, "=", value)
+        case Comparison(key, operator, value):
+            return has(key, operator, value)
+        case In(key, asked) | HasAny(key, asked):
+            return any(has(key, "=", value) for value in asked)
+        case HasAll(key, asked):
+            return all(has(key, "=", value) for value in asked)
+        case Exists(key):
+            return any(
+                values(known) and (known == key or known.startswith(f"{key}."))
+                for known in metadata
+            )
+    raise AssertionError(condition)
+
+
+@pytest.fixture(scope="session")
+def matches():
+    """`filter_matches`."""
+    return filter_matches
