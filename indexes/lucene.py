@@ -154,7 +154,7 @@ class LuceneIndex:
         self._ask(lambda: self._engine.delete(packed))
 
     def commit(self, user_data: Mapping[str, str]) -> None:
-        """Make all changes since the last commit, and `user_data`, durable and visible at once."""
+        """Make changes since the last commit durable and visible, with `user_data`, atomically."""
         packed = pack_strings(part for item in user_data.items() for part in item)
         self._ask(lambda: self._engine.commit(packed))
         self._keys = None

@@ -1,4 +1,4 @@
-"""The manifest of an index directory; a rename puts it in place last, so the index is complete."""
+"""The manifest of an index directory. A rename puts it there last, so what it names is complete."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def checked_text(value: str, key: str) -> str:
 
 
 def metadata_of(*objects: Mapping[str, object]) -> dict[str, MetadataValue | list[MetadataValue]]:
-    """Return the members of objects as metadata, the same for files, streams, HTTP and Python.
+    """Return the members of objects as metadata; files, streams, HTTP and Python share this rule.
 
     Strings, finite numbers, booleans and lists of these are kept. The members of a nested object
     get dotted keys: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``. A null is absent, also in a list.
@@ -137,7 +137,7 @@ def _check_no_vector(items: Sequence[MetadataValue], key: str) -> None:
 
 
 def number_of(text: str) -> int | float | None:
-    """Return the number that a text spells, as JSON reads it; None if it is no finite number."""
+    """Return the int or float that a text spells; None if it is no finite number."""
     if not _NUMBER.fullmatch(text):
         return None
     if text.lstrip("+-").isdigit():

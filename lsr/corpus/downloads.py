@@ -39,7 +39,7 @@ def downloaded(name: str, read: Callable[[], Iterable[Any]]) -> Iterator[Any]:
 
 
 def _is_no_failed_attempt(record: logging.LogRecord) -> bool:
-    """Whether to keep a message of ir_datasets: not those on failed downloads, which we raise."""
+    """Whether a log record is not about a failed download, which the raised error reports."""
     return not str(record.msg).lower().startswith(("download error", "download failed", "[error]"))
 
 

@@ -64,8 +64,8 @@ def fit_calibration(
 
         bias_t = −scale · (μ_t + θ·σ_t),    scale = 1 / median_t σ_t, or 1
 
-    A term is active if its logit is θ deviations above its mean. The decoder stays tied: only its
-    bias is its own.
+    A term is active if its logit is more than θ deviations above its mean. The decoder stays tied:
+    only its bias is its own.
 
     Args:
         states: packed token states, as the decoder gets them, shape (total tokens, D).
@@ -275,11 +275,11 @@ def choose_shift(
 ) -> None:
     """Set a pooling's scale and bias so that `terms` output terms are active in a text on average.
 
-    bias_v = −scale · (μ_v + c): a term is active if its logit is c above its mean μ_v over the
-    tokens of the texts, similar to pointwise mutual information. Nothing is divided by deviations:
-    tokens that were rare in pretraining have small ones, and their noise would be amplified. The
-    scale makes the mean surplus of active terms about 1; it is a power of two, by which states in
-    16 bits are multiplied exactly.
+    bias_v = −scale · (μ_v + c): a term is active if its logit is more than c above its mean μ_v
+    over the tokens of the texts, similar to pointwise mutual information. Nothing is divided by
+    deviations: tokens that were rare in pretraining have small ones, and their noise would be
+    amplified. The scale makes the mean surplus of active terms about 1; it is a power of two, by
+    which states in 16 bits are multiplied exactly.
 
     Args:
         decoder: on the same device as `pooling` and `fold`.

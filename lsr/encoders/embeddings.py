@@ -113,7 +113,7 @@ def _compute(
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return the file's embeddings; None if there is none, or, with a warning, if it is damaged."""
+    """Return the file's embeddings; None if it is missing, or damaged, which gives a warning."""
     if not path.exists():
         return None
     try:

@@ -136,7 +136,7 @@ class GraftedEncoder:
 
         Raises:
             FileNotFoundError: `folder` holds no calibration.
-            ValueError: it is truncated, foreign, or of another vocabulary.
+            ValueError: it is truncated, not a calibration, or of another vocabulary.
         """
         lexical = LexicalEncoder.load(tokenizer, folder)
         path = folder / "graft.npz"

@@ -22,7 +22,7 @@ def loading(directory: Path) -> Iterator[None]:
     OSError and ImportError pass unchanged: they name a missing file or package themselves.
 
     Raises:
-        ValueError: the checkpoint in `directory` cannot be read; the message has the library's.
+        ValueError: the checkpoint in `directory` cannot be read; the message says why.
     """
     try:
         yield

@@ -24,7 +24,7 @@ class Words(dict[str, bytes]):
     """A cache from words to their token ids, int32 as bytes, computed when first looked up.
 
     A call of the tokenizer takes longer than all other steps of a short query. As bytes, the ids of
-    a word are contiguous: the many words of a long query come from memory, not the CPU's cache.
+    a word are contiguous, which helps as the words of a long query are not in the CPU's cache.
     """
 
     def __init__(self, backend: Tokenizer, parts: Mapping[str, Any]) -> None:

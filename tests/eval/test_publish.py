@@ -38,7 +38,7 @@ def result(system, values, data=None, *, cost=COST, measure="RR@10", run=None):
     return Result(system, data, run, evaluation, cost)
 
 
-# Better on 8 of 8 queries, worse on 8 of 8, and the same but for one.
+# Better on 8 of 8 queries, worse on 8 of 8, and equal on all but one.
 BASE, BETTER, WORSE, SAME = [0.5] * 8, [0.75] * 8, [0.25] * 8, [1.0] + [0.5] * 7
 
 

@@ -73,7 +73,7 @@ def test_grades_that_count_are_those_of_the_dataset(beir_folder):
     run = Run({"q1": [("a", 2.0), ("b", 1.0)]})
     means = evaluate_run(run, dataset, ["RR@10", "nDCG@10"]).means
     assert means["RR(rel=2)@10"] == 0.25
-    # Of q1 alone, with the grades as gains.
+    # Only of q1, with the grades as gains.
     assert means["nDCG@10"] == pytest.approx((1 + 2 / log2(3)) / (2 + 1 / log2(3)) / 2)
 
 
