@@ -7,8 +7,8 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -22,6 +22,21 @@ _Span = tuple[float, float, str, str]
 _SHARED = 2.0**53
 # Longest string of metadata that is indexed unchanged; Lucene refuses terms of 32 KiB.
 LONGEST_FILTER = 1000
+
+
+class WordQueries(NamedTuple):
+    """The words of queries, and BM25's parameters.
+
+    Attributes:
+        weights: for each query a map from word to two whole numbers of at least 0: its weight in
+            title and text, and its weight in the title alone.
+        k1: saturation of the term frequency (Robertson & Zaragoza 2009, eq. 3.15).
+        b: strength of the length normalisation, in [0, 1].
+    """
+
+    weights: Sequence[Mapping[str, tuple[int, int]]]
+    k1: float
+    b: float
 
 
 def pack_integers(*parts: Any) -> bytes:
@@ -39,6 +54,19 @@ def pack_queries(queries: csr_array) -> bytes:
 def pack_strings(values: Iterable[str]) -> bytes:
     encoded = [value.encode("utf-8") for value in values]
     return b"".join(struct.pack("<i", len(value)) + value for value in encoded)
+
+
+def pack_words(words: WordQueries | None, n: int) -> bytes:
+    """Pack k1 and b, and for each of n queries the number of its words, these and their weights."""
+    words = words or WordQueries([{}] * n, 0.9, 0.4)
+    if len(words.weights) != n:
+        raise ValueError(f"`words` must hold one query for each of {n}, got {len(words.weights)}")
+    parts = [struct.pack("<2d", words.k1, words.b)]
+    for weights in words.weights:
+        parts.append(struct.pack("<i", len(weights)))
+        for word, of_fields in weights.items():
+            parts.append(pack_strings([word]) + struct.pack("<2i", *of_fields))
+    return b"".join(parts)
 
 
 def pack_filters(filters: Mapping[str, Filter]) -> bytes:

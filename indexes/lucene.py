@@ -1,15 +1,15 @@
-"""A Lucene index of impacts, forward vectors and stored documents."""
+"""A Lucene index of learned terms, words, forward vectors and stored documents."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -19,18 +19,38 @@ from lsr.indexes import jvm
 from lsr.indexes.buffers import (
     Filter,
     Reader,
+    WordQueries,
     pack_document,
     pack_filters,
     pack_integers,
     pack_queries,
     pack_strings,
+    pack_words,
     read_strings,
 )
 
 Hits = list[tuple[str, int]]
 LARGEST_K = 1_000_000
+# Languages that Lucene has an analyzer for, as in Languages.java: ISO 639 codes, and Brazil's
+# Portuguese. Chinese and Korean words are pairs of characters. "standard" is for other languages:
+# words are lower-cased, but not stemmed, and none is left out.
+LANGUAGES = tuple(
+    "ar bg bn ca ckb cs da de el en es et eu fa fi fr ga gl hi hu hy id it ja ko lt lv ne nl no pl "
+    "pt pt-br ro ru sr standard sv ta te th tr uk zh".split()
+)
+# A word of weight 1 adds less than this to a score, see WordSimilarity.java.
+WORD_SCALE = 1024
 # Keys of metadata that an error names.
 SHOWN_KEYS = 10
+
+
+class Word(NamedTuple):
+    """A word of a text, as an analyzer makes it: lower-cased, and mostly stemmed."""
+
+    word: str
+    # The characters of the text that it was made from.
+    start: int
+    end: int
 
 
 class LuceneError(RuntimeError):
@@ -47,33 +67,59 @@ class LuceneIndex:
     """One Lucene directory. Any Python thread may use it: one thread makes all Java calls."""
 
     def __init__(
-        self, path: str | os.PathLike[str], vocabulary: Sequence[str], create: bool, writable: bool
+        self,
+        path: str | os.PathLike[str],
+        vocabulary: Sequence[str],
+        language: str,
+        create: bool,
+        writable: bool,
     ) -> None:
         """Use `create` or `open`."""
+        if language not in LANGUAGES:
+            raise ValueError(f"`language` must be one of {', '.join(LANGUAGES)}, got {language!r}")
         self.path = Path(path)
         self.n_terms = len(vocabulary)
         self._keys: frozenset[str] | None = None  # not read since the last change
         terms = pack_strings(vocabulary)
         # Java keeps the working directory in which its VM was started.
         place = str(self.path.absolute())
-        self._engine = self._ask(lambda: jvm.engine_class()(place, terms, create, writable))
+        self._engine = self._ask(
+            lambda: jvm.engine_class()(place, terms, language, create, writable)
+        )
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], vocabulary: Sequence[str]) -> LuceneIndex:
-        """Make a new, empty, writable index; the first commit replaces an index at `path`."""
-        return cls(path, vocabulary, create=True, writable=True)
+    def create(
+        cls, path: str | os.PathLike[str], vocabulary: Sequence[str], language: str = "en"
+    ) -> LuceneIndex:
+        """Make a new, empty, writable index; the first commit replaces an index at `path`.
+
+        Args:
+            path: its directory.
+            vocabulary: the learned terms in id order.
+            language: of LANGUAGES; its analyzer makes words of texts.
+
+        Raises:
+            ValueError: `language` is not in LANGUAGES.
+        """
+        return cls(path, vocabulary, language, create=True, writable=True)
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], vocabulary: Sequence[str], *, writable: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        vocabulary: Sequence[str],
+        language: str = "en",
+        *,
+        writable: bool = False,
     ) -> LuceneIndex:
-        """Open an existing index as of its last commit.
+        """Open an existing index as of its last commit; the arguments are those of `create`.
 
         Raises:
             IndexLockedError: `writable`, and another process is writing.
             LuceneError: there is no index, or it is damaged.
+            ValueError: `language` is not in LANGUAGES.
         """
-        return cls(path, vocabulary, create=False, writable=writable)
+        return cls(path, vocabulary, language, create=False, writable=writable)
 
     def __enter__(self) -> LuceneIndex:
         return self
@@ -119,6 +165,7 @@ class LuceneIndex:
         self,
         documents: Sequence[Document],
         impacts: csr_array,
+        own: Sequence[Collection[int]] | None = None,
         *,
         new: bool = False,
         threads: int = 1,
@@ -128,6 +175,7 @@ class LuceneIndex:
         Args:
             documents: n documents.
             impacts: int32 in [1, 2^24), shape (n, V), indices ascending.
+            own: of each document the terms that its text itself holds, for `token_frequencies`.
             new: whether no id is in the index yet, which is faster; the caller must know it.
             threads: Java threads.
 
@@ -142,8 +190,14 @@ class LuceneIndex:
             raise ValueError(
                 f"impacts must be in [1, 2^24), got {impacts.data.min()} to {impacts.data.max()}"
             )
+        tokens = [sorted(of) for of in own or [()] * len(documents)]
         numbers = pack_integers(
-            len(documents), np.diff(impacts.indptr), impacts.indices, impacts.data
+            len(documents),
+            np.diff(impacts.indptr),
+            impacts.indices,
+            impacts.data,
+            [len(of) for of in tokens],
+            [token for of in tokens for token in of],
         )
         strings = b"".join(map(pack_document, documents))
         self._ask(lambda: self._engine.add(numbers, strings, new, threads))
@@ -177,6 +231,7 @@ class LuceneIndex:
         queries: csr_array,
         k: int,
         *,
+        words: WordQueries | None = None,
         filters: Mapping[str, Filter] | None = None,
         min_score: int = 1,
         threads: int = 1,
@@ -184,8 +239,11 @@ class LuceneIndex:
         """Return (id, score) of the k best documents per query, exactly; ties by id ascending.
 
         Args:
-            queries: int32 weights ≥ 1, shape (n, V), indices ascending.
+            queries: int32 weights ≥ 1 of learned terms, shape (n, V), indices ascending.
             k: hits per query, in [1, 1,000,000].
+            words: the words of the same n queries. A word adds its weight times the whole number
+                nearest to WORD_SCALE · tf / (tf + k1 · (1 − b + b · length / average length)):
+                BM25 as Lucene computes it, without the IDF, which belongs into the weight.
             filters: metadata key → the value that a hit must have (or have in its list), or
                 (low, high) for numbers, both included, None for no bound.
             min_score: smallest score of a hit.
@@ -197,12 +255,14 @@ class LuceneIndex:
         if not 1 <= k <= LARGEST_K:
             raise ValueError(f"`k` must be in [1, {LARGEST_K}], got {k}")
         self._check(queries)
-        numbers = pack_queries(queries)
-        packed = pack_filters(filters or {})
-        answer = self._ask(
-            lambda: bytes(self._engine.search(numbers, packed, k, min_score, threads).tostring())
-        )
         n = queries.shape[0]
+        numbers = pack_queries(queries)
+        strings, packed = pack_words(words, n), pack_filters(filters or {})
+        answer = self._ask(
+            lambda: bytes(
+                self._engine.search(numbers, strings, packed, k, min_score, threads).tostring()
+            )
+        )
         counts = np.frombuffer(answer, "<i4", n).tolist()
         n_hits = sum(counts)
         scores = np.frombuffer(answer, "<i8", n_hits, 4 * n).tolist()
@@ -211,13 +271,19 @@ class LuceneIndex:
         return [list(islice(hits, count)) for count in counts]
 
     def scores(
-        self, queries: csr_array, ids: Sequence[Sequence[str]], *, threads: int = 1
+        self,
+        queries: csr_array,
+        ids: Sequence[Sequence[str]],
+        *,
+        words: WordQueries | None = None,
+        threads: int = 1,
     ) -> list[list[int]]:
         """Return the scores that `search` gives to documents, 0 if one has no term of the query.
 
         Args:
             queries: as for `search`, shape (n, V).
             ids: the documents of each of the n queries.
+            words: as for `search`.
             threads: Java threads.
 
         Raises:
@@ -229,8 +295,10 @@ class LuceneIndex:
             raise ValueError(f"`ids` must hold a list for each of {queries.shape[0]} queries")
         numbers = pack_queries(queries) + pack_integers([len(of_query) for of_query in ids])
         asked = [doc_id for of_query in ids for doc_id in of_query]
-        packed = pack_strings(asked)
-        answer = self._ask(lambda: bytes(self._engine.score(numbers, packed, threads).tostring()))
+        strings, packed = pack_words(words, len(ids)), pack_strings(asked)
+        answer = self._ask(
+            lambda: bytes(self._engine.score(numbers, strings, packed, threads).tostring())
+        )
         found = np.frombuffer(answer, dtype="<i8")
         if (found < 0).any():
             raise self._unknown(asked[int(np.argmax(found < 0))])
@@ -278,12 +346,60 @@ class LuceneIndex:
         )
 
     def document_frequencies(self) -> np.ndarray:
-        """Return how many documents hold each term, int64, shape (V,).
+        """Return how many documents have each learned term, int64, shape (V,).
 
         Deleted documents that were not merged away are counted too.
         """
-        answer = self._ask(lambda: bytes(self._engine.frequencies().tostring()))
+        return self._frequencies("learned")
+
+    def token_frequencies(self) -> np.ndarray:
+        """Return how many documents hold each learned term in their own text, int64, shape (V,).
+
+        Deleted documents that were not merged away are counted too.
+        """
+        return self._frequencies("tokens")
+
+    def _frequencies(self, field: str) -> np.ndarray:
+        answer = self._ask(lambda: bytes(self._engine.frequencies(field).tostring()))
         return np.frombuffer(answer, dtype="<i4").astype(np.int64)
+
+    def word_frequencies(self, words: Sequence[str]) -> tuple[int, np.ndarray]:
+        """Return the number of documents that have words, and how many hold each of `words`.
+
+        Deleted documents that were not merged away are counted too.
+
+        Returns:
+            The number, and int64, shape (n,), for n words.
+        """
+        packed = pack_strings(words)
+        answer = self._ask(lambda: bytes(self._engine.wordFrequencies(packed).tostring()))
+        counts = np.frombuffer(answer, dtype="<i4").astype(np.int64)
+        return int(counts[0]), counts[1:]
+
+    def words(self, texts: Sequence[str]) -> list[list[Word]]:
+        """Return the words of each text in order, as the index's analyzer makes them."""
+        packed = pack_strings(texts)
+        answer = Reader(self._ask(lambda: bytes(self._engine.analyse(packed).tostring())))
+        return [
+            [Word(answer.string(), answer.integer(), answer.integer()) for _ in range(n)]
+            for n in (answer.integer() for _ in texts)
+        ]
+
+    def word_scores(self, words: WordQueries, ids: Sequence[str]) -> np.ndarray:
+        """Return what a weight of 1 of each word of one query adds to documents' scores.
+
+        Args:
+            words: one query.
+            ids: n documents of the index.
+
+        Returns:
+            int64, shape (n, words, 2), at most WORD_SCALE: in title and text, and in the title.
+        """
+        numbers = pack_integers(1, 0)
+        strings, packed = pack_words(words, 1), pack_strings(ids)
+        answer = self._ask(lambda: bytes(self._engine.words(numbers, strings, packed).tostring()))
+        parts = np.frombuffer(answer, dtype="<i4").astype(np.int64)
+        return parts.reshape(len(ids), len(words.weights[0]), 2)
 
     def impacts(self, ids: Sequence[str]) -> csr_array:
         """Return forward vectors, int32, shape (len(ids), V), in the order of `ids`.

@@ -7,9 +7,9 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-FORMAT_VERSION = 2
-# Fields that version 1 lacks: its indexes have no dense side.
-SINCE_2 = ("dense", "dense_sha256", "dense_kind")
+FORMAT_VERSION = 3
+# Fields that older versions lack: indexes had no dense side before 2, and no words before 3.
+SINCE = {2: ("dense", "dense_sha256", "dense_kind"), 3: ("language",)}
 NAME = "manifest.json"
 
 
@@ -32,6 +32,7 @@ class Manifest:
     dense: str | None = None  # the dense model's name, or the absolute path of its directory
     dense_sha256: str | None = None  # of its weights
     dense_kind: str | None = None  # as the build's caller gave it: auto, flat, hnsw or ivf-pq
+    language: str = "en"  # whose analyzer makes words, see `lsr.indexes.lucene.LANGUAGES`
     format_version: int = FORMAT_VERSION
 
     def folder(self, directory: Path) -> Path:
@@ -44,8 +45,12 @@ def generation_folder(directory: Path, generation: int) -> Path:
     return directory / f"generation-{generation}"
 
 
-def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
+def read_manifest(directory: str | os.PathLike[str], *, older: bool = False) -> Manifest:
     """Read the manifest of an index directory.
+
+    Args:
+        directory: of the index.
+        older: whether an older format version is read too.
 
     Raises:
         FileNotFoundError: the directory holds none.
@@ -62,15 +67,23 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version not in (1, FORMAT_VERSION):
-        newer = isinstance(version, int) and version > FORMAT_VERSION
+    number = version if isinstance(version, int) else 0
+    if number != FORMAT_VERSION and not (older and 1 <= number < FORMAT_VERSION):
+        advice = ""
+        if number > FORMAT_VERSION:
+            advice = ": a newer version of lsr has built this index"
+        elif number >= 1:
+            advice = (
+                f": an older version of lsr has built this index. `lsr upgrade {directory}` brings "
+                "it to this version, and encodes nothing anew"
+            )
         raise ValueError(
-            f"{path}: format version must be 1 or {FORMAT_VERSION}, got {version!r}"
-            + (": a newer version of lsr has built this index" if newer else "")
+            f"{path}: format version must be {FORMAT_VERSION}, got {version!r}{advice}"
         )
     names = {field.name for field in fields(Manifest)}
-    if version == 1:
-        names -= {*SINCE_2}
+    for since, added in SINCE.items():
+        if number < since:
+            names -= {*added}
     if set(content) != names:
         missing, unknown = sorted(names - set(content)), sorted(set(content) - names)
         raise ValueError(f"{path}: missing {missing}, unknown {unknown}")

@@ -7,6 +7,7 @@ import org.apache.lucene.index.FieldInvertState;
 import org.apache.lucene.index.Impact;
 import org.apache.lucene.index.Impacts;
 import org.apache.lucene.index.ImpactsEnum;
+import org.apache.lucene.index.IndexReader;
 import org.apache.lucene.index.LeafReaderContext;
 import org.apache.lucene.index.PostingsEnum;
 import org.apache.lucene.index.Term;
@@ -25,51 +26,64 @@ import org.apache.lucene.search.similarities.Similarity;
 import org.apache.lucene.util.BytesRef;
 
 /**
- * A cache of what queries need about a reader's terms, filled when a term is first used: where its
- * postings are, which takes a lookup in every segment, and its largest impact.
+ * What queries need to know of a reader's terms, kept from when a term is first searched for: where
+ * its postings lie, which is a search in every segment, and a learned term's largest impact.
  *
- * <p>Lucene knows the largest impact in a range of documents only if skip lists cover the range,
- * and otherwise assumes infinity. A query's common terms of low weight would then seem able to make
- * a hit alone, and all their postings would be read.
+ * <p>Lucene knows the largest impact of a range of documents only where skip lists cover the range,
+ * and else takes it for infinite. A query's common terms of little weight would then count as ones
+ * that alone make a hit, and all their postings would be read. Words need no such bound, because
+ * their scores have one.
  */
-final class Dictionary extends Similarity {
+final class Dictionary {
   private record Entry(TermStates states, int largest) {}
 
-  private final IndexSearcher searcher;
-  private final Map<BytesRef, Entry> entries = new ConcurrentHashMap<>();
+  private final IndexReader reader;
+  private final Map<Term, Entry> entries = new ConcurrentHashMap<>();
 
-  Dictionary(IndexSearcher searcher) {
-    this.searcher = searcher;
+  Dictionary(IndexReader reader) {
+    this.reader = reader;
   }
 
-  /** A query for the documents that hold any of these terms. */
+  /** Documents that hold any of a query's learned terms and words. */
   BooleanQuery any(Weights weights, BytesRef[] vocabulary) throws IOException {
     BooleanQuery.Builder any = new BooleanQuery.Builder();
     for (int i = 0; i < weights.terms.length; i++) {
-      any.add(
-          new BoostQuery(query(vocabulary[weights.terms[i]]), weights.weights[i]),
-          BooleanClause.Occur.SHOULD);
+      add(any, Engine.LEARNED, vocabulary[weights.terms[i]], weights.weights[i]);
+    }
+    for (int i = 0; i < weights.words.length; i++) {
+      add(any, Engine.CONTENTS, weights.words[i], weights.inContents[i]);
+      add(any, Engine.TITLE, weights.words[i], weights.inTitle[i]);
     }
     return any.build();
   }
 
-  private TermQuery query(BytesRef term) throws IOException {
+  private void add(BooleanQuery.Builder any, String field, BytesRef text, int weight)
+      throws IOException {
+    if (weight > 0) {
+      Term term = new Term(field, text);
+      any.add(
+          new BoostQuery(new TermQuery(term, entry(term).states), weight),
+          BooleanClause.Occur.SHOULD);
+    }
+  }
+
+  private Entry entry(Term term) throws IOException {
     Entry entry = entries.get(term);
-    Term of = new Term(Engine.CONTENTS, term);
     if (entry == null) {
-      TermStates states = TermStates.build(searcher, of, true);
-      entry = new Entry(states, largest(states, term));
+      TermStates states = TermStates.build(new IndexSearcher(reader), term, true);
+      boolean learned = term.field().equals(Engine.LEARNED);
+      entry = new Entry(states, learned ? largest(states, term.bytes()) : 0);
       entries.put(term, entry);
     }
-    return new TermQuery(of, entry.states);
+    return entry;
   }
 
   private int largest(TermStates states, BytesRef term) throws IOException {
     int largest = 0;
-    for (LeafReaderContext leaf : searcher.getLeafContexts()) {
+    for (LeafReaderContext leaf : reader.leaves()) {
       TermState state = states.get(leaf);
       if (state != null) {
-        TermsEnum terms = leaf.reader().terms(Engine.CONTENTS).iterator();
+        TermsEnum terms = leaf.reader().terms(Engine.LEARNED).iterator();
         terms.seekExact(term, state);
         largest = Math.max(largest, largest(terms.impacts(PostingsEnum.FREQS)));
       }
@@ -102,20 +116,34 @@ final class Dictionary extends Similarity {
     return largest;
   }
 
-  @Override
-  public long computeNorm(FieldInvertState state) {
-    return 1;
-  }
-
-  /** Weight × impact, where the impact is capped at the term's largest. */
-  @Override
-  public SimScorer scorer(float weight, CollectionStatistics all, TermStatistics... terms) {
-    Entry entry = entries.get(terms[0].term());
-    int largest = entry == null ? Integer.MAX_VALUE : entry.largest;
-    return new SimScorer() {
+  /** Scores terms of the fields LEARNED, CONTENTS and TITLE, for one setting of BM25. */
+  Similarity similarity(WordSimilarity contents, WordSimilarity title) {
+    return new Similarity() {
       @Override
-      public float score(float impact, long norm) {
-        return weight * Math.min(impact, largest);
+      public long computeNorm(FieldInvertState state) {
+        throw new UnsupportedOperationException("for searches");
+      }
+
+      /** Weight × impact, where no impact is above the term's largest; or weight × word's score. */
+      @Override
+      public SimScorer scorer(float weight, CollectionStatistics all, TermStatistics... terms) {
+        if (all.field().equals(Engine.LEARNED)) {
+          Entry entry = entries.get(new Term(Engine.LEARNED, terms[0].term()));
+          int largest = entry == null ? Integer.MAX_VALUE : entry.largest;
+          return new SimScorer() {
+            @Override
+            public float score(float impact, long norm) {
+              return weight * Math.min(impact, largest);
+            }
+          };
+        }
+        WordSimilarity words = all.field().equals(Engine.TITLE) ? title : contents;
+        return new SimScorer() {
+          @Override
+          public float score(float frequency, long norm) {
+            return weight * words.score(frequency, norm);
+          }
+        };
       }
     };
   }

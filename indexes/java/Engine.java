@@ -1,6 +1,5 @@
 package lsr.lucene;
 
-import io.anserini.search.similarity.ImpactSimilarity;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.PrintStream;
@@ -12,6 +11,7 @@ import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
@@ -21,14 +21,19 @@ import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.logging.Level;
 import java.util.logging.Logger;
-import org.apache.lucene.analysis.core.KeywordAnalyzer;
+import org.apache.lucene.analysis.Analyzer;
+import org.apache.lucene.analysis.TokenStream;
+import org.apache.lucene.analysis.tokenattributes.OffsetAttribute;
+import org.apache.lucene.analysis.tokenattributes.TermToBytesRefAttribute;
 import org.apache.lucene.document.BinaryDocValuesField;
 import org.apache.lucene.document.Document;
 import org.apache.lucene.document.DoublePoint;
 import org.apache.lucene.document.Field;
 import org.apache.lucene.document.FieldType;
+import org.apache.lucene.document.NumericDocValuesField;
 import org.apache.lucene.document.StoredField;
 import org.apache.lucene.document.StringField;
+import org.apache.lucene.document.TextField;
 import org.apache.lucene.index.BinaryDocValues;
 import org.apache.lucene.index.CheckIndex;
 import org.apache.lucene.index.DirectoryReader;
@@ -41,21 +46,39 @@ import org.apache.lucene.index.Term;
 import org.apache.lucene.index.Terms;
 import org.apache.lucene.search.BooleanClause;
 import org.apache.lucene.search.BooleanQuery;
+import org.apache.lucene.search.CollectionStatistics;
 import org.apache.lucene.search.IndexSearcher;
 import org.apache.lucene.search.Query;
 import org.apache.lucene.search.TermQuery;
+import org.apache.lucene.search.similarities.BM25Similarity;
 import org.apache.lucene.store.FSDirectory;
 import org.apache.lucene.util.BytesRef;
 
-/** One Lucene index of impacts; for the format of its buffers see Packed. */
+/** One Lucene index of learned terms and words; for its buffers see Packed. */
 public final class Engine {
   static final String ID = "id";
+  /** Learned terms, with the impact as term frequency. */
+  static final String LEARNED = "learned";
+
+  /** Words of title and text; named as Anserini names them. */
   static final String CONTENTS = "contents";
+
+  static final String TITLE = "title";
+
+  /** The encoder's tokens that a text itself holds. */
+  static final String TOKENS = "tokens";
+
   static final String FORWARD = "forward";
-  static final String[] STORED = {"title", "text", "metadata"};
+
+  /** A passage's number, which is never given again. */
+  static final String PASSAGE = "passage";
+
+  static final String[] STORED = {TITLE, "text", "metadata"};
+  private static final String NEXT_PASSAGE = "next_passage";
   /** How many documents a thread adds at a time. */
   private static final int STRIDE = 64;
   private static final FieldType IMPACTS = new FieldType();
+  private static final FieldType TOKEN = new FieldType();
   // Daemon threads: the VM does not wait for them when it exits.
   private static final ExecutorService POOL =
       Executors.newCachedThreadPool(
@@ -72,19 +95,26 @@ public final class Engine {
     IMPACTS.setTokenized(true);
     IMPACTS.setOmitNorms(true);
     IMPACTS.freeze();
+    TOKEN.setIndexOptions(IndexOptions.DOCS);
+    TOKEN.setTokenized(true);
+    TOKEN.setOmitNorms(true);
+    TOKEN.freeze();
     LUCENE.setLevel(Level.SEVERE);
     IndexSearcher.setMaxClauseCount(Integer.MAX_VALUE);
   }
 
   private final FSDirectory directory;
   private final BytesRef[] vocabulary;
+  private final Analyzer analyzer;
   private final IndexWriter writer;
   private DirectoryReader reader;
-  private IndexSearcher searcher;
   private Dictionary dictionary;
+  private long nextPassage;
 
-  public Engine(String path, byte[] vocabulary, boolean create, boolean writable)
+  public Engine(
+      String path, byte[] vocabulary, String language, boolean create, boolean writable)
       throws IOException {
+    analyzer = Languages.analyzer(language);
     directory = FSDirectory.open(Path.of(path));
     List<BytesRef> terms = new ArrayList<>();
     ByteBuffer buffer = Packed.little(vocabulary);
@@ -93,8 +123,8 @@ public final class Engine {
     }
     this.vocabulary = terms.toArray(new BytesRef[0]);
     if (writable) {
-      IndexWriterConfig config = new IndexWriterConfig(new KeywordAnalyzer());
-      config.setSimilarity(new ImpactSimilarity());
+      IndexWriterConfig config = new IndexWriterConfig(analyzer);
+      config.setSimilarity(new BM25Similarity());
       config.setRAMBufferSizeMB(256);
       config.setUseCompoundFile(false);
       config.setCommitOnClose(false);
@@ -102,6 +132,7 @@ public final class Engine {
           create ? IndexWriterConfig.OpenMode.CREATE : IndexWriterConfig.OpenMode.APPEND);
       writer = new IndexWriter(directory, config);
       reader = DirectoryReader.open(writer);
+      nextPassage = create ? 0 : Long.parseLong(userDataOf(reader).getOrDefault(NEXT_PASSAGE, "0"));
     } else {
       writer = null;
       reader = DirectoryReader.open(directory);
@@ -111,34 +142,38 @@ public final class Engine {
 
   private void use(DirectoryReader opened) {
     reader = opened;
-    searcher = new IndexSearcher(reader);
-    dictionary = new Dictionary(searcher);
-    searcher.setSimilarity(dictionary);
-    searcher.setQueryCache(null);
+    dictionary = new Dictionary(reader);
+  }
+
+  private static Map<String, String> userDataOf(DirectoryReader reader) throws IOException {
+    return reader.getIndexCommit().getUserData();
   }
 
   /**
-   * numbers: n, n term counts, all term ids, all impacts; strings, per document: id, title, text,
-   * metadata JSON, a count of (key, string) pairs and these, a count of (key, double), and these.
+   * numbers: n, n term counts, all term ids, all impacts, n counts of own tokens, all own tokens;
+   * strings, per document: id, title, text, metadata JSON, a count of (key, string) pairs and these,
+   * a count of (key, double), and these.
    */
   public void add(byte[] numbers, byte[] strings, boolean fresh, int threads) throws Exception {
     ByteBuffer in = Packed.little(numbers);
-    int[] counts = Packed.ints(in, in.getInt());
-    int[] starts = new int[counts.length + 1];
-    for (int i = 0; i < counts.length; i++) {
-      starts[i + 1] = starts[i] + counts[i];
-    }
-    int[] terms = Packed.ints(in, starts[counts.length]);
-    int[] impacts = Packed.ints(in, starts[counts.length]);
+    int n = in.getInt();
+    int[] starts = starts(in, n);
+    int[] terms = Packed.ints(in, starts[n]);
+    int[] impacts = Packed.ints(in, starts[n]);
+    int[] ownStarts = starts(in, n);
+    int[] own = Packed.ints(in, ownStarts[n]);
     ByteBuffer texts = Packed.little(strings);
     List<Callable<Void>> tasks = new ArrayList<>();
-    for (int first = 0; first < counts.length; first += STRIDE) {
+    for (int first = 0; first < n; first += STRIDE) {
       List<Document> batch = new ArrayList<>();
-      for (int i = first; i < Math.min(first + STRIDE, counts.length); i++) {
+      for (int i = first; i < Math.min(first + STRIDE, n); i++) {
         Document document = described(texts);
         int end = starts[i + 1];
         ImpactStream stream = new ImpactStream(vocabulary, terms, impacts, starts[i], end);
-        document.add(new Field(CONTENTS, stream, IMPACTS));
+        document.add(new Field(LEARNED, stream, IMPACTS));
+        stream = new ImpactStream(vocabulary, own, null, ownStarts[i], ownStarts[i + 1]);
+        document.add(new Field(TOKENS, stream, TOKEN));
+        document.add(new NumericDocValuesField(PASSAGE, nextPassage++));
         BytesRef forward = Packed.forward(terms, impacts, starts[i], end);
         document.add(new BinaryDocValuesField(FORWARD, forward));
         batch.add(document);
@@ -158,14 +193,27 @@ public final class Engine {
     parallel(tasks, threads);
   }
 
+  /** n counts as n + 1 places: where each of n parts begins, and where the last ends. */
+  private static int[] starts(ByteBuffer in, int n) {
+    int[] counts = Packed.ints(in, n);
+    int[] starts = new int[n + 1];
+    for (int i = 0; i < n; i++) {
+      starts[i + 1] = starts[i] + counts[i];
+    }
+    return starts;
+  }
+
   private static Document described(ByteBuffer in) {
     Document document = new Document();
     byte[] id = Packed.bytes(in);
     document.add(new StringField(ID, new String(id, StandardCharsets.UTF_8), Field.Store.YES));
     document.add(new BinaryDocValuesField(ID, new BytesRef(id)));
-    for (String name : STORED) {
-      document.add(new StoredField(name, Packed.string(in)));
-    }
+    String title = Packed.string(in);
+    String text = Packed.string(in);
+    document.add(new TextField(TITLE, title, Field.Store.YES));
+    document.add(new StoredField("text", text));
+    document.add(new StoredField("metadata", Packed.string(in)));
+    document.add(new TextField(CONTENTS, (title + " " + text).strip(), Field.Store.NO));
     for (int filters = in.getInt(); filters > 0; filters--) {
       document.add(new StringField("m." + Packed.string(in), Packed.string(in), Field.Store.NO));
     }
@@ -225,6 +273,7 @@ public final class Engine {
     while (in.hasRemaining()) {
       data.put(Packed.string(in), Packed.string(in));
     }
+    data.put(NEXT_PASSAGE, Long.toString(nextPassage));
     writer.setLiveCommitData(data.entrySet());
     writer.commit();
     refresh();
@@ -245,7 +294,9 @@ public final class Engine {
   /** The user data of the last commit: key, value, key, value… */
   public byte[] userData() throws IOException {
     Packed.Writer out = new Packed.Writer();
-    for (Map.Entry<String, String> entry : reader.getIndexCommit().getUserData().entrySet()) {
+    Map<String, String> data = new TreeMap<>(userDataOf(reader));
+    data.remove(NEXT_PASSAGE);
+    for (Map.Entry<String, String> entry : data.entrySet()) {
       out.string(entry.getKey().getBytes(StandardCharsets.UTF_8));
       out.string(entry.getValue().getBytes(StandardCharsets.UTF_8));
     }
@@ -253,20 +304,25 @@ public final class Engine {
   }
 
   /**
-   * numbers: the number of queries, and each as in Weights; filters: a count, and per filter a key,
-   * a count of strings, these, a count of spans of numbers, and per span two doubles and two
-   * integers as strings, which are empty if the doubles suffice. Returns the number of hits of each
-   * query, then the scores of all hits as longs, then their ids as in Packed.strings.
+   * numbers: the number of queries, and each as in Weights; words: k1 and b as doubles, and each
+   * query as in Weights; filters: a count, and per filter a key, a count of strings, these, a count
+   * of spans of numbers, and per span two doubles and two integers as strings, which are empty if the
+   * doubles suffice. Returns the number of hits of each query, then the scores of all hits as longs,
+   * then their ids as in Packed.strings.
    */
-  public byte[] search(byte[] numbers, byte[] filters, int k, long floor, int threads)
+  public byte[] search(byte[] numbers, byte[] words, byte[] filters, int k, long floor, int threads)
       throws Exception {
     ByteBuffer in = Packed.little(numbers);
+    ByteBuffer strings = Packed.little(words);
     List<Query> required = required(Packed.little(filters));
+    WordScoring scoring = scoring(strings);
+    IndexSearcher searcher = searcher(scoring);
     List<Callable<List<TopHits.Hit>>> tasks = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
-      Weights weights = new Weights(in, vocabulary.length);
+      Weights weights = new Weights(in, strings, vocabulary.length);
       BooleanQuery query = filtered(dictionary.any(weights, vocabulary), required);
-      tasks.add(() -> top(query, new TopHits(k, floor, weights)));
+      TopHits hits = new TopHits(k, floor, weights, scoring.contents, scoring.title);
+      tasks.add(() -> top(searcher, query, hits));
     }
     Packed.Writer out = new Packed.Writer();
     List<TopHits.Hit> all = new ArrayList<>();
@@ -322,7 +378,31 @@ public final class Engine {
     return all.build();
   }
 
-  private List<TopHits.Hit> top(BooleanQuery query, TopHits collector) throws IOException {
+  private record WordScoring(WordSimilarity contents, WordSimilarity title) {}
+
+  /** in: k1 and b as doubles. */
+  private WordScoring scoring(ByteBuffer in) throws IOException {
+    double k1 = in.getDouble();
+    double b = in.getDouble();
+    return new WordScoring(
+        new WordSimilarity(k1, b, averageLength(CONTENTS)),
+        new WordSimilarity(k1, b, averageLength(TITLE)));
+  }
+
+  private double averageLength(String field) throws IOException {
+    CollectionStatistics all = new IndexSearcher(reader).collectionStatistics(field);
+    return all == null ? 1 : (double) all.sumTotalTermFreq() / all.docCount();
+  }
+
+  private IndexSearcher searcher(WordScoring scoring) {
+    IndexSearcher searcher = new IndexSearcher(reader);
+    searcher.setSimilarity(dictionary.similarity(scoring.contents, scoring.title));
+    searcher.setQueryCache(null);
+    return searcher;
+  }
+
+  private static List<TopHits.Hit> top(
+      IndexSearcher searcher, BooleanQuery query, TopHits collector) throws IOException {
     searcher.search(query, collector);
     List<TopHits.Hit> hits = new ArrayList<>(collector.heap);
     hits.sort(Collections.reverseOrder(TopHits.WORST_FIRST));
@@ -341,7 +421,7 @@ public final class Engine {
 
   /** The ids of documents that match the filters (as in search), a string each. */
   public byte[] matching(byte[] filters) throws IOException {
-    return Lookup.matching(searcher, required(Packed.little(filters)));
+    return Lookup.matching(new IndexSearcher(reader), required(Packed.little(filters)));
   }
 
   /** The keys of indexed metadata, those of deleted, unmerged documents included: a string each. */
@@ -361,21 +441,87 @@ public final class Engine {
     return out.bytes();
   }
 
-  /** How many documents hold each term, deleted but not merged away ones included. */
-  public byte[] frequencies() throws IOException {
-    return Lookup.frequencies(reader, vocabulary);
+  /**
+   * Documents that hold each term of the vocabulary, in a field of learned terms or of tokens; those
+   * deleted and not merged away included.
+   */
+  public byte[] frequencies(String field) throws IOException {
+    return Lookup.frequencies(reader, field, vocabulary);
+  }
+
+  /** Documents with words, an integer, then how many of them hold each word, as frequencies. */
+  public byte[] wordFrequencies(byte[] words) throws IOException {
+    ByteBuffer in = Packed.little(words);
+    List<BytesRef> of = new ArrayList<>();
+    while (in.hasRemaining()) {
+      of.add(new BytesRef(Packed.bytes(in)));
+    }
+    CollectionStatistics all = new IndexSearcher(reader).collectionStatistics(CONTENTS);
+    Packed.Writer out = new Packed.Writer();
+    out.integer(all == null ? 0 : (int) all.docCount());
+    out.bytes(Lookup.frequencies(reader, CONTENTS, of.toArray(new BytesRef[0])));
+    return out.bytes();
+  }
+
+  /** The words of each text in its order: a count, then each one, its start and its end. */
+  public byte[] analyse(byte[] texts) throws IOException {
+    ByteBuffer in = Packed.little(texts);
+    Packed.Writer out = new Packed.Writer();
+    while (in.hasRemaining()) {
+      String text = Packed.string(in);
+      boolean pairs = text.length() != text.codePointCount(0, text.length());
+      Packed.Writer words = new Packed.Writer();
+      int count = 0;
+      try (TokenStream stream = analyzer.tokenStream(CONTENTS, text)) {
+        TermToBytesRefAttribute word = stream.getAttribute(TermToBytesRefAttribute.class);
+        OffsetAttribute offset = stream.getAttribute(OffsetAttribute.class);
+        stream.reset();
+        for (; stream.incrementToken(); count++) {
+          words.string(word.getBytesRef());
+          for (int at : new int[] {offset.startOffset(), offset.endOffset()}) {
+            words.integer(pairs ? text.codePointCount(0, at) : at);
+          }
+        }
+        stream.end();
+      }
+      out.integer(count);
+      out.append(words);
+    }
+    return out.bytes();
+  }
+
+  /** The scores of one query's words in each document, see Lookup.words; numbers, words as search. */
+  public byte[] words(byte[] numbers, byte[] words, byte[] ids) throws IOException {
+    ByteBuffer strings = Packed.little(words);
+    ByteBuffer in = Packed.little(ids);
+    ByteBuffer one = Packed.little(numbers);
+    one.getInt();
+    WordScoring scoring = scoring(strings);
+    Weights weights = new Weights(one, strings, vocabulary.length);
+    List<BytesRef> names = new ArrayList<>();
+    while (in.hasRemaining()) {
+      names.add(new BytesRef(Packed.bytes(in)));
+    }
+    BytesRef[] of = names.toArray(new BytesRef[0]);
+    Packed.Writer out = new Packed.Writer();
+    for (int part : Lookup.words(reader, weights, scoring.contents, scoring.title, of)) {
+      out.integer(part);
+    }
+    return out.bytes();
   }
 
   /**
    * The scores that search would give to these documents, a long each in the order of ids; −1: not
-   * found. numbers: queries as in search, then how many ids belong to each; ids: all of them.
+   * found. numbers, words: as in search, then how many ids belong to each query; ids: all of them.
    */
-  public byte[] score(byte[] numbers, byte[] ids, int threads) throws Exception {
+  public byte[] score(byte[] numbers, byte[] words, byte[] ids, int threads) throws Exception {
     ByteBuffer in = Packed.little(numbers);
+    ByteBuffer strings = Packed.little(words);
     ByteBuffer names = Packed.little(ids);
+    WordScoring scoring = scoring(strings);
     List<Weights> queries = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
-      queries.add(new Weights(in, vocabulary.length));
+      queries.add(new Weights(in, strings, vocabulary.length));
     }
     List<Callable<long[]>> tasks = new ArrayList<>();
     for (Weights weights : queries) {
@@ -383,7 +529,8 @@ public final class Engine {
       for (int j = 0; j < asked.length; j++) {
         asked[j] = new BytesRef(Packed.bytes(names));
       }
-      tasks.add(() -> Lookup.scores(reader, weights, asked));
+      tasks.add(
+          () -> Lookup.scores(reader, weights, scoring.contents, scoring.title, asked));
     }
     Packed.Writer out = new Packed.Writer();
     for (long[] scores : parallel(tasks, threads)) {
@@ -401,7 +548,7 @@ public final class Engine {
   public long postings() throws IOException {
     long total = 0;
     for (LeafReaderContext leaf : reader.leaves()) {
-      Terms terms = leaf.reader().terms(CONTENTS);
+      Terms terms = leaf.reader().terms(LEARNED);
       total += terms == null ? 0 : terms.getSumDocFreq();
     }
     return total;

@@ -5,7 +5,7 @@ import org.apache.lucene.analysis.tokenattributes.BytesTermAttribute;
 import org.apache.lucene.analysis.tokenattributes.TermFrequencyAttribute;
 import org.apache.lucene.util.BytesRef;
 
-/** The terms of one document as tokens, whose term frequencies are the impacts. */
+/** One document's terms as tokens; their term frequency is the impact, where there are impacts. */
 final class ImpactStream extends TokenStream {
   private final BytesTermAttribute term = addAttribute(BytesTermAttribute.class);
   private final TermFrequencyAttribute frequency = addAttribute(TermFrequencyAttribute.class);
@@ -30,7 +30,9 @@ final class ImpactStream extends TokenStream {
     }
     clearAttributes();
     term.setBytesRef(vocabulary[terms[next]]);
-    frequency.setTermFrequency(impacts[next]);
+    if (impacts != null) {
+      frequency.setTermFrequency(impacts[next]);
+    }
     next++;
     return true;
   }

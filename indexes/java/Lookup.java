@@ -155,16 +155,17 @@ final class Lookup {
     return out.bytes();
   }
 
-  static byte[] frequencies(DirectoryReader reader, BytesRef[] vocabulary) throws IOException {
-    int[] counts = new int[vocabulary.length];
+  static byte[] frequencies(DirectoryReader reader, String field, BytesRef[] of)
+      throws IOException {
+    int[] counts = new int[of.length];
     for (LeafReaderContext leaf : reader.leaves()) {
-      Terms contents = leaf.reader().terms(Engine.CONTENTS);
-      if (contents == null) {
+      Terms found = leaf.reader().terms(field);
+      if (found == null) {
         continue;
       }
-      TermsEnum terms = contents.iterator();
+      TermsEnum terms = found.iterator();
       for (int i = 0; i < counts.length; i++) {
-        if (terms.seekExact(vocabulary[i])) {
+        if (terms.seekExact(of[i])) {
           counts[i] += terms.docFreq();
         }
       }
@@ -176,28 +177,76 @@ final class Lookup {
     return out.bytes();
   }
 
-  static long[] scores(DirectoryReader reader, Weights weights, BytesRef[] ids)
+  /** Documents of a segment in the order in which they lie, and their places in `ids`. */
+  private record Found(int[] docs, int[] places) {}
+
+  /** Those of `ids` that are in a segment, where they were not in one before. */
+  private static Found found(LeafReader leaf, BytesRef[] ids, boolean[] before)
+      throws IOException {
+    Ids known = new Ids(leaf);
+    long[] found = new long[ids.length];
+    int count = 0;
+    for (int i = 0; i < ids.length; i++) {
+      int doc = before[i] ? -1 : known.find(ids[i]);
+      if (doc >= 0) {
+        before[i] = true;
+        found[count++] = (long) doc << 32 | i;
+      }
+    }
+    Arrays.sort(found, 0, count);
+    int[] docs = new int[count];
+    int[] places = new int[count];
+    for (int i = 0; i < count; i++) {
+      docs[i] = (int) (found[i] >> 32);
+      places[i] = (int) found[i];
+    }
+    return new Found(docs, places);
+  }
+
+  static long[] scores(
+      DirectoryReader reader,
+      Weights weights,
+      WordSimilarity contents,
+      WordSimilarity title,
+      BytesRef[] ids)
       throws IOException {
     long[] scores = new long[ids.length];
     Arrays.fill(scores, -1);
+    boolean[] before = new boolean[ids.length];
     for (LeafReaderContext context : reader.leaves()) {
-      Ids known = new Ids(context.reader());
-      // Forward vectors are read in their order on disk, sorted by (document, place in `ids`).
-      long[] found = new long[ids.length];
-      int count = 0;
-      for (int i = 0; i < ids.length; i++) {
-        int doc = scores[i] < 0 ? known.find(ids[i]) : -1;
-        if (doc >= 0) {
-          found[count++] = (long) doc << 32 | i;
-        }
-      }
-      Arrays.sort(found, 0, count);
+      Found found = found(context.reader(), ids, before);
       BinaryDocValues forward = context.reader().getBinaryDocValues(Engine.FORWARD);
-      for (int i = 0; i < count; i++) {
-        forward.advanceExact((int) (found[i] >> 32));
-        scores[(int) found[i]] = weights.product(forward.binaryValue());
+      WordPostings words = new WordPostings(context.reader(), weights, contents, title);
+      for (int i = 0; i < found.docs.length; i++) {
+        forward.advanceExact(found.docs[i]);
+        long score = weights.terms.length == 0 ? 0 : weights.product(forward.binaryValue());
+        scores[found.places[i]] = score + words.score(found.docs[i]);
       }
     }
     return scores;
+  }
+
+  /** For each document, for each word of a query: its scores in title and text, and the title. */
+  static int[] words(
+      DirectoryReader reader,
+      Weights weights,
+      WordSimilarity contents,
+      WordSimilarity title,
+      BytesRef[] ids)
+      throws IOException {
+    int n = weights.words.length;
+    int[] parts = new int[2 * n * ids.length];
+    boolean[] before = new boolean[ids.length];
+    for (LeafReaderContext context : reader.leaves()) {
+      Found found = found(context.reader(), ids, before);
+      WordPostings words = new WordPostings(context.reader(), weights, contents, title);
+      for (int i = 0; i < found.docs.length; i++) {
+        for (int word = 0; word < n; word++) {
+          int[] of = words.parts(word, found.docs[i]);
+          System.arraycopy(of, 0, parts, 2 * (found.places[i] * n + word), 2);
+        }
+      }
+    }
+    return parts;
   }
 }

@@ -118,6 +118,10 @@ final class Packed {
       out.write(value.bytes, value.offset, value.length);
     }
 
+    void bytes(byte[] value) throws IOException {
+      out.write(value);
+    }
+
     void append(Writer more) throws IOException {
       more.bytes.writeTo(out);
     }

@@ -15,8 +15,9 @@ import org.apache.lucene.util.BytesRef;
 /**
  * The k best hits: score descending, ties by document id ascending (UTF-8 bytes).
  *
- * <p>Lucene returns scores as floats, which are exact for integers up to EXACT. A higher score is
- * computed again from the document's forward vector; Lucene's differs from it by less than SLACK.
+ * <p>Lucene gives a score as a float, which holds every whole number up to EXACT. A higher score is
+ * added up anew from the document's forward vector and its words; Lucene's is then near it, by less
+ * than SLACK.
  */
 final class TopHits implements Collector {
   record Hit(long score, BytesRef id) {}
@@ -32,12 +33,16 @@ final class TopHits implements Collector {
   private final int k;
   private final long floor;
   private final Weights weights;
+  private final WordSimilarity contents;
+  private final WordSimilarity title;
   final PriorityQueue<Hit> heap;
 
-  TopHits(int k, long floor, Weights weights) {
+  TopHits(int k, long floor, Weights weights, WordSimilarity contents, WordSimilarity title) {
     this.k = k;
     this.floor = floor;
     this.weights = weights;
+    this.contents = contents;
+    this.title = title;
     this.heap = new PriorityQueue<>(Math.min(k, 1024), WORST_FIRST);
   }
 
@@ -52,6 +57,8 @@ final class TopHits implements Collector {
     BinaryDocValues forward = DocValues.getBinary(context.reader(), Engine.FORWARD);
     return new LeafCollector() {
       private Scorable scorer;
+      // Made when it is first needed.
+      private WordPostings words;
 
       @Override
       public void setScorer(Scorable scorer) throws IOException {
@@ -71,7 +78,10 @@ final class TopHits implements Collector {
           if (!forward.advanceExact(doc)) {
             throw new IOException("document " + doc + " has no forward vector");
           }
-          score = weights.product(forward.binaryValue());
+          if (words == null) {
+            words = new WordPostings(context.reader(), weights, contents, title);
+          }
+          score = weights.product(forward.binaryValue()) + words.score(doc);
         }
         if (score < floor || full && score < heap.peek().score()) {
           return;

@@ -3,19 +3,35 @@ package lsr.lucene;
 import java.nio.ByteBuffer;
 import org.apache.lucene.util.BytesRef;
 
-/** The terms of a query and their weights; for use by one thread at a time. */
+/** A query: learned terms and words with their weights. Used by one thread at a time. */
 final class Weights {
   final int[] terms;
   final int[] weights;
+  final BytesRef[] words;
+  /** Of words in title and text, and of words in the title; 0: not searched for there. */
+  final int[] inContents;
+
+  final int[] inTitle;
   private final int vocabulary;
   // Weights by term id; made at first use.
   private int[] byTerm;
 
-  /** in: the number of terms, term ids, weights. */
-  Weights(ByteBuffer in, int vocabulary) {
-    int count = in.getInt();
-    terms = Packed.ints(in, count);
-    weights = Packed.ints(in, count);
+  /**
+   * numbers: a count, term ids, weights; strings: a count, then for each word its bytes and its
+   * weights in title and text and in the title.
+   */
+  Weights(ByteBuffer numbers, ByteBuffer strings, int vocabulary) {
+    int count = numbers.getInt();
+    terms = Packed.ints(numbers, count);
+    weights = Packed.ints(numbers, count);
+    words = new BytesRef[strings.getInt()];
+    inContents = new int[words.length];
+    inTitle = new int[words.length];
+    for (int i = 0; i < words.length; i++) {
+      words[i] = new BytesRef(Packed.bytes(strings));
+      inContents[i] = strings.getInt();
+      inTitle[i] = strings.getInt();
+    }
     this.vocabulary = vocabulary;
   }
 

@@ -26,6 +26,7 @@ from lsr.building.encoders import (
     open_encoder,
     vocabulary_sha256,
 )
+from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, open_live
 from lsr.building.lock import locked, refuse_foreign
 from lsr.building.truncation import counted_since, sentences
@@ -33,6 +34,7 @@ from lsr.building.tuning import NAME as TUNING
 from lsr.building.tuning import carry_over
 from lsr.building.writer import DenseSide, Writer
 from lsr.corpus.corpus import Corpus
+from lsr.corpus.language import LanguageCounts
 from lsr.documents import Document
 from lsr.encoders.dense import DenseEncoder, dense_name
 from lsr.encoders.load import default_tokenizer, resolve
@@ -88,6 +90,7 @@ def build_index(
     top_k: int = 256,
     dense: str | os.PathLike[str] | None = None,
     dense_kind: Kind = "auto",
+    language: str = "en",
     dtype: Dtype | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Build:
@@ -105,6 +108,8 @@ def build_index(
         dense: the sentence-transformers model of the dense side: "default" (all-MiniLM-L6-v2), a
             directory or a hub name; None for no dense side.
         dense_kind: how its vectors are searched, see `lsr.indexes.approximate.choose_kind`.
+        language: one of `lsr.indexes.lucene.LANGUAGES`, whose analyzer makes words of texts; "auto"
+            takes the language of most documents.
         dtype: of the matrix products when a model encodes these documents; None takes what this
             CPU is fast at, so that weights differ by about 1 % from one CPU to another.
         progress: see Progress.
@@ -120,27 +125,33 @@ def build_index(
         raise ValueError(f"`dense_kind` must be one of {', '.join(KINDS)}, got {dense_kind!r}")
     if dtype not in (None, *DTYPES):
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    check_language(language)
     directory = Path(directory)
     refuse_foreign(directory)
     # A model that is not there is an error before the corpus is read, which may take long.
     for model in (encoder, *([] if dense is None else [dense])):
         if (name := os.fspath(model)) not in (DEFAULT, *FITTED):
             resolve(name)
-    n_documents, corpus_sha256 = read_through(corpus, progress)
+    counts = LanguageCounts() if language == AUTO else None
+    n_documents, corpus_sha256 = read_through(corpus, progress, counts)
+    found = None
+    if counts is not None:
+        language, found = detected(counts)
     vectors = [] if dense is None else [dense_name(os.fspath(dense)), dense_kind]
     of_encoder = [encoder_name(os.fspath(encoder)), dtype]
-    settings = json.dumps([*of_encoder, top_k, IMPACT_SCALE, corpus_sha256, *vectors])
+    settings = json.dumps([*of_encoder, top_k, IMPACT_SCALE, corpus_sha256, language, *vectors])
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
-        return _build(corpus, directory, settings, n_documents, progress)
+        build = _build(corpus, directory, settings, n_documents, progress)
+    return build._replace(notices=(*build.notices, found)) if found else build
 
 
 def _build(
     corpus: Corpus, directory: Path, settings: str, n_documents: int, progress: Progress
 ) -> Build:
-    name, dtype, top_k, _, _, *of_dense = json.loads(settings)
+    name, dtype, top_k, _, _, language, *of_dense = json.loads(settings)
     dense_model, dense_kind = of_dense or (None, None)
-    before = read_manifest(directory) if (directory / NAME).exists() else None
+    before = read_manifest(directory, older=True) if (directory / NAME).exists() else None
     generation = before.generation + 1 if before else 1
     folder = generation_folder(directory, generation)
     dense_encoder = DenseEncoder(dense_model) if dense_model else None
@@ -150,9 +161,9 @@ def _build(
         _clear(folder)
     opened = found or _make_encoder(name, dtype, corpus, folder / "encoder", n_documents, progress)
     with (
-        LuceneIndex.open(folder / "lucene", opened.vocabulary, writable=True)
+        LuceneIndex.open(folder / "lucene", opened.vocabulary, language, writable=True)
         if found
-        else LuceneIndex.create(folder / "lucene", opened.vocabulary)
+        else LuceneIndex.create(folder / "lucene", opened.vocabulary, language)
     ) as index:
         user_data = {"settings": settings, "encoder_sha256": opened.fingerprint}
         side = None
@@ -186,6 +197,7 @@ def _build(
         dense=dense_model,
         dense_sha256=dense_encoder.fingerprint if dense_encoder else None,
         dense_kind=dense_kind,
+        language=language,
     )
     if before and (kept := _carry_over(directory, before, manifest, settings, n_documents)):
         notices.append(kept)
@@ -280,7 +292,9 @@ def _merge_vectors(writer: Writer, kind: str | None, progress: Progress) -> None
     writer.commit()
 
 
-def read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:
+def read_through(
+    corpus: Corpus, progress: Progress, languages: LanguageCounts | None = None
+) -> tuple[int, str]:
     """Number of documents, and a SHA-256 over ids and texts."""
     digest = hashlib.sha256()
     n_documents = 0
@@ -288,6 +302,8 @@ def read_through(corpus: Corpus, progress: Progress) -> tuple[int, str]:
         for document in shard:
             record = [document.id, document.title, document.text, dict(document.metadata)]
             digest.update(json.dumps(record, sort_keys=True).encode())
+            if languages is not None:
+                languages.add(document.content)
         n_documents += len(shard)
         progress("reading", n_documents, None)
     if not n_documents:

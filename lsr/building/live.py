@@ -118,7 +118,9 @@ def _open(directory: Path, manifest: Manifest, writable: bool, before: Live | No
     else:
         encoder = open_encoder(manifest.encoder, folder / "encoder")
         _check_encoder(directory, manifest, encoder)
-    index = LuceneIndex.open(folder / "lucene", encoder.vocabulary, writable=writable)
+    index = LuceneIndex.open(
+        folder / "lucene", encoder.vocabulary, manifest.language, writable=writable
+    )
     if manifest.dense is None:
         return Live(manifest, encoder, index, None, None)
     try:

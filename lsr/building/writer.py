@@ -7,7 +7,7 @@ it, written before: both sides are those of the last commit, whatever happens.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -35,6 +35,7 @@ class Encoded(NamedTuple):
     documents: Sequence[Document]
     weights: csr_array  # float32, (n, V), as the encoder gave them
     impacts: csr_array  # int32, (n, V)
+    own: Sequence[Collection[int]]  # of each text the terms that it holds itself
     vectors: np.ndarray | None  # float32, (n, D); None without a dense side
     lengths: Mapping[str, Sequence[Length]]  # by side
 
@@ -44,6 +45,7 @@ class Encoded(NamedTuple):
             [self.documents[row] for row in chosen],
             self.weights[chosen],
             self.impacts[chosen],
+            [self.own[row] for row in chosen],
             None if self.vectors is None else self.vectors[chosen],
             {side: [of[row] for row in chosen] for side, of in self.lengths.items()},
         )
@@ -145,7 +147,8 @@ class Writer:
             raise ValueError(
                 f"among documents {documents[0].id!r} to {documents[-1].id!r}: {error}"
             ) from error
-        return Encoded(documents, weights, impacts, vectors, lengths)
+        own = [self._encoder.own_terms(text) for text in texts]
+        return Encoded(documents, weights, impacts, own, vectors, lengths)
 
     def add(self, encoded: Encoded, *, new: bool = False) -> None:
         """Add documents, or replace those of the same id.
@@ -157,7 +160,8 @@ class Writer:
         if self._dense and encoded.vectors is not None:
             ids = [document.id for document in encoded.documents]
             self._dense.writer.add(ids, encoded.vectors)
-        self.index.add(encoded.documents, encoded.impacts, new=new, threads=os.cpu_count() or 1)
+        threads = os.cpu_count() or 1
+        self.index.add(encoded.documents, encoded.impacts, encoded.own, new=new, threads=threads)
         self.n_documents += len(encoded.documents)
         self.n_capped += int((encoded.impacts.data == MAX_IMPACT).sum())
         for side, lengths in encoded.lengths.items():

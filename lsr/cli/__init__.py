@@ -12,7 +12,7 @@ import typer
 
 import lsr
 from lsr.cli.evaluation import compare, demo, evaluate
-from lsr.cli.indexing import add, delete, doctor, index, merge
+from lsr.cli.indexing import add, delete, doctor, index, merge, upgrade
 from lsr.cli.reproducing import reproduce
 from lsr.cli.searching import explain, search
 from lsr.cli.serving import serve
@@ -50,6 +50,7 @@ app.command()(index)
 app.command()(add)
 app.command()(delete)
 app.command()(merge)
+app.command()(upgrade)
 app.command()(search)
 app.command()(explain)
 app.command()(serve)

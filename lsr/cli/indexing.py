@@ -28,6 +28,15 @@ class DenseKind(StrEnum):
     IVF_PQ = "ivf-pq"
 
 
+LanguageOption = Annotated[
+    str,
+    typer.Option(
+        help="The language of the texts, whose words are stemmed: an ISO 639 code such as de, "
+        "standard for words as they are written, or auto to detect it."
+    ),
+]
+
+
 def index(
     corpus: CorpusArgument,
     out: Annotated[Path, typer.Option(help="The directory of the index.")],
@@ -54,6 +63,7 @@ def index(
         DenseKind,
         typer.Option(help="How faiss searches the dense vectors; auto decides by their number."),
     ] = DenseKind.AUTO,
+    language: LanguageOption = "en",
     skip_bad: SkipBadOption = False,
 ) -> None:
     """Build an index of a corpus. A build that was killed goes on where it stopped."""
@@ -71,6 +81,7 @@ def index(
                 top_k=top_k,
                 dense=dense,
                 dense_kind=dense_kind.value,
+                language=language,
                 progress=progress,
             )
     _report(build, documents, f"indexed into {out}")
@@ -108,6 +119,21 @@ def merge(directory: IndexArgument) -> None:
 
     with user_errors(), progress_bar() as progress:
         merge_index(directory, progress=progress)
+
+
+def upgrade(directory: IndexArgument, language: LanguageOption = "en") -> None:
+    """Bring an index of an older version of lsr to this one. Nothing is encoded anew."""
+    from lsr.building.upgrade import upgrade_index
+    from lsr.cli.display import progress_bar
+
+    with user_errors(), progress_bar() as progress:
+        upgraded = upgrade_index(directory, language, progress=progress)
+    if upgraded is None:
+        say(f"{directory} has the format of this version already", err=True)
+        return
+    if upgraded.notice:
+        say(upgraded.notice, err=True)
+    say(f"{upgraded.n_documents:,} documents of {directory} upgraded", err=True)
 
 
 def doctor(
