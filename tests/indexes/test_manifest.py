@@ -33,16 +33,19 @@ def test_round_trip_and_overwrite(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_version_1_has_no_dense_side(tmp_path):
-    content = asdict(MANIFEST) | {"format_version": 1}
-    for since in ("dense", "dense_sha256", "dense_kind"):
-        del content[since]
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_versions_lack_fields_and_are_read_to_be_upgraded(tmp_path, version):
+    content = asdict(MANIFEST) | {"format_version": version}
+    for name in ("language", *(("dense", "dense_sha256", "dense_kind") if version == 1 else ())):
+        del content[name]
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    assert read_manifest(tmp_path) == replace(MANIFEST, format_version=1)
-    content["dense"] = "default"
-    (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"missing \[\], unknown \['dense'\]"):
+    assert read_manifest(tmp_path, older=True) == replace(MANIFEST, format_version=version)
+    with pytest.raises(ValueError, match=rf"must be 3, got {version}: .* `lsr upgrade {tmp_path}`"):
         read_manifest(tmp_path)
+    content["language"] = "en"
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"missing \[\], unknown \['language'\]"):
+        read_manifest(tmp_path, older=True)
 
 
 def test_the_dense_side(tmp_path):
@@ -76,10 +79,10 @@ def test_truncated(tmp_path):
 def test_foreign_and_incomplete(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text('{"format_version": 99}')
-    with pytest.raises(ValueError, match="must be 1 or 2, got 99: a newer version of lsr"):
+    with pytest.raises(ValueError, match="must be 3, got 99: a newer version of lsr"):
         read_manifest(tmp_path)
     path.write_text("[]")
-    with pytest.raises(ValueError, match="format version must be 1 or 2, got None"):
+    with pytest.raises(ValueError, match="format version must be 3, got None"):
         read_manifest(tmp_path)
     write_manifest(tmp_path, MANIFEST)
     content = json.loads(path.read_text())

@@ -112,16 +112,11 @@ def test_an_index_without_a_dense_side_is_as_it_was(corpus, tmp_path):
         assert opened.index.user_data.keys() == keys
         opened.refresh()
     assert not (tmp_path / "index" / "generation-1" / "dense").exists()
-    # A manifest of format version 1.
-    path = tmp_path / "index" / "manifest.json"
-    content = json.loads(path.read_text()) | {"format_version": 1}
-    content = {key: value for key, value in content.items() if not key.startswith("dense")}
-    path.write_text(json.dumps(content))
     add_documents(write_corpus(tmp_path / "more.jsonl", ["x"]), tmp_path / "index")
     delete_documents(tmp_path / "index", ["d1"])
     merge_index(tmp_path / "index")
     with Searcher(tmp_path / "index") as searcher:
-        assert (searcher.manifest.format_version, searcher.index.n_docs) == (1, 100)
+        assert searcher.index.n_docs == 100
 
 
 @pytest.mark.parametrize("kind", ["auto", "hnsw"])

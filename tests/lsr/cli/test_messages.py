@@ -81,7 +81,7 @@ DAMAGED = {
     "file": "is not an index: it is a file, and an index is a directory",
     "foreign": "is not an index: it holds no manifest.json",
     "killed": "is not an index yet: its build was not finished",
-    "newer": "/manifest.json: format version must be 1 or 2, got 9: a newer version of lsr",
+    "newer": "/manifest.json: format version must be 3, got 9: a newer version of lsr",
     "no lucene": "is damaged: Lucene cannot read its files",
     "zeros": "is damaged: Lucene cannot read its files",
     "no statistics": "is damaged: lexical.npz is missing",
