@@ -188,7 +188,7 @@ def interpolations(
         for hits in passes.interpolated(replace(batch, lists=dict(batch.lists)), asked):
             # At α = ½ each share is half of that side's normalised score.
             found = sorted(hits)
-            shares = np.array([(hit.sparse, hit.dense) for hit in found]).reshape(-1, 2) * 2
+            shares = np.array([hit.shares for hit in found]).reshape(-1, 2) * 2
             columns.append(([hit.doc_id for hit in found], shares))
         for alpha in alphas:
             rankings = [_best(doc_ids, shares, alpha, kept) for doc_ids, shares in columns]

@@ -59,27 +59,38 @@ class Marked(_Answer):
 
 
 class Term(_Answer):
-    """What one term added to a sparse score."""
+    """What one term or word added to the score of a side."""
 
     term: str
     query_weight: float
     document_weight: float
     contribution: float = Field(description="query weight × document weight")
-    share: float = Field(description="of the sparse score, in [0, 1]")
+    share: float = Field(description="of the side's score, in [0, 1]")
     literal_in_query: bool
     literal_in_document: bool
     from_feedback: bool
+    field: str = Field(
+        description="learned: a term of the encoder; words: a word of title and text; title: a "
+        "word of the title, in addition"
+    )
+
+
+class SideScore(_Answer):
+    """What one side added to a score."""
+
+    side: str = Field(description="words, learned, sparse (both in one pass) or dense")
+    share: float = Field(description="of the document's score, after normalisation and α")
+    score: float = Field(description="of the side itself")
 
 
 class Why(_Answer):
-    """Why a document has its score: `score` = `sparse` + `dense`."""
+    """Why a document has its score, which is the sum of its sides' shares."""
 
     score: float
-    sparse: float = Field(description="the sparse side's share, after normalisation and α")
-    dense: float = Field(description="the dense side's")
-    sparse_score: float | None = Field(description="before these; null where it has no part")
-    dense_score: float | None
-    terms: list[Term] = Field(description="of the sparse score, largest contribution first")
+    sides: list[SideScore]
+    terms: list[Term] = Field(
+        description="of each side, largest contribution first; they sum to its score"
+    )
 
 
 class StoredDocument(_Answer):

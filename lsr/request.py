@@ -24,7 +24,13 @@ LARGEST_K = 1_000_000
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
 
 Bound = int | float | None
-Side = Literal["sparse", "dense"]
+# A source of scores. "sparse" is learned terms and words in one pass.
+Side = Literal["words", "learned", "sparse", "dense"]
+# A query that feedback moves: "sparse" is that of learned terms and that of words.
+Moved = Literal["sparse", "dense"]
+Mode = Literal["words", "learned", "sparse", "dense", "hybrid"]
+# Sides that Lucene searches.
+SPARSE: tuple[Side, ...] = ("words", "learned", "sparse")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -32,12 +38,36 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Interpolation(_Settings):
-    """How a sparse and a dense ranking become one: see `lsr.search.fusion`."""
+class Words(_Settings):
+    """How the words of title and text are scored: BM25 (Robertson and Zaragoza, 2009, eq. 3.15).
 
+    A word adds idf · tf / (tf + k1 · (1 − b + b · length / average length)), as in Lucene.
+    """
+
+    weight: Annotated[float, Field(ge=0, le=1000)] = Field(
+        default=1.0, description="of the words' BM25 beside the learned terms' score of 1"
+    )
+    k1: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.9, description="saturation of the frequency of a word in a document"
+    )
+    b: Share = Field(default=0.4, description="strength of the normalisation by length")
+    title: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0,
+        description="weight of a word in the title alone, beside 1 in title and text together",
+    )
+
+
+class Interpolation(_Settings):
+    """How rankings of several sides become one: see `lsr.search.fusion`."""
+
+    sides: tuple[Side, ...] = Field(
+        default=("sparse", "dense"),
+        description="the rankings: for convex one of words, learned and sparse, then dense; for "
+        "rrf any two or three",
+    )
     method: Literal["convex", "rrf"] = "convex"
     alpha: Share = Field(
-        default=0.5, description="weight of the sparse side; the dense side has 1 − alpha"
+        default=0.5, description="weight of the first side; the dense side has 1 − alpha"
     )
     normalisation: Literal["min-max", "theoretical", "z-score", "none"] = Field(
         default="min-max", description="of each side's scores before they are added (convex)"
@@ -52,6 +82,32 @@ class Interpolation(_Settings):
     depth: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=1000, description="documents of each side; no answer depends on the page asked for"
     )
+
+    @field_validator("sides", mode="before")
+    @classmethod
+    def _split(cls, sides: object) -> object:
+        """Take "words,dense" as the command line gives it."""
+        return tuple(sides.split(",")) if isinstance(sides, str) else sides
+
+    @model_validator(mode="after")
+    def _fits(self) -> Interpolation:
+        sides = self.sides
+        if self.method == "convex" and not (
+            len(sides) == 2 and sides[0] != "dense" and sides[1] == "dense"
+        ):
+            raise ValueError(
+                "`sides` of method 'convex' must be words, learned or sparse, and then dense, got "
+                f"{', '.join(sides)}"
+            )
+        if not 2 <= len(sides) <= 3 or len(set(sides)) < len(sides):
+            raise ValueError(f"`sides` must be two or three different ones, got {', '.join(sides)}")
+        if "sparse" in sides and {"words", "learned"} & set(sides):
+            raise ValueError(
+                "`sides` 'sparse' holds words and learned terms already, got " + ", ".join(sides)
+            )
+        if len(sides) == 3 and self.alpha != 0.5:
+            raise ValueError(f"`alpha` weighs two sides, and `sides` are {', '.join(sides)}")
+        return self
 
 
 class Feedback(_Settings):
@@ -90,7 +146,9 @@ class Feedback(_Settings):
         default=None, description="or those of at least this share of the largest weight"
     )
     first: Side | None = Field(
-        default=None, description="the side whose first results are taken; by default the one moved"
+        default=None,
+        description="the side whose first results are taken; by default the one that is searched "
+        "with the moved query",
     )
     interpolate: Literal["none", "before", "after", "both"] | None = Field(
         default=None,
@@ -119,7 +177,13 @@ class Request(_Settings):
 
     query: str | dict[str, float] = Field(description="a text, or term → weight")
     k: Annotated[int, Field(ge=1, le=LARGEST_K)] = Field(default=10, description="hits")
-    mode: Literal["sparse", "dense", "hybrid"] = "sparse"
+    mode: Mode | None = Field(
+        default=None,
+        description="words (BM25), learned (the encoder's terms), sparse (both in one pass), "
+        "dense, or hybrid (interpolated). By default all that the index and the query have: hybrid "
+        "with a dense side, else sparse; learned for term weights",
+    )
+    words: Words = Words()
     interpolation: Interpolation | None = Field(
         default=None,
         description="of mode hybrid; by default what `lsr tune` has stored, else its defaults",
@@ -183,24 +247,50 @@ class Request(_Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Request:
-        floor = self.min_score
-        if floor is not None and self.mode == "sparse" and floor < 0:
-            raise ValueError(
-                f"`min_score` must be finite and at least 0 in mode 'sparse', got {floor}"
-            )
-        if self.mode != "sparse" and not isinstance(self.query, str):
-            raise ValueError(f"mode {self.mode!r} needs a text: term weights have no dense vector")
-        if self.interpolation and self.mode != "hybrid":
-            raise ValueError(f"`interpolation` is for mode 'hybrid', got mode {self.mode!r}")
-        if self.mode == "dense" and (self.max_terms or self.mass):
-            raise ValueError("`max_terms` and `mass` cut sparse queries; mode is 'dense'")
         if self.rescore and not (self.max_terms or self.mass):
             raise ValueError("`rescore` needs `max_terms` or `mass`, which cut the first query")
-        if self.rescore and self.mode != "sparse":
-            raise ValueError(f"`rescore` is for mode 'sparse', got mode {self.mode!r}")
+        if self.mode is not None:
+            self._check_mode(self.mode)
+        return self
+
+    def _check_mode(self, mode: Mode) -> None:
         if self.feedback:
             self._check_feedback(self.feedback)
-        return self
+        floor = self.min_score
+        if floor is not None and mode in SPARSE and floor < 0:
+            raise ValueError(
+                f"`min_score` must be finite and at least 0 in mode {mode!r}, got {floor}"
+            )
+        if mode != "learned" and not isinstance(self.query, str):
+            raise ValueError(
+                f"mode {mode!r} needs a text: term weights have neither words nor a dense vector"
+            )
+        if self.interpolation and mode != "hybrid":
+            raise ValueError(f"`interpolation` is for mode 'hybrid', got mode {mode!r}")
+        if mode in ("dense", "words") and (self.max_terms or self.mass):
+            raise ValueError(f"`max_terms` and `mass` cut learned terms; mode is {mode!r}")
+        if self.rescore and mode not in ("learned", "sparse"):
+            raise ValueError(f"`rescore` is for modes 'learned' and 'sparse', got mode {mode!r}")
+
+    def resolved(self, *, dense: bool) -> Request:
+        """Return the request with the mode that it has by default, where it has none.
+
+        Args:
+            dense: whether the index has a dense side.
+
+        Raises:
+            ValueError: a setting is not for this mode.
+        """
+        if self.mode is not None:
+            return self
+        mode: Mode = "sparse"
+        if not isinstance(self.query, str):
+            mode = "learned"
+        elif dense and not self.rescore:
+            mode = "hybrid"
+        request = self.model_copy(update={"mode": mode})
+        request._check_mode(mode)
+        return request
 
     def _check_feedback(self, feedback: Feedback) -> None:
         if self.mode == "hybrid":
@@ -214,22 +304,28 @@ class Request(_Settings):
             raise ValueError(
                 f"`interpolate` {feedback.interpolate!r} needs mode 'hybrid', got {self.mode!r}"
             )
-        for name, side in (("side", feedback.side), ("first", feedback.first)):
-            if side not in (None, self.mode):
-                raise ValueError(f"feedback's `{name}` {side!r} needs mode 'hybrid' or {side!r}")
+        moved: Moved = "dense" if self.mode == "dense" else "sparse"
+        if feedback.side not in (None, moved):
+            raise ValueError(
+                f"feedback's `side` {feedback.side!r} needs mode 'hybrid' or {feedback.side!r}"
+            )
+        if feedback.first not in (None, self.mode):
+            raise ValueError(
+                f"feedback's `first` {feedback.first!r} needs mode 'hybrid' or {feedback.first!r}"
+            )
         if self.mode == "dense" and feedback.method == "relevance-model":
             raise ValueError("method 'relevance-model' is for side 'sparse'")
 
     @property
-    def sides_moved(self) -> tuple[Side, ...]:
-        """The sides whose queries feedback moves."""
+    def sides_moved(self) -> tuple[Moved, ...]:
+        """The queries that feedback moves."""
         if not self.feedback:
             return ()
         if self.feedback.side == "both":
             return ("sparse", "dense")
         if self.feedback.side:
             return (self.feedback.side,)
-        if self.mode == "sparse" or self.feedback.method == "relevance-model":
+        if self.mode in SPARSE or self.feedback.method == "relevance-model":
             return ("sparse",)
         return ("dense",)
 

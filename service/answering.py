@@ -21,7 +21,11 @@ Fields: TypeAlias = dict[str, Any]
 
 def why(explanation: Explanation) -> Fields:
     """Return an explanation with the fields of Why."""
-    return {**explanation._asdict(), "terms": [term._asdict() for term in explanation.terms]}
+    return {
+        "score": explanation.score,
+        "sides": [part._asdict() for part in explanation.sides],
+        "terms": [term._asdict() for term in explanation.terms],
+    }
 
 
 def stored(document: Document) -> Fields:

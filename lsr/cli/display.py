@@ -66,11 +66,10 @@ def _origin(reason: Contribution) -> str:
 
 def shares(why: Explanation) -> str:
     """What each side added to the score of an interpolated ranking; nothing of one side alone."""
-    if why.sparse_score is None or why.dense_score is None:
+    if len(why.sides) == 1:
         return ""
-    return (
-        f"= sparse {why.sparse:.4f} (score {why.sparse_score:.3f}) + "
-        f"dense {why.dense:.4f} (score {why.dense_score:.3f})"
+    return "= " + " + ".join(
+        f"{part.side} {part.share:.4f} (score {part.score:.3f})" for part in why.sides
     )
 
 

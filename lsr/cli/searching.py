@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 # Ids of queries that a message names.
 SHOWN = 5
 ModeOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="sparse, dense or hybrid (both, interpolated). dense and hybrid need an index that "
-        "was built with --dense."
+        help="words (BM25), learned (the encoder's terms), sparse (both in one pass), dense, or "
+        "hybrid (sparse and dense, interpolated). By default hybrid for an index that was built "
+        "with --dense, else sparse."
     ),
 ]
 FeedbackOption = Annotated[
@@ -67,7 +68,7 @@ def search(
         int | None,
         typer.Option("-k", help="The number of hits of a query: 10 by default, 1000 in a run."),
     ] = None,
-    mode: ModeOption = "sparse",
+    mode: ModeOption = None,
     feedback: FeedbackOption = False,
     settings: SetOption = None,
     filters: FilterOption = None,
@@ -192,11 +193,11 @@ def _print_hits(
         console.print(hit_view(rank, hit, why, searcher.encoder.tokenizer))
 
 
-def request_settings(mode: str, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:
+def request_settings(mode: str | None, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:
     """Settings of a request from the command line's options."""
     from lsr.request import parse_settings
 
-    settings = {"mode": mode} | parse_settings(pairs or [])
+    settings = ({} if mode is None else {"mode": mode}) | parse_settings(pairs or [])
     if "query" in settings:
         raise ValueError("`query` is an argument of the command, not a setting")
     if feedback:
@@ -224,10 +225,7 @@ def _hit_record(hit: Hit, why: Explanation) -> dict[str, Any]:
         "title": hit.document.title,
         "text": hit.document.text,
         "metadata": dict(hit.document.metadata),
-        "sparse": why.sparse,
-        "dense": why.dense,
-        "sparse_score": why.sparse_score,
-        "dense_score": why.dense_score,
+        "sides": [part._asdict() for part in why.sides],
         "terms": [reason._asdict() for reason in why.terms],
     }
 
@@ -248,7 +246,7 @@ def explain(
     directory: IndexArgument,
     text: Annotated[str, typer.Argument(help="The query.")],
     doc_id: Annotated[str, typer.Argument(help="The id of a document.")],
-    mode: ModeOption = "sparse",
+    mode: ModeOption = None,
     feedback: FeedbackOption = False,
     settings: SetOption = None,
     max_terms: TermsOption = None,

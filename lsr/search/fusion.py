@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +18,11 @@ DENSE_LEAST = -1.0
 
 
 class Fused(NamedTuple):
-    """A document of the fused ranking with each side's share: ``score == sparse + dense``."""
+    """A document of the fused ranking; its score is the sum of the sides' shares."""
 
     doc_id: str
     score: float
-    sparse: float
-    dense: float
+    shares: tuple[float, ...]
 
 
 def interpolate(
@@ -35,7 +35,7 @@ def interpolate(
 ) -> list[Fused]:
     """Return the union of two rankings by fused score descending, ties by doc id ascending.
 
-    With method "convex", a document's score is ::
+    By method "convex", a document's score is ::
 
         α·norm(sparse score) + (1 − α)·norm(dense score)
 
@@ -70,20 +70,13 @@ def interpolate(
 
     A side without documents has no scale: its share is 0 everywhere, and `exact` is not used.
 
-    With method "rrf" (Cormack, Clarke and Büttcher, SIGIR 2009), it is ::
-
-        2α / (rank_constant + sparse rank) + 2(1 − α) / (rank_constant + dense rank)
-
-    with ranks from 1 by (score descending, doc id ascending), so that α = 0.5 is the paper's
-    unweighted sum; a side that did not return the document gives 0, whatever `missing` says.
-
     The rankings are used whole: `depth` is not applied here. The order within `sparse` and `dense`
     does not matter. All results are finite if the scores are float32 values.
 
     Args:
         sparse: (doc id, score) of the sparse side.
         dense: (doc id, score) of the dense side.
-        how: method, α, normalisation, `missing` and rank constant.
+        how: α, normalisation and `missing`, of method "convex".
         exact: doc id → score; first the sparse side's of documents that only `dense` has, then
             the dense side's of those that only `sparse` has. More documents do no harm.
         k: how many documents are returned; None returns all.
@@ -98,21 +91,53 @@ def interpolate(
     sides = (_scores("sparse", sparse), _scores("dense", dense))
     # In order of id: the sorts by score below are stable, so the id breaks ties.
     doc_ids = sorted(sides[0].keys() | sides[1].keys() if among is None else among)
-    if how.method == "rrf":
-        values = [_reciprocal_ranks(side, doc_ids, how.rank_constant) for side in sides]
-        weights = (2 * how.alpha, 2 * (1 - how.alpha))
-    else:
-        values = [
-            _normalised(name, side, doc_ids, how, known)
-            for name, side, known in zip(("sparse", "dense"), sides, exact, strict=True)
-        ]
-        weights = (how.alpha, 1 - how.alpha)
+    values = [
+        _normalised(name, side, doc_ids, how, known)
+        for name, side, known in zip(("sparse", "dense"), sides, exact, strict=True)
+    ]
+    return _fused(doc_ids, values, (how.alpha, 1 - how.alpha), k)
+
+
+def reciprocal_rank_fusion(
+    rankings: Sequence[Ranking], how: Interpolation, k: int | None = None
+) -> list[Fused]:
+    """Return the union of rankings by fused score descending, ties by doc id ascending.
+
+    A document's score is the sum of its reciprocal ranks (Cormack, Clarke and Büttcher, SIGIR
+    2009), of two rankings with weights ::
+
+        2α / (rank_constant + first rank) + 2(1 − α) / (rank_constant + second rank)
+
+    with ranks from 1 by (score descending, doc id ascending), so that α = 0.5 is the paper's
+    unweighted sum. Three rankings have no weights. A side that did not return the document gives
+    0, whatever `missing` says.
+
+    Args:
+        rankings: (doc id, score) of two or three sides; the order within each does not matter.
+        how: α and the rank constant.
+        k: how many documents are returned; None returns all.
+
+    Raises:
+        ValueError: a score is not finite, or a ranking holds a document twice.
+    """
+    sides = [_scores(name, of) for name, of in zip(how.sides, rankings, strict=True)]
+    doc_ids = sorted({doc_id for side in sides for doc_id in side})
+    values = [_reciprocal_ranks(side, doc_ids, how.rank_constant) for side in sides]
+    weights = (2 * how.alpha, 2 * (1 - how.alpha)) if len(sides) == 2 else (1.0,) * len(sides)
+    return _fused(doc_ids, values, weights, k)
+
+
+def _fused(
+    doc_ids: Sequence[str], values: Sequence[np.ndarray], weights: Sequence[float], k: int | None
+) -> list[Fused]:
+    """The k best by Σ weight · value; `doc_ids` ascend."""
     # Adding 0 turns −0 into 0.
     shares = [weight * value + 0.0 for weight, value in zip(weights, values, strict=True)]
-    scores = shares[0] + shares[1]
+    scores = functools.reduce(np.add, shares)
     order = np.argsort(-scores, kind="stable")[:k]
-    columns = [column[order].tolist() for column in (scores, *shares)]
-    return list(map(Fused, [doc_ids[i] for i in order.tolist()], *columns))
+    ids = [doc_ids[i] for i in order.tolist()]
+    of_sides = zip(*(share[order].tolist() for share in shares), strict=True)
+    return list(map(Fused, ids, scores[order].tolist(), of_sides))
 
 
 class Union(NamedTuple):

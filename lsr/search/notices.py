@@ -6,7 +6,6 @@ from lsr.documents import Document
 from lsr.encoders.truncation import Length, Limit
 from lsr.request import Request
 from lsr.search.explanation import Explanation
-from lsr.search.passes import first_sides, last_sides
 from lsr.search.searcher import Searcher
 
 
@@ -19,10 +18,15 @@ def of_query(searcher: Searcher, request: Request, *, found: bool) -> list[str]:
         found: whether there are hits. Without any, the query is looked at for terms.
     """
     query = request.query
-    sides = {*last_sides(request), *first_sides(request)}
+    sides = searcher.sides(request)
     notices = []
     manifest = searcher.manifest
-    if "sparse" in sides:
+    if not found and sides == {"words"} and isinstance(query, str) and not searcher.words(query):
+        notices.append(
+            f"the query holds no word that the analyzer of language {manifest.language!r} keeps: "
+            "nothing can match it"
+        )
+    if sides & {"sparse", "learned"}:
         if not found and not searcher.expand(query):
             notices.append(
                 f"the query holds no term that encoder {manifest.encoder!r} knows: "
@@ -39,16 +43,17 @@ def of_query(searcher: Searcher, request: Request, *, found: bool) -> list[str]:
 
 
 def of_document(searcher: Searcher, document: Document, why: Explanation) -> list[str]:
-    """Return what was not read of a document whose sparse score is 0.
+    """Return what was not read of a document that no learned term matches.
 
     Args:
         searcher: of the index.
         document: as the index stores it.
-        why: its score for a query; with a sparse score above 0 the list is empty.
+        why: its score for a query; if a learned term has a part in it, the list is empty.
     """
     manifest = searcher.manifest
     notices = []
-    if why.sparse_score == 0:
+    learned = why.score_of("sparse", "learned")
+    if learned is not None and not any(part.field == "learned" for part in why.terms):
         head = "the head of " if manifest.encoder == "grafted" else ""
         length = _length(searcher.encoder.document_limit, document.content)
         notices += _unread("the document", length, f"{head}encoder {manifest.encoder!r}")

@@ -13,11 +13,12 @@ from scipy.sparse import csr_array
 
 from lsr.building.live import Live
 from lsr.indexes.dense import DenseIndex
-from lsr.request import Feedback, Interpolation, Request, Side
+from lsr.request import SPARSE, Feedback, Interpolation, Moved, Request, Side
 from lsr.run import Ranking
 from lsr.search.feedback import heaviest, move_dense, move_sparse
-from lsr.search.fusion import Fused, contenders, interpolate
-from lsr.vectors import concatenate, quantise_queries, rows
+from lsr.search.fusion import Fused, contenders, interpolate, reciprocal_rank_fusion
+from lsr.search.words import Impacts, Statistics, as_counts, as_vectors, combined, count_words
+from lsr.vectors import concatenate, rows
 
 Queries = Sequence[str | Mapping[str, float]]
 
@@ -29,10 +30,14 @@ class Batch:
     sparse: csr_array | None  # float32, (n, V)
     # float64, (n,): the user's weight that 1.0 in a row of `sparse` stands for.
     units: np.ndarray | None
+    # Words: for each query word → how often it holds it, or what feedback made of that.
+    words: list[Mapping[str, float]] | None
     dense: np.ndarray | None  # float32, (n, D)
     threads: int
     allowed: list[str] | None = None  # ids of documents that meet the filters; None allows all
     lists: dict[Side, list[Ranking]] = field(default_factory=dict)
+    # Of the queries as they are, by the side that they are for.
+    impacts: dict[Side, Impacts] = field(default_factory=dict, init=False)
 
 
 class Passes:
@@ -49,8 +54,39 @@ class Passes:
         self._live = live
         self._interpolation = interpolation
         self._pool = pool
+        self.statistics = Statistics(live.index)
         vocabulary = live.encoder.vocabulary
         self.term_ids = {term: number for number, term in enumerate(vocabulary)}
+
+    def forget(self) -> None:
+        """Forget what was counted in the index before it was refreshed."""
+        self.statistics = Statistics(self._live.index)
+
+    def interpolation(self, request: Request) -> Interpolation:
+        """Return how the sides of a request are interpolated."""
+        return request.interpolation or self._interpolation
+
+    def sides(self, request: Request) -> tuple[Side, ...]:
+        """Return the sides that a request searches."""
+        if request.mode == "hybrid":
+            return self.interpolation(request).sides
+        assert request.mode is not None
+        return (request.mode,)
+
+    def last_sides(self, request: Request) -> tuple[Side, ...]:
+        """Return the sides whose rankings make the answer."""
+        if request.mode == "hybrid" and request.feedback and request.stages in ("none", "before"):
+            return tuple(self._side_of(which, request) for which in request.sides_moved)
+        return self.sides(request)
+
+    def first_sides(self, request: Request) -> tuple[Side, ...]:
+        """Return the sides that feedback reads or moves."""
+        if not request.feedback:
+            return ()
+        if request.stages in ("before", "both"):
+            return self.sides(request)
+        moved = tuple(self._side_of(which, request) for which in request.sides_moved)
+        return (request.feedback.first, *moved) if request.feedback.first else moved
 
     @property
     def dense(self) -> DenseIndex:
@@ -79,18 +115,15 @@ class Passes:
             first_pass: see `Searcher.rank`.
         """
         self.feed_back(batch, request, first_pass)
-        sides = last_sides(request)
-        if len(sides) == 2:
+        sides = self.last_sides(request)
+        if len(sides) > 1:
             ranked = self.interpolated(batch, request, request.k)
         else:
             (side,) = sides
             depth = self.depth(request) if request.mode == "hybrid" else request.k
             self.search(batch, sides, request, max(depth, request.k))
             ranked = [
-                [
-                    Fused(doc_id, score, *((score, 0.0) if side == "sparse" else (0.0, score)))
-                    for doc_id, score in hits
-                ]
+                [Fused(doc_id, score, (score,)) for doc_id, score in hits]
                 for hits in batch.lists[side]
             ]
         floor = request.min_score
@@ -111,12 +144,15 @@ class Passes:
         """
         if request.filters:
             self._live.index.check_filters(request.filters)
-        sides = {*last_sides(request), *first_sides(request)}
-        batch = Batch(None, None, None, threads)
-        if "sparse" in sides:
+        sides = {*self.last_sides(request), *self.first_sides(request)}
+        batch = Batch(None, None, None, None, threads)
+        if sides & {"learned", "sparse"}:
             batch.sparse, batch.units = self._sparse(queries)
             if not request.rescore:
                 batch.sparse = _cut(batch.sparse, request)
+        if sides & {"words", "sparse"}:
+            texts = [query if isinstance(query, str) else "" for query in queries]
+            batch.words = count_words(self._live.index, texts)
         if "dense" in sides:
             assert self.dense is not None and self._live.dense_encoder is not None
             batch.dense = self._live.dense_encoder.encode_queries([str(q) for q in queries])
@@ -132,30 +168,41 @@ class Passes:
             return
         depth = self.depth(request)
         for _ in range(how.iterations):
-            moved: dict[Side, Any] = {}
             source: Sequence[Ranking] | None = first_pass
             if source is None and request.stages in ("before", "both"):
                 interpolated = self.interpolated(
                     batch, request, None if how.negatives else how.documents
                 )
                 source = [[(hit.doc_id, hit.score) for hit in hits] for hits in interpolated]
-            for side in request.sides_moved:
+            changes = []
+            for which in request.sides_moved:
                 if source is None:
-                    first = how.first or side
+                    first = how.first or self._side_of(which, request)
                     self.search(batch, (first,), request, depth)
-                    moved[side] = self._moved(batch, side, batch.lists[first], how)
+                    changes.append(self._moved(batch, which, batch.lists[first], how))
                 else:
-                    moved[side] = self._moved(batch, side, source, how)
-            for side, vectors in moved.items():
-                setattr(batch, side, vectors)
-                batch.lists.pop(side, None)
+                    changes.append(self._moved(batch, which, source, how))
+            for which, change in zip(request.sides_moved, changes, strict=True):
+                for name, value in change.items():
+                    setattr(batch, name, value)
+                changed: tuple[Side, ...] = SPARSE if which == "sparse" else ("dense",)
+                for side in changed:
+                    batch.lists.pop(side, [])
+                if which == "sparse":
+                    batch.impacts.clear()
             if request.mode != "hybrid":
                 batch.lists.clear()
 
+    def _side_of(self, which: Moved, request: Request) -> Side:
+        """Return the side of a request that a moved query is for."""
+        if which == "dense":
+            return "dense"
+        return next(side for side in self.sides(request) if side != "dense")
+
     def _moved(
-        self, batch: Batch, side: Side, source: Sequence[Ranking], how: Feedback
-    ) -> csr_array | np.ndarray:
-        """Return the queries of one side, moved by the first results `source`."""
+        self, batch: Batch, which: Moved, source: Sequence[Ranking], how: Feedback
+    ) -> dict[str, Any]:
+        """Return the fields of a batch that hold a query, moved by the first results `source`."""
         relevant = [[doc_id for doc_id, _ in hits[: how.documents]] for hits in source]
         # A document that counts as relevant is never a negative.
         last = [hits[max(how.documents, len(hits) - how.negatives) :] for hits in source]
@@ -166,22 +213,19 @@ class Passes:
             ([place[doc_id] for doc_id in good], [place[doc_id] for doc_id in bad])
             for good, bad in zip(relevant, negatives, strict=True)
         ]
-        if side == "dense":
+        if which == "dense":
             assert batch.dense is not None
             vectors = self.dense.vectors(ids)
-            return np.stack(
-                [
-                    _as_long_as(query, move_dense(query, vectors[good], vectors[bad], how))
-                    for query, (good, bad) in zip(batch.dense, places, strict=True)
-                ]
-            )
-        assert batch.sparse is not None
-        weights = self._live.index.impacts(ids).astype(np.float32)
-        weights.data /= np.float32(self._live.manifest.impact_scale)
-        return concatenate(
-            [
+            moved = [
+                _as_long_as(query, move_dense(query, vectors[good], vectors[bad], how))
+                for query, (good, bad) in zip(batch.dense, places, strict=True)
+            ]
+            return {"dense": np.stack(moved)}
+
+        def all_moved(queries: csr_array, weights: csr_array) -> list[csr_array]:
+            return [
                 move_sparse(
-                    rows(batch.sparse, [number]),
+                    rows(queries, [number]),
                     rows(weights, good),
                     np.array([score for _, score in hits[: how.documents]], dtype=np.float64),
                     rows(weights, bad),
@@ -189,12 +233,23 @@ class Passes:
                 )
                 for number, (hits, (good, bad)) in enumerate(zip(source, places, strict=True))
             ]
-        )
+
+        changed: dict[str, Any] = {}
+        if batch.sparse is not None:
+            weights = self._live.index.impacts(ids).astype(np.float32)
+            weights.data /= np.float32(self._live.manifest.impact_scale)
+            changed["sparse"] = concatenate(all_moved(batch.sparse, weights))
+        if batch.words is not None:
+            texts = [document.content for document in self._live.index.documents(ids)]
+            counts = count_words(self._live.index, texts)
+            names, (of_queries, of_documents) = as_vectors(batch.words, counts)
+            changed["words"] = as_counts(names, all_moved(of_queries, of_documents))
+        return changed
 
     def depth(self, request: Request) -> int:
         """Return the depth of passes whose length does not follow from k."""
         if request.mode == "hybrid":
-            return (request.interpolation or self._interpolation).depth
+            return self.interpolation(request).depth
         if request.feedback and not request.feedback.negatives:
             return request.feedback.documents
         return Interpolation().depth
@@ -202,55 +257,75 @@ class Passes:
     def search(self, batch: Batch, sides: Sequence[Side], request: Request, depth: int) -> None:
         """Fill `batch.lists` for these sides, which are searched at the same time."""
         wanted = [side for side in sides if side not in batch.lists]
-        sparse = None
-        if "sparse" in wanted:
-            if len(wanted) == 1:
-                batch.lists["sparse"] = self._sparse_pass(batch, request, depth)
-            else:
-                sparse = self._pool.submit(self._sparse_pass, batch, request, depth)
-        if "dense" in wanted:
-            assert batch.dense is not None
-            batch.lists["dense"] = self.dense.search(batch.dense, depth, batch.allowed)
-        if sparse:
-            batch.lists["sparse"] = sparse.result()
+        by_lucene = [side for side in wanted if side != "dense"]
+        if "dense" not in wanted:
+            batch.lists |= self._lucene_passes(batch, by_lucene, request, depth)
+            return
+        assert batch.dense is not None
+        others = None
+        if by_lucene:
+            others = self._pool.submit(self._lucene_passes, batch, by_lucene, request, depth)
+        dense = self.dense.search(batch.dense, depth, batch.allowed)
+        if others:
+            batch.lists |= others.result()
+        batch.lists["dense"] = dense
 
-    def _sparse_pass(self, batch: Batch, request: Request, depth: int) -> list[Ranking]:
-        assert batch.sparse is not None
-        impacts, factors = self.impacts(batch)
+    def _lucene_passes(
+        self, batch: Batch, sides: Sequence[Side], request: Request, depth: int
+    ) -> dict[Side, list[Ranking]]:
+        return {side: self._lucene_pass(batch, side, request, depth) for side in sides}
+
+    def _lucene_pass(self, batch: Batch, side: Side, request: Request, depth: int) -> list[Ranking]:
+        impacts = self.impacts(batch, side, request)
         index, threads = self._live.index, batch.threads
         if request.rescore:
-            cut, _ = quantise_queries(_cut(batch.sparse, request))
+            assert batch.sparse is not None
+            cut = self._quantised(_cut(batch.sparse, request), batch, side, request)
             k = max(depth, request.rescore)
-            found = index.search(cut, k, filters=request.filters, threads=threads)
+            found = index.search(
+                cut.learned, k, words=cut.words, filters=request.filters, threads=threads
+            )
             ids = [[doc_id for doc_id, _ in hits] for hits in found]
-            scores = index.scores(impacts, ids, threads=threads)
+            scores = index.scores(impacts.learned, ids, words=impacts.words, threads=threads)
             found = [
                 sorted(zip(of_query, of_ids, strict=True), key=lambda hit: (-hit[1], hit[0]))
                 for of_query, of_ids in zip(ids, scores, strict=True)
             ]
         else:
-            found = index.search(impacts, depth, filters=request.filters, threads=threads)
+            found = index.search(
+                impacts.learned,
+                depth,
+                words=impacts.words,
+                filters=request.filters,
+                threads=threads,
+            )
         return [
             [(doc_id, score * factor) for doc_id, score in hits[:depth]]
-            for hits, factor in zip(found, factors, strict=True)
+            for hits, factor in zip(found, impacts.factors, strict=True)
         ]
 
     def interpolated(
         self, batch: Batch, request: Request, k: int | None = None
     ) -> list[list[Fused]]:
-        """Interpolate both sides' lists of each query; return its k best documents, or all."""
-        how = request.interpolation or self._interpolation
-        self.search(batch, ("sparse", "dense"), request, how.depth)
-        lists = list(zip(batch.lists["sparse"], batch.lists["dense"], strict=True))
-        if how.method != "convex" or how.missing != "exact":
+        """Interpolate the sides' lists of each query; return its k best documents, or all."""
+        how = self.interpolation(request)
+        self.search(batch, how.sides, request, how.depth)
+        lists = list(zip(*(batch.lists[side] for side in how.sides), strict=True))
+        if how.method == "rrf":
+            return [reciprocal_rank_fusion(of_query, how, k) for of_query in lists]
+        if how.missing != "exact":
             return [interpolate(sparse, dense, how, k=k) for sparse, dense in lists]
-        assert batch.sparse is not None and batch.dense is not None
+        assert batch.dense is not None
         exact_dense = self.dense.is_exact(how.depth, batch.allowed)
         unions = [contenders(sparse, dense, how, k, exact_dense) for sparse, dense in lists]
-        impacts, factors = self.impacts(batch)
+        impacts = self.impacts(batch, how.sides[0], request)
         no_sparse = [union.only_dense for union in unions]
         scored = self._pool.submit(
-            self._live.index.scores, impacts, no_sparse, threads=batch.threads
+            self._live.index.scores,
+            impacts.learned,
+            no_sparse,
+            words=impacts.words,
+            threads=batch.threads,
         )
         of_dense = [
             dict(zip(ids, self.dense.scores(query, ids).tolist(), strict=True))
@@ -258,7 +333,7 @@ class Passes:
         ]
         of_sparse = [
             {doc_id: score * factor for doc_id, score in zip(ids, scores, strict=True)}
-            for ids, scores, factor in zip(no_sparse, scored.result(), factors, strict=True)
+            for ids, scores, factor in zip(no_sparse, scored.result(), impacts.factors, strict=True)
         ]
         return [
             interpolate(sparse, dense, how, exact, k, chain(*union))
@@ -287,14 +362,31 @@ class Passes:
                 vectors.append(self._weights_to_vector(shares))
         return concatenate(vectors), units
 
-    def impacts(self, batch: Batch) -> tuple[csr_array, list[float]]:
-        """Quantise a batch's queries: their impacts, int32, shape (n, V), and a factor for each.
+    def impacts(self, batch: Batch, side: Side, request: Request) -> Impacts:
+        """Quantise a batch's queries for words, learned terms or both.
 
-        A document's score is exactly the factor times Σ query impact × document impact.
+        A document's score is exactly a query's factor times Σ query impact × document impact.
         """
-        assert batch.sparse is not None and batch.units is not None
-        impacts, factors = quantise_queries(batch.sparse, batch.units)
-        return impacts, (factors / self._live.manifest.impact_scale).tolist()
+        if side not in batch.impacts:
+            batch.impacts[side] = self._quantised(batch.sparse, batch, side, request)
+        return batch.impacts[side]
+
+    def _quantised(
+        self, vectors: csr_array | None, batch: Batch, side: Side, request: Request
+    ) -> Impacts:
+        if vectors is None or side == "words":
+            assert batch.words is not None
+            vectors = csr_array((len(batch.words), len(self.term_ids)), dtype=np.float32)
+        n = vectors.shape[0]
+        return combined(
+            vectors,
+            np.ones(n) if batch.units is None else batch.units,
+            [{}] * n if batch.words is None or side == "learned" else batch.words,
+            request.words,
+            1.0 if side == "words" else request.words.weight,
+            self.statistics,
+            self._live.manifest.impact_scale,
+        )
 
     def _weights_to_vector(self, weights: Mapping[str, float]) -> csr_array:
         for term in weights:
@@ -307,25 +399,6 @@ class Passes:
         )
         vector.sort_indices()
         return vector
-
-
-def last_sides(request: Request) -> tuple[Side, ...]:
-    """Return the sides whose rankings make the answer."""
-    if request.mode != "hybrid":
-        return (request.mode,)
-    if request.feedback and request.stages in ("none", "before"):
-        return request.sides_moved
-    return ("sparse", "dense")
-
-
-def first_sides(request: Request) -> tuple[Side, ...]:
-    """Return the sides that feedback reads or moves."""
-    if not request.feedback:
-        return ()
-    if request.stages in ("before", "both"):
-        return ("sparse", "dense")
-    moved = request.sides_moved
-    return (request.feedback.first, *moved) if request.feedback.first else moved
 
 
 def _cut(vectors: csr_array, request: Request) -> csr_array:

@@ -6,24 +6,32 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from lsr.building.live import Live, open_live
 from lsr.building.tuning import read_tuning
 from lsr.documents import Document
 from lsr.indexes.lucene import LARGEST_K, LuceneError
 from lsr.progress import Progress
-from lsr.request import Interpolation, Request, ask
+from lsr.request import Interpolation, Request, Side, ask
 from lsr.run import Ranking
-from lsr.search.explanation import Contribution, Explanation, contributions
+from lsr.search.explanation import (
+    Contribution,
+    Explanation,
+    SideScore,
+    contributions,
+    with_shares,
+    word_contributions,
+)
 from lsr.search.fusion import Fused
-from lsr.search.passes import Batch, Passes, Queries, first_sides, last_sides
+from lsr.search.passes import Batch, Passes, Queries
+from lsr.search.words import written
 from lsr.vectors import concatenate
 
 # Queries that go through the passes together.
@@ -105,6 +113,7 @@ class Searcher:
         Do not call this while other threads search: their two sides could see different commits.
         """
         self._live.refresh()
+        self.passes.forget()
         self.commit = self._live.commit
 
     @cached_property
@@ -185,6 +194,7 @@ class Searcher:
         alike: dict[str, list[tuple[int, Batch]]] = {}
         for number, request in requests.items():
             try:
+                request = self._resolved(request)
                 # One query at a time, because a model's numbers depend on the rest of a batch.
                 vectors = self.passes.encode([request.query], request, threads)
             except (ValueError, OSError) as error:
@@ -192,13 +202,16 @@ class Searcher:
                 continue
             if vectors.sparse is not None:
                 self.postings += int(self._frequencies[vectors.sparse.indices].sum())
+            for words in vectors.words or ():
+                self.passes.statistics.idf(list(words))
+                self.postings += sum(self.passes.statistics.frequencies[word] for word in words)
             alike.setdefault(request.model_dump_json(exclude={"query"}), []).append(
                 (number, vectors)
             )
         for group in alike.values():
             numbers, batches = zip(*group, strict=True)
             try:
-                answers = self.passes.answer(_merged(batches), requests[numbers[0]])
+                answers = self.passes.answer(_merged(batches), self._resolved(requests[numbers[0]]))
             except (ValueError, KeyError, LuceneError) as error:
                 found |= dict.fromkeys(numbers, error)
             else:
@@ -229,12 +242,13 @@ class Searcher:
         Raises:
             ValueError: see `search`; or `first_pass` without feedback or of another length.
         """
-        template = ask("", k=k, **settings)
+        weights = next((query for query in queries if not isinstance(query, str)), None)
+        template = self._resolved(ask("" if weights is None else weights, k=k, **settings))
         if first_pass is not None and (not template.feedback or len(first_pass) != len(queries)):
             raise ValueError("`first_pass` must hold a ranking for each query, and needs feedback")
         for query in queries:
             if not isinstance(query, str):
-                ask(query, k=k, **settings)
+                self._resolved(ask(query, k=k, **settings))
         ranked: list[Ranking] = []
         for start in range(0, len(queries), BATCH):
             batch = slice(start, start + BATCH)
@@ -263,26 +277,28 @@ class Searcher:
         Raises:
             KeyError, ValueError: see `explain`.
         """
+        request = self._resolved(request)
         documents = self.index.documents(doc_ids)
         batch = self.passes.encode([request.query], request, 1)
-        before = batch.sparse
+        before = replace(batch)
         self.passes.feed_back(batch, request)
-        sides = last_sides(request)
-        terms: list[list[Contribution]] = [[]] * len(doc_ids)
-        if "sparse" in sides:
-            assert batch.sparse is not None and before is not None
-            terms = self._contributions(batch, documents, request, before)
-        dense_scores: list[float] = []
-        if "dense" in sides:
-            assert batch.dense is not None
-            dense_scores = self.passes.dense.scores(batch.dense[0], doc_ids).tolist()
+        sides = self.passes.last_sides(request)
+        terms: list[list[Contribution]] = [[] for _ in doc_ids]
+        scores: list[list[float]] = []
+        for side in sides:
+            if side == "dense":
+                assert batch.dense is not None
+                scores.append(self.passes.dense.scores(batch.dense[0], doc_ids).tolist())
+                continue
+            parts = self._contributions(batch, before, documents, request, side)
+            scores.append([float(sum(part.contribution for part in of)) for of in parts])
+            for of_document, of_side in zip(terms, parts, strict=True):
+                of_document += of_side
+        by_document = list(zip(*scores, strict=True))
         if len(sides) == 1:
-            if sides == ("dense",):
-                return [Explanation(score, 0.0, score, None, score, []) for score in dense_scores]
-            sums = [float(sum(term.contribution for term in of_one)) for of_one in terms]
             return [
-                Explanation(score, score, 0.0, score, None, of_one)
-                for score, of_one in zip(sums, terms, strict=True)
+                Explanation(score, [SideScore(sides[0], score, score)], of_one)
+                for (score,), of_one in zip(by_document, terms, strict=True)
             ]
         (ranked,) = self.passes.interpolated(batch, request)
         fused = {hit.doc_id: hit for hit in ranked}
@@ -290,31 +306,30 @@ class Searcher:
             if doc_id not in fused:
                 raise KeyError(
                     f"document {doc_id!r} is not among the {self.passes.depth(request)} first of "
-                    "either side: it has no interpolated score"
+                    "any side: it has no interpolated score"
                 )
         return [
             Explanation(
-                *fused[doc_id][1:],
-                float(sum(term.contribution for term in of_one)),
-                dense_score,
+                fused[doc_id].score,
+                list(map(SideScore, sides, fused[doc_id].shares, of_sides)),
                 of_one,
             )
-            for doc_id, of_one, dense_score in zip(doc_ids, terms, dense_scores, strict=True)
+            for doc_id, of_one, of_sides in zip(doc_ids, terms, by_document, strict=True)
         ]
 
     def expand(
         self, query: str | Mapping[str, float] | Request, **settings: Any
     ) -> list[QueryTerm]:
-        """The terms by which the sparse side of an index is searched, heaviest first.
+        """The learned terms by which an index is searched, heaviest first.
 
-        Where a request does not search it, those of the query in mode sparse.
+        Where a request searches for none, those of the query in mode learned.
 
         Raises:
             ValueError: see `search`.
         """
-        request = _request(query, None, settings)
-        if "sparse" not in {*last_sides(request), *first_sides(request)}:
-            request = ask(request.query)
+        request = self._resolved(_request(query, None, settings))
+        if not self.sides(request) & {"sparse", "learned"}:
+            request = ask(request.query, mode="learned")
         batch = self.passes.encode([request.query], request, 1)
         before = batch.sparse
         self.passes.feed_back(batch, request)
@@ -328,6 +343,16 @@ class Searcher:
             for term, weight in sorted(terms, key=lambda item: (-item[1], item[0]))
         ]
 
+    def sides(self, request: Request) -> set[Side]:
+        """Return the sides that a request searches, those of feedback's first pass included."""
+        request = self._resolved(request)
+        return {*self.passes.last_sides(request), *self.passes.first_sides(request)}
+
+    def words(self, query: str) -> list[str]:
+        """Return the words of a text as the index has them, in order of first occurrence."""
+        (words,) = self.index.words([query])
+        return list(dict.fromkeys(word.word for word in words))
+
     def approximations(
         self, query: str | Mapping[str, float] | Request, **settings: Any
     ) -> list[str]:
@@ -336,39 +361,63 @@ class Searcher:
         Raises:
             ValueError: see `search`.
         """
-        request = _request(query, None, settings)
+        request = self._resolved(_request(query, None, settings))
         found = []
         if request.rescore:
             found.append(
                 f"only the {request.rescore} best by the cut query are scored by all its terms"
             )
-        if request.mode != "sparse" and self.passes.dense.kind != "flat":
+        if "dense" in self.passes.last_sides(request) and self.passes.dense.kind != "flat":
             found.append(f"dense neighbours are looked for by {self.passes.dense.kind}")
         return found
 
     def _contributions(
         self,
         batch: Batch,
+        before: Batch,
         documents: Sequence[Document],
         request: Request,
-        before: csr_array,
+        side: Side,
     ) -> list[list[Contribution]]:
-        impacts, (factor,) = self.passes.impacts(batch)
-        of_documents = self.index.impacts([document.id for document in documents])
-        own = self._own_terms(request.query)
-        return [
-            contributions(
-                impacts,
-                of_documents[[row]],
-                factor,
-                self.manifest.impact_scale,
-                self.encoder.vocabulary,
-                asked=own,
-                own=self.encoder.own_terms(document.content),
-                before=set(before.indices.tolist()) if request.feedback else None,
-            )
-            for row, document in enumerate(documents)
-        ]
+        """Return what terms and words added to each document's score by one of Lucene's sides.
+
+        Args:
+            batch: one query, as it is now.
+            before: the query before feedback.
+            documents: n documents.
+            request: the settings.
+            side: the side.
+        """
+        learned, words, (factor,) = self.passes.impacts(batch, side, request)
+        ids = [document.id for document in documents]
+        parts: list[list[Contribution]] = [[] for _ in ids]
+        if side != "words":
+            assert before.sparse is not None
+            of_documents = self.index.impacts(ids)
+            own = self._own_terms(request.query)
+            for row, document in enumerate(documents):
+                parts[row] += contributions(
+                    learned,
+                    of_documents[[row]],
+                    factor,
+                    self.manifest.impact_scale,
+                    self.encoder.vocabulary,
+                    asked=own,
+                    own=self.encoder.own_terms(document.content),
+                    before=set(before.sparse.indices.tolist()) if request.feedback else None,
+                )
+        (weights,) = words.weights
+        if weights:
+            assert before.words is not None and isinstance(request.query, str)
+            names = written(self.index, request.query)
+            for part, scores in zip(parts, self.index.word_scores(words, ids), strict=True):
+                part += word_contributions(
+                    weights, scores, factor, names, before.words[0] if request.feedback else None
+                )
+        return list(map(with_shares, parts))
+
+    def _resolved(self, request: Request) -> Request:
+        return request.resolved(dense=self._live.dense is not None)
 
     def _own_terms(self, query: str | Mapping[str, float]) -> set[int]:
         """The terms that a query itself holds."""
@@ -385,6 +434,7 @@ def _merged(batches: Sequence[Batch]) -> Batch:
     return Batch(
         None if first.sparse is None else concatenate([b.sparse for b in batches]),
         None if first.units is None else np.concatenate([b.units for b in batches]),
+        None if first.words is None else [words for b in batches for words in b.words or ()],
         None if first.dense is None else np.concatenate([b.dense for b in batches]),
         first.threads,
         first.allowed,
