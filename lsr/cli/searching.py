@@ -189,8 +189,9 @@ def _print_hits(
     from lsr.cli.display import hit_view
 
     console = terminal()
+    highlight = searcher.highlighter(ask(query, k=k, **settings))
     for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
-        console.print(hit_view(rank, hit, why, searcher.encoder.tokenizer))
+        console.print(hit_view(rank, hit, why, highlight))
 
 
 def request_settings(mode: str | None, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:
@@ -267,14 +268,14 @@ def explain(
         notices = of_query(searcher, ask(text, **asked), found=why.score != 0)
         for notice in notices + of_document(searcher, document, why):
             say(f"notice: {notice}", err=True)
-    if as_json:
-        typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))
-        return
-    from lsr.cli.display import chart, number, shares, snippet
+        if as_json:
+            typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))
+            return
+        from lsr.cli.display import chart, number, shares, snippet
 
-    console = terminal()
-    literal = {reason.term for reason in why.terms if reason.literal_in_document}
-    console.print(snippet(searcher.encoder.tokenizer, document.text, literal), "")
-    if why.terms:
-        console.print(chart(why.terms))
-    console.print(f"score {number(why.score, 4)}", shares(why))
+        console = terminal()
+        highlight = searcher.highlighter(ask(text, **asked))
+        console.print(snippet(document.text, highlight), "")
+        if why.terms:
+            console.print(chart(why.terms))
+        console.print(f"score {number(why.score, 4)}", shares(why))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,6 +30,7 @@ from lsr.search.explanation import (
     word_contributions,
 )
 from lsr.search.fusion import Fused
+from lsr.search.highlight import Match, matches, word_matches, without_overlaps
 from lsr.search.passes import Batch, Passes, Queries
 from lsr.search.words import written
 from lsr.vectors import concatenate
@@ -352,6 +353,38 @@ class Searcher:
         """Return the words of a text as the index has them, in order of first occurrence."""
         (words,) = self.index.words([query])
         return list(dict.fromkeys(word.word for word in words))
+
+    def highlighter(self, request: Request) -> Callable[[str], list[Match]]:
+        """Return a function that finds the terms and words of a query in a text.
+
+        A request that searches dense vectors alone is taken for one of mode sparse.
+
+        Raises:
+            ValueError: see `search`.
+        """
+        request = self._resolved(request)
+        if self.sides(request) == {"dense"}:
+            request = ask(request.query, mode="sparse")
+        sides = self.sides(request)
+        terms: dict[str, bool] = {}
+        if sides & {"sparse", "learned"}:
+            terms = {term.term: term.literal for term in self.expand(request)}
+        words: dict[str, str] = {}
+        if sides & {"sparse", "words"} and isinstance(request.query, str):
+            batch = self.passes.encode([request.query], request, 1)
+            self.passes.feed_back(batch, request)
+            assert batch.words is not None
+            words = dict.fromkeys(batch.words[0]) | written(self.index, request.query)
+            words = {word: name or word for word, name in words.items()}
+
+        def highlight(text: str) -> list[Match]:
+            found = matches(self.encoder.tokenizer, text, terms) if terms else []
+            if words:
+                (of_text,) = self.index.words([text])
+                found += word_matches(of_text, words)
+            return without_overlaps(found)
+
+        return highlight
 
     def approximations(
         self, query: str | Mapping[str, float] | Request, **settings: Any
