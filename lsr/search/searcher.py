@@ -30,7 +30,7 @@ from lsr.search.explanation import (
     word_contributions,
 )
 from lsr.search.fusion import Fused
-from lsr.search.highlight import Match, matches, word_matches, without_overlaps
+from lsr.search.highlight import Match, matches, without_overlaps, word_matches
 from lsr.search.passes import Batch, Passes, Queries
 from lsr.search.words import written
 from lsr.vectors import concatenate
@@ -374,8 +374,8 @@ class Searcher:
             batch = self.passes.encode([request.query], request, 1)
             self.passes.feed_back(batch, request)
             assert batch.words is not None
-            words = dict.fromkeys(batch.words[0]) | written(self.index, request.query)
-            words = {word: name or word for word, name in words.items()}
+            own = written(self.index, request.query)
+            words = {word: own.get(word, word) for word in (*batch.words[0], *own)}
 
         def highlight(text: str) -> list[Match]:
             found = matches(self.encoder.tokenizer, text, terms) if terms else []
