@@ -45,12 +45,14 @@ class Words(_Settings):
     """
 
     weight: Annotated[float, Field(ge=0, le=1000)] = Field(
-        default=1.0, description="of the words' BM25 beside the learned terms' score of 1"
+        default=1.0,
+        description="of words beside learned terms in one pass: with 1 the best documents by words "
+        "score about as much as those by learned terms",
     )
     k1: Annotated[float, Field(ge=0, le=100)] = Field(
-        default=0.9, description="saturation of the frequency of a word in a document"
+        default=1.2, description="saturation of the frequency of a word in a document"
     )
-    b: Share = Field(default=0.4, description="strength of the normalisation by length")
+    b: Share = Field(default=0.75, description="strength of the normalisation by length")
     title: Annotated[float, Field(ge=0, le=100)] = Field(
         default=0.0,
         description="weight of a word in the title alone, beside 1 in title and text together",

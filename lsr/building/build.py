@@ -32,6 +32,7 @@ from lsr.building.lock import locked, refuse_foreign
 from lsr.building.truncation import counted_since, sentences
 from lsr.building.tuning import NAME as TUNING
 from lsr.building.tuning import carry_over
+from lsr.building.word_scale import word_scale
 from lsr.building.writer import DenseSide, Writer
 from lsr.corpus.corpus import Corpus
 from lsr.corpus.language import LanguageCounts
@@ -181,6 +182,7 @@ def _build(
         if side:
             _merge_vectors(writer, dense_kind, progress)
         notices = sentences(writer.truncation, name, dense_model, quiet=True)
+        scale = word_scale(index, opened, IMPACT_SCALE)
     manifest = Manifest(
         generation=generation,
         encoder=name,
@@ -198,6 +200,7 @@ def _build(
         dense_sha256=dense_encoder.fingerprint if dense_encoder else None,
         dense_kind=dense_kind,
         language=language,
+        word_scale=scale,
     )
     if before and (kept := _carry_over(directory, before, manifest, settings, n_documents)):
         notices.append(kept)

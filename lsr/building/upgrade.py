@@ -15,6 +15,7 @@ from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, naming_index
 from lsr.building.lock import locked
 from lsr.building.tuning import NAME as TUNING
+from lsr.building.word_scale import word_scale
 from lsr.corpus.language import LanguageCounts
 from lsr.indexes.lucene import LuceneIndex
 from lsr.indexes.manifest import (
@@ -94,10 +95,12 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
             language, notice = detected(counts)
         with LuceneIndex.create(new / "lucene", encoder.vocabulary, language) as copy:
             n_documents = _copy(index, copy, encoder, progress)
+            scale = word_scale(copy, encoder, before.impact_scale)
     manifest = replace(
         before,
         generation=before.generation + 1,
         language=language,
+        word_scale=scale,
         format_version=FORMAT_VERSION,
     )
     write_manifest(directory, manifest)

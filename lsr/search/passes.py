@@ -13,11 +13,11 @@ from scipy.sparse import csr_array
 
 from lsr.building.live import Live
 from lsr.indexes.dense import DenseIndex
+from lsr.indexes.words import Impacts, Statistics, as_counts, as_vectors, combined, count_words
 from lsr.request import SPARSE, Feedback, Interpolation, Moved, Request, Side
 from lsr.run import Ranking
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import Fused, contenders, interpolate, reciprocal_rank_fusion
-from lsr.search.words import Impacts, Statistics, as_counts, as_vectors, combined, count_words
 from lsr.vectors import concatenate, rows
 
 Queries = Sequence[str | Mapping[str, float]]
@@ -383,7 +383,7 @@ class Passes:
             np.ones(n) if batch.units is None else batch.units,
             [{}] * n if batch.words is None or side == "learned" else batch.words,
             request.words,
-            1.0 if side == "words" else request.words.weight,
+            1.0 if side == "words" else request.words.weight * self._live.manifest.word_scale,
             self.statistics,
             self._live.manifest.impact_scale,
         )

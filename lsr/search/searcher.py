@@ -18,6 +18,7 @@ from lsr.building.live import Live, open_live
 from lsr.building.tuning import read_tuning
 from lsr.documents import Document
 from lsr.indexes.lucene import LARGEST_K, LuceneError
+from lsr.indexes.words import written
 from lsr.progress import Progress
 from lsr.request import Interpolation, Request, Side, ask
 from lsr.run import Ranking
@@ -32,7 +33,6 @@ from lsr.search.explanation import (
 from lsr.search.fusion import Fused
 from lsr.search.highlight import Match, matches, without_overlaps, word_matches
 from lsr.search.passes import Batch, Passes, Queries
-from lsr.search.words import written
 from lsr.vectors import concatenate
 
 # Queries that go through the passes together.
