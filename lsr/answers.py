@@ -28,6 +28,12 @@ class IndexState(State):
     terms: int = Field(description="size of the vocabulary")
     encoder: str
     dense: str | None = Field(description="the dense side's model; null without one")
+    language: str = Field(description="whose analyzer makes the words")
+    sides: list[str] = Field(
+        description="words, learned and dense, as the index has them. Mode sparse needs words and "
+        "learned, mode hybrid needs dense"
+    )
+    mode: str = Field(description="of a search by a text that names none")
 
 
 class Indexes(_Answer):
@@ -118,6 +124,7 @@ class Answer(_Answer):
     """The hits of one request."""
 
     state: State
+    mode: str = Field(description="the request's, or the one that it has by default")
     hits: list[AnswerHit]
     cursor: str | None = Field(description="asks for the hits that follow; null at the end")
     approximate: list[str] = Field(description="why documents may lack; empty where exact")

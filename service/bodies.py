@@ -20,6 +20,7 @@ Body = TypeVar("Body", bound=BaseModel)
 EXAMPLES: list[JsonValue] = [
     {"query": "copy a file with its metadata", "k": 10},
     {"query": {"copy": 2.0, "metadata": 1.0}, "filters": {"kind": "function"}, "explain": True},
+    {"query": "copy a file", "mode": "sparse", "words": {"weight": 0.5, "title": 0.3}},
     {"query": "copy a file", "mode": "hybrid", "interpolation": {"alpha": 0.3}, "feedback": {}},
 ]
 

@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
-from lsr.request import Request
+from lsr.request import Mode, Request
 from lsr.search import Hit, Position, Searcher
 from lsr.search.notices import of_query
 from lsr.service.answering import Fields, Shown
@@ -17,6 +17,15 @@ from lsr.service.dispatcher import DeadlineError, Outcome, Search
 from lsr.service.served import Served
 from lsr.service.service import Service
 from lsr.service.settings import Settings
+
+
+class Made(NamedTuple):
+    """What the engine's thread has made of one request."""
+
+    mode: Mode
+    shown: Shown
+    approximate: list[str]
+    notices: list[str]
 
 
 async def answers(
@@ -48,19 +57,18 @@ async def answers(
     if outcome.generation != generation and any(search.after for search in searches):
         raise GoneError("the index has changed its generation: search again")
     found = []
-    for number, (search, shown) in enumerate(zip(searches, outcome.value, strict=True), 1):
-        if isinstance(shown, ValueError) and len(searches) > 1:
-            raise ValueError(f"request {number} of {len(searches)}: {shown}") from shown
-        if isinstance(shown, Exception):
-            raise shown
-        found.append(_answer(service, served, search, shown, outcome, begun))
+    for number, (search, made) in enumerate(zip(searches, outcome.value, strict=True), 1):
+        if isinstance(made, ValueError) and len(searches) > 1:
+            raise ValueError(f"request {number} of {len(searches)}: {made}") from made
+        if isinstance(made, Exception):
+            raise made
+        found.append(_answer(service, served, search, made, outcome, begun))
     formatting = time.monotonic() - begun - (outcome.queue_ms + outcome.engine_ms) / 1000
     service.metrics.stage_seconds.labels("format").observe(max(formatting, 0.0))
-    first = searches[0].request
     _log(scope, served, outcome)
     scope["state"]["log"] |= {
-        "mode": first.mode,
-        "k": first.k,
+        "mode": found[0]["mode"],
+        "k": searches[0].request.k,
         "requests": len(searches),
         "hits": sum(len(answer["hits"]) for answer in found),
     }
@@ -100,11 +108,11 @@ def _answer(
     service: Service,
     served: Served,
     search: Search,
-    shown: tuple[Shown, list[str], list[str]],
+    made: Made,
     outcome: Outcome,
     begun: float,
 ) -> Fields:
-    hits, approximate, notices = shown[0].hits(), *shown[1:]
+    hits = made.shown.hits()
     rank = (search.after.rank if search.after else 0) + len(hits)
     cursor = None
     if len(hits) == search.request.k and rank < service.settings.max_depth:
@@ -112,18 +120,26 @@ def _answer(
         cursor = cursor_after(search.request, outcome.generation, place)
     return {
         "state": state_of(served, outcome),
+        "mode": made.mode,
         "hits": hits,
         "cursor": cursor,
-        "approximate": approximate,
-        "notices": notices,
+        "approximate": made.approximate,
+        "notices": made.notices,
         "took_ms": round(1000 * (time.monotonic() - begun), 3),
     }
 
 
 def _shows(body: SearchBody, request: Request) -> Callable[[Searcher, list[Hit]], Any]:
-    def show(searcher: Searcher, hits: list[Hit]) -> tuple[Shown, list[str], list[str]]:
-        notices = of_query(searcher, request, found=bool(hits))
-        return Shown(searcher, body, request, hits), searcher.approximations(request), notices
+    def show(searcher: Searcher, hits: list[Hit]) -> Made:
+        # The index that answers may be newer than the one that was there when the request came.
+        asked = request.resolved(dense=searcher.manifest.dense is not None)
+        assert asked.mode is not None
+        return Made(
+            asked.mode,
+            Shown(searcher, body, asked, hits),
+            searcher.approximations(asked),
+            of_query(searcher, asked, found=bool(hits)),
+        )
 
     return show
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from lsr.answers import IndexState
 from lsr.indexes.lucene import LuceneError
 from lsr.indexes.manifest import read_manifest
+from lsr.request import ask
 from lsr.search import Searcher
 
 log = logging.getLogger("lsr.service")
@@ -91,6 +92,9 @@ class Served:
 
     def _now(self, searcher: Searcher) -> IndexState:
         manifest = searcher.manifest
+        has_dense = manifest.dense is not None
+        mode = ask(WARM).resolved(dense=has_dense).mode
+        assert mode is not None
         return IndexState(
             index=self.name,
             generation=manifest.generation,
@@ -99,6 +103,9 @@ class Served:
             terms=manifest.vocabulary_size,
             encoder=manifest.encoder,
             dense=manifest.dense,
+            language=manifest.language,
+            sides=["words", "learned", *(["dense"] if has_dense else [])],
+            mode=mode,
         )
 
 
@@ -109,8 +116,9 @@ def _opened(directory: Path, before: Searcher | None) -> Searcher:
         if before and searcher.encoder is before.encoder:
             # The older searcher still encodes with it on another thread: warm up without encoding.
             searcher.search({searcher.encoder.vocabulary[0]: 1.0})
+            searcher.search(WARM, mode="words")
         else:
-            searcher.search(WARM)
+            searcher.search(WARM, mode="sparse")
         if searcher.manifest.dense is not None:
             searcher.search(WARM, mode="dense")
     except BaseException:

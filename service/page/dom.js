@@ -23,7 +23,8 @@ export const percent = (share) =>
 export const plural = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 /** Enough decimals to distinguish scores: those of vectors and of sums are mostly below 1. */
-export const decimalsOf = (why) => (why && why.dense_score !== null ? 4 : 3);
+export const decimalsOf = (why) =>
+  why && (why.sides.length > 1 || why.sides[0].side === "dense") ? 4 : 3;
 
 /** A part of a bar, as wide as its share. */
 export function bar(kind, share) {

@@ -26,7 +26,10 @@ export class Explanation {
     });
   }
 
-  /** ask: (signal) → Promise of an ExplainedDocument; place: where the document ranks. */
+  /**
+   * title: shown until the document is there; place: where it ranks, or null.
+   * ask: (signal) → Promise of an ExplainedDocument.
+   */
   async open({ title, place, from, ask }) {
     this.asking.abort();
     this.asking = new AbortController();
@@ -36,7 +39,9 @@ export class Explanation {
     if (!this.dialog.open) this.dialog.showModal();
     try {
       const explained = await ask(signal);
-      if (!signal.aborted) this.#show(title, explanationView(explained, place, this.isOwn));
+      if (signal.aborted) return;
+      const { document: stored } = explained;
+      this.#show(stored.title || stored.id, explanationView(explained, place, this.isOwn));
     } catch (error) {
       if (signal.aborted) return;
       if (error.status === undefined) throw error;
@@ -72,9 +77,9 @@ function explanationView({ document: stored, why, marked: text }, place, isOwn) 
       "section",
       { class: "pane reasons", tabindex: 0, "aria-labelledby": "why-heading" },
       make("h3", { id: "why-heading" }, "Why it matched"),
-      make("p", { class: "note" }, place),
-      sidesView(why),
-      termsView(why, isOwn),
+      place === null ? null : make("p", { class: "note" }, place),
+      ...sidesView(why),
+      ...why.sides.flatMap((part) => reasonsView(why, part, isOwn)),
     ),
     make(
       "section",
@@ -91,42 +96,17 @@ function explanationView({ document: stored, why, marked: text }, place, isOwn) 
   return view;
 }
 
+/** The score, and what each side added to it. */
 function sidesView(why) {
   const decimals = decimalsOf(why);
   const score = make("strong", {}, fixed(why.score, decimals));
-  if (why.dense_score === null) {
-    return make("p", { class: "sum" }, "Score ", score);
-  }
-  if (why.sparse_score === null) {
-    return [
-      make("p", { class: "sum" }, "Score ", score),
-      make(
-        "p",
-        { class: "note" },
-        "The dense side compares one vector of the query with one of the document. ",
-        "Their dot product is the score; there are no terms to show.",
-      ),
-    ];
-  }
-  const row = (side, before, after) =>
-    make(
-      "tr",
-      {},
-      make(
-        "th",
-        { scope: "row" },
-        make("span", { class: `key ${side}`, "aria-hidden": "true" }),
-        side,
-      ),
-      make("td", {}, fixed(before, side === "dense" ? 4 : 3)),
-      make("td", {}, fixed(after, decimals)),
-    );
-  const shown = Number(why.sparse.toFixed(decimals)) + Number(why.dense.toFixed(decimals));
+  if (why.sides.length === 1) return [make("p", { class: "sum" }, "Score ", score)];
+  const rounded = why.sides.reduce((sum, { share }) => sum + Number(share.toFixed(decimals)), 0);
   return [
     make(
       "p",
       { class: "sum" },
-      `${fixed(why.sparse, decimals)} + ${fixed(why.dense, decimals)} = `,
+      `${why.sides.map(({ share }) => fixed(share, decimals)).join(" + ")} = `,
       score,
     ),
     splitView(why),
@@ -148,8 +128,20 @@ function sidesView(why) {
       make(
         "tbody",
         {},
-        row("sparse", why.sparse_score, why.sparse),
-        row("dense", why.dense_score, why.dense),
+        ...why.sides.map((part) =>
+          make(
+            "tr",
+            {},
+            make(
+              "th",
+              { scope: "row" },
+              make("span", { class: `key ${part.side}`, "aria-hidden": "true" }),
+              part.side,
+            ),
+            make("td", {}, fixed(part.score, decimalsOfSide(part))),
+            make("td", {}, fixed(part.share, decimals)),
+          ),
+        ),
       ),
       make(
         "tfoot",
@@ -162,29 +154,56 @@ function sidesView(why) {
         ),
       ),
     ),
-    roundingView(shown, why.score, decimals),
-    make("h4", {}, `What made the sparse side\u2019s ${fixed(why.sparse_score)}`),
+    roundingView(rounded, why.score, decimals),
   ];
 }
 
-function termsView(why, isOwn) {
-  if (why.sparse_score === null) return null;
-  if (why.terms.length === 0) {
-    return make("p", { class: "note" }, "Query and document share no term.");
+const decimalsOfSide = ({ side }) => (side === "dense" ? 4 : 3);
+
+/** What made the score of one side. */
+function reasonsView(why, part, isOwn) {
+  const alone = why.sides.length === 1;
+  if (part.side === "dense") {
+    if (!alone) return [];
+    return [
+      make(
+        "p",
+        { class: "note" },
+        "The dense side compares one vector of the query with one of the document. ",
+        "Their dot product is the score; there are no terms to show.",
+      ),
+    ];
   }
-  const table = make("table", { class: "terms" });
+  const heading = alone
+    ? null
+    : make("h4", {}, `What made the ${part.side} side\u2019s ${fixed(part.score)}`);
+  return [heading, ...termsView(termsOf(why, part.side), part, alone, isOwn)];
+}
+
+/** The terms of one side; a side has both learned terms and words only where it is sparse. */
+const termsOf = ({ terms }, side) =>
+  side === "sparse" ? terms : terms.filter(({ field }) => (field === "learned") === (side === "learned"));
+
+// side → what its terms are called
+const NOUNS = { words: "word", learned: "term", sparse: "word or term" };
+
+function termsView(terms, { side, score }, alone, isOwn) {
+  if (terms.length === 0) {
+    return [make("p", { class: "note" }, `Query and document share no ${NOUNS[side]}.`)];
+  }
+  const table = make("table", { class: "terms", "data-side": side });
   const draw = (all) => {
-    const shown = all ? why.terms : why.terms.slice(0, FIRST);
-    const rest = why.terms.slice(shown.length);
+    const shown = all ? terms : terms.slice(0, FIRST);
+    const rest = terms.slice(shown.length);
     table.replaceChildren(
-      make("caption", { class: "hidden" }, "Terms, largest contribution first"),
+      make("caption", { class: "hidden" }, `By ${NOUNS[side]}, largest contribution first`),
       make(
         "thead",
         {},
         make(
           "tr",
           {},
-          make("th", { scope: "col" }, "term"),
+          make("th", { scope: "col" }, NOUNS[side]),
           ...["query weight", "\u00d7 document weight", "= contribution"].map((text) =>
             make("th", { scope: "col" }, text),
           ),
@@ -198,19 +217,15 @@ function termsView(why, isOwn) {
         make(
           "tr",
           { class: "total" },
-          make(
-            "th",
-            { scope: "row", colspan: 3 },
-            why.dense_score === null ? "= score" : "= sparse score",
-          ),
-          make("td", {}, fixed(why.sparse_score)),
+          make("th", { scope: "row", colspan: 3 }, alone ? "= score" : `= ${side} score`),
+          make("td", {}, fixed(score)),
         ),
       ),
     );
   };
-  draw(why.terms.length <= FIRST + 1); // one more term takes no more room than a button
-  const rounded = why.terms.reduce((sum, term) => sum + Number(term.contribution.toFixed(3)), 0);
-  return [table, roundingView(rounded, why.sparse_score, 3)];
+  draw(terms.length <= FIRST + 1); // one more line takes no more room than a button
+  const rounded = terms.reduce((sum, term) => sum + Number(term.contribution.toFixed(3)), 0);
+  return [table, roundingView(rounded, score, 3)];
 }
 
 function roundingView(rounded, exact, decimals) {
@@ -222,7 +237,13 @@ function roundingView(rounded, exact, decimals) {
   return make("p", { class: "note rounding" }, text);
 }
 
+// field → what it is called
+const FIELDS = { learned: "learned", words: "word", title: "word of the title" };
+
 function rowView(term, isOwn) {
+  const kind = term.field === "learned" ? "learned" : "words";
+  // Where weights were moved, the query is terms, and only the text knows which are its own.
+  const own = kind === "learned" ? isOwn(term.term) : undefined;
   return make(
     "tr",
     { "data-term": term.term, tabindex: -1 },
@@ -230,22 +251,20 @@ function rowView(term, isOwn) {
       "th",
       { scope: "row" },
       make("span", { class: "term" }, term.term),
+      " ",
+      make("small", { class: `field ${term.field}` }, FIELDS[term.field]),
       make(
         "span",
         { class: "meter" },
         make(
           "span",
           { class: "rail" },
-          bar(term.from_feedback ? "feedback" : "sparse", term.share),
+          bar(term.from_feedback ? "feedback" : kind, term.share),
         ),
         make("small", {}, percent(term.share)),
       ),
     ),
-    weightCell(
-      term.query_weight,
-      origin(term.from_feedback, isOwn(term.term) ?? term.literal_in_query),
-      "",
-    ),
+    weightCell(term.query_weight, origin(term.from_feedback, own ?? term.literal_in_query), ""),
     weightCell(term.document_weight, origin(false, term.literal_in_document), "\u00d7 "),
     make("td", { class: "contribution" }, `= ${fixed(term.contribution)}`),
   );
@@ -266,7 +285,7 @@ function restView(rest, all) {
     make(
       "th",
       { scope: "row", colspan: 3 },
-      `${plural(rest.length, "more term")} `,
+      `${plural(rest.length, "more line")} `,
       make("button", { type: "button", onclick: all }, "Show all"),
     ),
     make("td", { class: "contribution" }, `= ${fixed(sum)}`),

@@ -95,7 +95,7 @@ function listView(column, others, tools) {
 function emptyView(column) {
   const hints = column.answer.hints ?? [
     "Try other words, or look for a misspelling.",
-    "A hit needs a term that query and document share: see which terms the text becomes.",
+    "A hit needs a word or a term that query and document share: see which terms the text becomes.",
   ];
   return make(
     "div",
@@ -186,28 +186,23 @@ function placesView(column, hit, others) {
 
 /** What each side added to an interpolated score. */
 function sidesView(why) {
-  if (why.sparse_score === null || why.dense_score === null) return null;
-  return make(
-    "p",
-    { class: "sides" },
-    splitView(why),
-    make("span", {}, `sparse ${fixed(why.sparse, 4)} + dense ${fixed(why.dense, 4)}`),
-  );
+  if (why.sides.length === 1) return null;
+  const parts = why.sides.map(({ side, share }) => `${side} ${fixed(share, 4)}`);
+  return make("p", { class: "sides" }, splitView(why), make("span", {}, parts.join(" + ")));
 }
 
-/** The two sides' shares of a score as one bar. */
-export function splitView(why) {
-  const total = Math.abs(why.sparse) + Math.abs(why.dense);
-  const share = total ? Math.abs(why.sparse) / total : 0;
+/** The sides' shares of a score as one bar. */
+export function splitView({ sides }) {
+  const total = sides.reduce((sum, { share }) => sum + Math.abs(share), 0);
+  const parts = sides.map(({ side, share }) => [side, total ? Math.abs(share) / total : 0]);
   return make(
     "span",
     {
       class: "split",
       role: "img",
-      "aria-label": `sparse ${percent(share)}, dense ${percent(total ? 1 - share : 0)}`,
+      "aria-label": parts.map(([side, part]) => `${side} ${percent(part)}`).join(", "),
     },
-    bar("sparse", share),
-    bar("dense", total ? 1 - share : 0),
+    ...parts.map(([side, part]) => bar(side, part)),
   );
 }
 

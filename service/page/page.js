@@ -15,13 +15,18 @@ const PAGE = 10; // hits of one request
 const TYPING = 150; // milliseconds without typing before a search
 const DRAGGING = 80;
 const MOST = 100; // hits of a request while weights are moved
+const MOST_ABREAST = 4; // columns; others are below them
 
-const state = { query: "", index: null, chosen: ["sparse"] };
+// chosen: names of rankings, see `shown`; opened: {name, id} of the hit that is explained, or null.
+const state = { query: "", index: null, chosen: [], opened: null };
 let indexes = []; // IndexState of each
 const columns = new Map(); // name → {answer, base, error, busy, asking}; see `run`
 let expanding = new AbortController(); // the text, and by feedback
 let feeding = new AbortController();
 let settled = true; // whether the next letter begins a new entry of the history
+// While the history goes back from a hit that was closed: {push}, whether what changes meanwhile
+// gets an entry of its own; else null.
+let returning = null;
 
 const queryField = find("query");
 const results = find("results");
@@ -34,9 +39,17 @@ const isOwn = (term) => terms.isOwn(term);
 const post = (what, body, signal) =>
   call(`indexes/${encodeURIComponent(state.index)}/${what}`, body, signal);
 const current = () => indexes.find(({ index }) => index === state.index);
-const settingsOf = (name) => RANKINGS[name].settings(current().dense !== null);
-const isEditable = (name) => settingsOf(name).mode === "sparse";
-const shown = () => Object.keys(RANKINGS).filter((name) => state.chosen.includes(name));
+const settingsOf = (name) => RANKINGS[name].settings(current());
+const isEditable = (name) => name === "learned";
+/** The chosen rankings that the index has; the index's own where none is. */
+function shown() {
+  const known = current();
+  if (!known) return [];
+  const names = Object.keys(RANKINGS).filter(
+    (name) => state.chosen.includes(name) && has(known, name),
+  );
+  return names.length ? names : [known.mode];
+}
 /** The request of a column, as it is now. */
 const requestOf = (name) => ({
   ...settingsOf(name),
@@ -48,28 +61,31 @@ const requestOf = (name) => ({
 function readAddress() {
   const given = new URLSearchParams(location.search);
   state.query = given.get("q") ?? "";
-  const name = given.get("index");
-  state.index = indexes.some(({ index }) => index === name) ? name : (indexes[0]?.index ?? null);
-  choose((given.get("columns") ?? "").split(","));
-}
-
-function choose(names) {
-  const possible = names.filter(
-    (name) => Object.hasOwn(RANKINGS, name) && (!current() || has(current(), name)),
-  );
-  state.chosen = possible.length ? possible : ["sparse"];
+  const asked = given.get("index");
+  state.index = indexes.some(({ index }) => index === asked) ? asked : (indexes[0]?.index ?? null);
+  state.chosen = (given.get("columns") ?? "").split(",");
+  const [id, of] = [given.get("hit"), given.get("of")];
+  const name = shown().includes(of) ? of : shown()[0];
+  state.opened = state.query && id !== null && name ? { name, id } : null;
 }
 
 function writeAddress(push) {
+  if (returning) {
+    returning.push ||= push;
+    return;
+  }
   const given = new URLSearchParams();
   if (state.query) given.set("q", state.query);
   if (indexes.length > 1) given.set("index", state.index);
-  const names = shown().join(",");
-  if (names !== "sparse") given.set("columns", names);
+  const names = shown();
+  if (names.length && String(names) !== current().mode) given.set("columns", names);
+  if (state.opened) given.set("hit", state.opened.id);
+  if (state.opened && names.length > 1) given.set("of", state.opened.name);
   const query = String(given).replaceAll("%2C", ",");
   const address = location.pathname + (query ? `?${query}` : "");
   if (address === location.pathname + location.search) return;
-  history[push ? "pushState" : "replaceState"](null, "", address);
+  if (push) history.pushState({ opened: state.opened !== null }, "", address);
+  else history.replaceState(history.state, "", address);
 }
 
 // Searching.
@@ -91,7 +107,8 @@ function search() {
   }
   terms.wait();
   expand();
-  for (const name of shown()) run(name);
+  const running = new Map(shown().map((name) => [name, run(name)]));
+  if (state.opened) reopen(running.get(state.opened.name));
 }
 
 /** Ask for the terms of the text, and for those that feedback adds. */
@@ -109,7 +126,7 @@ async function expandFeedback() {
   feeding.abort();
   feeding = new AbortController();
   const { signal } = feeding;
-  const asked = state.chosen.includes("feedback");
+  const asked = shown().includes("feedback");
   const moved = asked ? await expanded(requestOf("feedback"), signal) : [];
   if (!signal.aborted) terms.loadFeedback(moved.filter((term) => term.from_feedback));
 }
@@ -173,7 +190,6 @@ function edit() {
     run(name, { k: Math.min(MOST, Math.max(PAGE, had)), moving: true });
   }
   if (!shown().some(isEditable)) draw();
-  if (isEditable("feedback")) expandFeedback();
 }
 
 /** If an answer comes from a newer state than the header shows, load the new state. */
@@ -187,6 +203,8 @@ async function follow({ index, generation, commit }) {
     if (error.status === undefined) throw error; // other errors: the next answer tries again
   }
   drawControls();
+  // A newer generation may have other sides.
+  for (const name of shown()) if (!columns.has(name)) run(name);
 }
 
 // Drawing.
@@ -212,7 +230,7 @@ function drawControls() {
           make(
             "span",
             { class: "more-facts" },
-            ` \u00b7 encoder ${known.encoder}`,
+            ` \u00b7 language ${known.language} \u00b7 encoder ${known.encoder}`,
             known.dense === null ? "" : ` \u00b7 dense ${known.dense}`,
           ),
         ]
@@ -220,21 +238,21 @@ function drawControls() {
   );
   for (const [name, button] of toggles) {
     button.disabled = known !== undefined && !has(known, name);
-    button.setAttribute("aria-pressed", state.chosen.includes(name));
+    button.setAttribute("aria-pressed", shown().includes(name));
     if (button.disabled) button.setAttribute("aria-describedby", "unavailable");
     else button.removeAttribute("aria-describedby");
   }
   find("unavailable").hidden = !known || known.dense !== null;
   find("forget").hidden = !hasKey();
   find("legend").hidden = find("terms").hidden = !state.query;
-  find("legend-feedback").hidden = !state.chosen.includes("feedback");
+  find("legend-feedback").hidden = !shown().includes("feedback");
 }
 
 function draw() {
   const focus = document.activeElement?.dataset?.focus;
   if (state.query) {
     const names = shown();
-    results.dataset.columns = find("layout").dataset.columns = names.length;
+    results.dataset.columns = find("layout").dataset.columns = Math.min(names.length, MOST_ABREAST);
     results.replaceChildren(
       ...names.map((name) =>
         columnView(viewOf(name), othersOf(name, names), {
@@ -256,7 +274,7 @@ function viewOf(name) {
   const column = columns.get(name) ?? { busy: true };
   const moves = column.edited ? movesOf(column.answer.hits, column.base) : null;
   const held = terms.edited && !isEditable(name);
-  const note = held ? unmoved(state.chosen.includes("sparse")) : null;
+  const note = held ? unmoved(shown().includes("learned")) : null;
   return { ...column, name, label, about, moves, note };
 }
 
@@ -284,35 +302,67 @@ function tell() {
 
 // Explanations.
 
-const explanation = new Explanation(find("explanation"), { isOwn, closed: focusOn });
+const explanation = new Explanation(find("explanation"), { isOwn, closed });
+const markOf = (opened) => (opened ? `${opened.name} ${opened.id}` : null);
 
-function explain(name, id) {
-  const { hits } = columns.get(name).answer;
-  const rank = ranksOf(hits).get(id);
+/** Open the explanation of a hit, and an entry of the history with it. */
+function open(name, id) {
   settled = true;
+  state.opened = { name, id };
+  writeAddress(true);
+  explain();
+}
+
+/** Show why the opened hit has its score. */
+function explain() {
+  const { name, id } = state.opened;
+  const hits = columns.get(name)?.answer?.hits;
+  const rank = hits && ranksOf(hits).get(id);
+  const ranking = RANKINGS[name].label.toLowerCase();
+  const absent = hits ? `Not among the first ${hits.length} of ${ranking}` : null;
   explanation.open({
-    title: hits[rank - 1].title || id,
-    place: `Rank ${rank} in ${RANKINGS[name].label.toLowerCase()}`,
-    from: `${name} ${id}`,
+    title: (rank && hits[rank - 1].title) || id,
+    place: rank ? `Rank ${rank} in ${ranking}` : absent,
+    from: markOf(state.opened),
     ask: (signal) => post("explain", { ...requestOf(name), id }, signal),
   });
+}
+
+/** Open the hit that the address names, once its ranking is there. */
+async function reopen(running) {
+  const { opened } = state;
+  await running;
+  if (state.opened === opened) explain();
+}
+
+/** The explanation was closed: the address no longer names its hit. */
+function closed(from) {
+  focusOn(from);
+  if (!state.opened) return; // the history has gone back to the list
+  state.opened = null;
+  if (!history.state?.opened) {
+    writeAddress(false); // the page was opened with this hit
+    return;
+  }
+  returning = { push: false };
+  history.back();
 }
 
 results.addEventListener("click", (event) => {
   const hit = event.target.closest(".hit");
   // A click that ends a selection is for copying the text.
   if (hit && !String(getSelection()))
-    explain(hit.closest(".column").dataset.column, hit.dataset.id);
+    open(hit.closest(".column").dataset.column, hit.dataset.id);
 });
 
 // Controls.
 
 function toggle(name) {
-  const without = state.chosen.filter((each) => each !== name);
-  const added = without.length === state.chosen.length;
-  if (added) state.chosen.push(name);
-  else if (without.length) state.chosen = without;
-  else return; // one ranking is always shown
+  const before = shown();
+  const added = !before.includes(name);
+  if (!added && before.length === 1) return; // one ranking is always shown
+  state.chosen = added ? [...before, name] : before.filter((each) => each !== name);
+  state.opened = null;
   settled = true;
   writeAddress(true);
   drawControls();
@@ -328,6 +378,7 @@ function typed() {
   const query = queryField.value.trim();
   if (query === state.query || !current()) return; // `start` will search for the text that is there by then
   state.query = query;
+  state.opened = null;
   writeAddress(settled);
   settled = false;
   search();
@@ -347,7 +398,7 @@ find("search").addEventListener("submit", (event) => {
 });
 find("index").addEventListener("change", (event) => {
   state.index = event.target.value;
-  choose(state.chosen);
+  state.opened = null;
   writeAddress(true);
   search();
 });
@@ -356,14 +407,26 @@ find("forget").addEventListener("click", () => {
   location.reload();
 });
 
+const searched = () => JSON.stringify([state.query, state.index, shown()]);
+
 addEventListener("popstate", () => {
-  const before = JSON.stringify(state);
+  if (returning) {
+    const { push } = returning;
+    returning = null;
+    writeAddress(push); // what has changed meanwhile
+    return;
+  }
+  const [before, opened] = [searched(), markOf(state.opened)];
   readAddress();
-  if (JSON.stringify(state) === before) return; // a place in the page, such as #results
-  settled = true;
-  queryField.value = state.query;
-  explanation.close();
-  search();
+  if (searched() !== before) {
+    settled = true;
+    queryField.value = state.query;
+    if (!state.opened) explanation.close();
+    search();
+  } else if (markOf(state.opened) !== opened) {
+    if (state.opened) explain();
+    else explanation.close();
+  } // else it is a place in the page, such as #results
 });
 
 listen(queryField, results);
@@ -388,7 +451,7 @@ async function start() {
     ...indexes.map(({ index }) => make("option", { value: index }, index)),
   );
   readAddress();
-  if (early) state.query = early;
+  if (early && early !== state.query) Object.assign(state, { query: early, opened: null });
   queryField.value = state.query;
   writeAddress(false);
   search();

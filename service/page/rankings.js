@@ -1,29 +1,56 @@
-// The rankings that can be shown, each a column.
+// The rankings that can be shown, each a column: the modes of a search, and feedback.
 
 /**
- * name → its label, what it is, and settings: of its requests, by whether the index has a dense
- * side. Feedback moves both sides' queries where there are two.
+ * name → its label, what it is, the sides of an index that it needs, and settings: of its
+ * requests to an index, an IndexState. Feedback moves all queries of the index's own mode.
  */
 export const RANKINGS = {
-  sparse: { label: "Sparse", about: "shared terms", settings: () => ({ mode: "sparse" }) },
-  dense: { label: "Dense", about: "one vector a text", settings: () => ({ mode: "dense" }) },
-  hybrid: { label: "Hybrid", about: "sparse + dense", settings: () => ({ mode: "hybrid" }) },
+  words: {
+    label: "Words",
+    about: "BM25",
+    needs: ["words"],
+    settings: () => ({ mode: "words" }),
+  },
+  learned: {
+    label: "Learned",
+    about: "the encoder\u2019s terms",
+    needs: ["learned"],
+    settings: () => ({ mode: "learned" }),
+  },
+  sparse: {
+    label: "Sparse",
+    about: "words + learned terms",
+    needs: ["words", "learned"],
+    settings: () => ({ mode: "sparse" }),
+  },
+  dense: {
+    label: "Dense",
+    about: "one vector a text",
+    needs: ["dense"],
+    settings: () => ({ mode: "dense" }),
+  },
+  hybrid: {
+    label: "Hybrid",
+    about: "with dense, interpolated",
+    needs: ["dense"],
+    settings: () => ({ mode: "hybrid" }),
+  },
   feedback: {
     label: "Feedback",
     about: "asked again, moved towards the first 3 hits",
-    settings: (dense) =>
-      dense ? { mode: "hybrid", feedback: { side: "both" } } : { mode: "sparse", feedback: {} },
+    needs: [],
+    settings: ({ mode }) => ({ mode, feedback: mode === "hybrid" ? { side: "both" } : {} }),
   },
 };
 
 /** Whether an index, an IndexState, has a ranking. */
-export const has = (index, name) =>
-  name === "sparse" || name === "feedback" || index.dense !== null;
+export const has = (index, name) => RANKINGS[name].needs.every((side) => index.sides.includes(side));
 
 /** Why a ranking does not follow the weights of terms. */
-export const unmoved = (sparseIsShown) => {
-  const why = "Term weights have no dense vector: this is still the text\u2019s ranking.";
-  return sparseIsShown ? why : `${why} Choose Sparse to see the weights at work.`;
+export const unmoved = (learnedIsShown) => {
+  const why =
+    "Term weights have neither words nor a dense vector: this is still the text\u2019s ranking.";
+  return learnedIsShown ? why : `${why} Choose Learned to see the weights at work.`;
 };
 
 /** Rank of each hit by its id. */

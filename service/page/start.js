@@ -7,9 +7,9 @@ const TIPS = [
     "Ask in your own words.",
     "Each hit shows the words, and the terms beyond them, by which it was found.",
   ],
-  ["Open a hit.", "Query weight \u00d7 document weight, term by term, up to the score."],
+  ["Open a hit.", "Query weight \u00d7 document weight, word by word and term by term."],
   ["Compare rankings.", "Choose several above to see them side by side."],
-  ["Move a weight.", "The query\u2019s terms are yours to change, and the ranking follows."],
+  ["Move a weight.", "The query\u2019s terms are yours to change, and the learned ranking follows."],
 ];
 
 /** index: an IndexState, or undefined if none is served. */
@@ -20,6 +20,7 @@ export function startView(index) {
     [whole(index.terms), "terms in the vocabulary"],
     [index.encoder, "encoder"],
     [index.dense ?? "none", "dense side"],
+    [index.language, "language"],
     [index.generation, "generation"],
   ];
   return make(

@@ -38,7 +38,7 @@ export class Terms {
         make(
           "p",
           { class: "note about" },
-          "What the index is searched for. Move a weight, and the sparse ranking follows; ",
+          "What the encoder makes of the text. Move a weight, and the learned ranking follows; ",
           "at 0 a term is left out.",
         ),
         this.list,
