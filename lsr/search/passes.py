@@ -13,10 +13,12 @@ from scipy.sparse import csr_array
 
 from lsr.building.live import Live
 from lsr.indexes.dense import DenseIndex
+from lsr.indexes.dense_rows import Selection
 from lsr.request import Feedback, Interpolation, Request, Side
 from lsr.run import Ranking
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import Fused, contenders, interpolate
+from lsr.search.selections import Selections
 from lsr.vectors import concatenate, quantise_queries, rows
 
 Queries = Sequence[str | Mapping[str, float]]
@@ -31,7 +33,7 @@ class Batch:
     units: np.ndarray | None
     dense: np.ndarray | None  # float32, (n, D)
     threads: int
-    allowed: list[str] | None = None  # ids of documents that meet the filters; None allows all
+    allowed: Selection | None = None  # rows of the dense side that pass the filter; None: all
     lists: dict[Side, list[Ranking]] = field(default_factory=dict)
 
 
@@ -49,6 +51,7 @@ class Passes:
         self._live = live
         self._interpolation = interpolation
         self._pool = pool
+        self._selections = Selections(live.index, live.dense) if live.dense else None
         vocabulary = live.encoder.vocabulary
         self.term_ids = {term: number for number, term in enumerate(vocabulary)}
 
@@ -109,8 +112,8 @@ class Passes:
         Raises:
             ValueError: the index lacks a term, or has no dense side.
         """
-        if request.filters:
-            self._live.index.check_filters(request.filters)
+        if request.filter:
+            self._live.index.check_filter(request.filter)
         sides = {*last_sides(request), *first_sides(request)}
         batch = Batch(None, None, None, threads)
         if "sparse" in sides:
@@ -120,8 +123,9 @@ class Passes:
         if "dense" in sides:
             assert self.dense is not None and self._live.dense_encoder is not None
             batch.dense = self._live.dense_encoder.encode_queries([str(q) for q in queries])
-            if request.filters:
-                batch.allowed = self._live.index.matching(request.filters)
+            if request.filter:
+                assert self._selections is not None
+                batch.allowed = self._selections.of(request.filter)
         return batch
 
     def feed_back(
@@ -221,7 +225,7 @@ class Passes:
         if request.rescore:
             cut, _ = quantise_queries(_cut(batch.sparse, request))
             k = max(depth, request.rescore)
-            found = index.search(cut, k, filters=request.filters, threads=threads)
+            found = index.search(cut, k, filter=request.filter, threads=threads)
             ids = [[doc_id for doc_id, _ in hits] for hits in found]
             scores = index.scores(impacts, ids, threads=threads)
             found = [
@@ -229,7 +233,7 @@ class Passes:
                 for of_query, of_ids in zip(ids, scores, strict=True)
             ]
         else:
-            found = index.search(impacts, depth, filters=request.filters, threads=threads)
+            found = index.search(impacts, depth, filter=request.filter, threads=threads)
         return [
             [(doc_id, score * factor) for doc_id, score in hits[:depth]]
             for hits, factor in zip(found, factors, strict=True)
