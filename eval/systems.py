@@ -147,7 +147,7 @@ def _keys() -> list[str]:
         if key in _NESTED:
             keys += [f"{key}.{field}" for field in _NESTED[key].model_fields]
         elif key not in _NOT_SETTINGS:
-            keys.append("filters.NAME" if key == "filters" else key)
+            keys.append(key)
     return [*keys, "top_k", "dense"]
 
 

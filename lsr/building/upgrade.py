@@ -109,7 +109,7 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
 
 
 def _shards(index: LuceneIndex) -> Iterator[list[str]]:
-    ids = iter(index.matching({}))
+    ids = iter(index.matching())
     while shard := list(islice(ids, SHARD)):
         yield shard
 

@@ -31,7 +31,7 @@ def word_scale(index: LuceneIndex, encoder: Encoder, impact_scale: int) -> float
         encoder: that of the index.
         impact_scale: that of the index.
     """
-    queries = [_query(document) for document in index.documents(_sample(index.matching({})))]
+    queries = [_query(document) for document in index.documents(_sample(index.matching()))]
     queries = [query for query in queries if query]
     if not queries:
         return 1.0

@@ -187,7 +187,7 @@ def _check(directory: Path) -> list[str]:
                 f"  dense side: {live.manifest.dense}, {live.dense.kind}, {len(live.dense):,} "
                 f"vectors of {live.dense.dimension} numbers, {live.dense.size_bytes / 1e6:,.1f} MB"
             )
-            apart = sorted(set(live.index.matching({})) ^ set(live.dense.ids))
+            apart = sorted(set(live.index.matching()) ^ set(live.dense.ids))
             if apart:
                 problems.append(
                     f"{len(apart)} documents are on one side only, such as {apart[0]!r}"

@@ -13,11 +13,13 @@ from scipy.sparse import csr_array
 
 from lsr.building.live import Live
 from lsr.indexes.dense import DenseIndex
+from lsr.indexes.dense_rows import Selection
 from lsr.indexes.words import Impacts, Statistics, as_counts, as_vectors, combined, count_words
 from lsr.request import SPARSE, Feedback, Interpolation, Moved, Request, Side
 from lsr.run import Ranking
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import Fused, contenders, interpolate, reciprocal_rank_fusion
+from lsr.search.selections import Selections
 from lsr.vectors import concatenate, rows
 
 Queries = Sequence[str | Mapping[str, float]]
@@ -34,7 +36,7 @@ class Batch:
     words: list[Mapping[str, float]] | None
     dense: np.ndarray | None  # float32, (n, D)
     threads: int
-    allowed: list[str] | None = None  # ids of documents that meet the filters; None allows all
+    allowed: Selection | None = None  # rows of the dense side that pass the filter; None: all
     lists: dict[Side, list[Ranking]] = field(default_factory=dict)
     # Of the queries as they are, by the side that they are for.
     impacts: dict[Side, Impacts] = field(default_factory=dict, init=False)
@@ -55,6 +57,7 @@ class Passes:
         self._interpolation = interpolation
         self._pool = pool
         self.statistics = Statistics(live.index)
+        self._selections = Selections(live.index, live.dense) if live.dense else None
         vocabulary = live.encoder.vocabulary
         self.term_ids = {term: number for number, term in enumerate(vocabulary)}
 
@@ -142,8 +145,8 @@ class Passes:
         Raises:
             ValueError: the index lacks a term, or has no dense side.
         """
-        if request.filters:
-            self._live.index.check_filters(request.filters)
+        if request.filter:
+            self._live.index.check_filter(request.filter)
         sides = {*self.last_sides(request), *self.first_sides(request)}
         batch = Batch(None, None, None, None, threads)
         if sides & {"learned", "sparse"}:
@@ -156,8 +159,9 @@ class Passes:
         if "dense" in sides:
             assert self.dense is not None and self._live.dense_encoder is not None
             batch.dense = self._live.dense_encoder.encode_queries([str(q) for q in queries])
-            if request.filters:
-                batch.allowed = self._live.index.matching(request.filters)
+            if request.filter:
+                assert self._selections is not None
+                batch.allowed = self._selections.of(request.filter)
         return batch
 
     def feed_back(
@@ -283,7 +287,7 @@ class Passes:
             cut = self._quantised(_cut(batch.sparse, request), batch, side, request)
             k = max(depth, request.rescore)
             found = index.search(
-                cut.learned, k, words=cut.words, filters=request.filters, threads=threads
+                cut.learned, k, words=cut.words, filter=request.filter, threads=threads
             )
             ids = [[doc_id for doc_id, _ in hits] for hits in found]
             scores = index.scores(impacts.learned, ids, words=impacts.words, threads=threads)
@@ -296,7 +300,7 @@ class Passes:
                 impacts.learned,
                 depth,
                 words=impacts.words,
-                filters=request.filters,
+                filter=request.filter,
                 threads=threads,
             )
         return [

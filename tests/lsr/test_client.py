@@ -119,7 +119,7 @@ def ranking(answer):
 def test_searches_are_the_engines(client, searcher):
     asked = [
         ask("heat wing", k=7),
-        ask({"heat": 2.0, "wing": 0.5}, filters={"part": 1}),
+        ask({"heat": 2.0, "wing": 0.5}, filter="part = 1"),
         ask("heat wing", feedback={"documents": 2}, min_score=0.1),
     ]
     expected = [[(h.document.id, h.score) for h in searcher.search(request)] for request in asked]
@@ -128,9 +128,9 @@ def test_searches_are_the_engines(client, searcher):
     answers = client.search_batch(asked)
     assert [ranking(answer) for answer in answers] == expected
     assert answers[0].state.index == "one"
-    answer = client.search("heat wing", k=3, filters={"part": (0, 1)})
+    answer = client.search("heat wing", k=3, filter="part = 0..1")
     assert ranking(answer) == [
-        (h.document.id, h.score) for h in searcher.search("heat wing", 3, filters={"part": (0, 1)})
+        (h.document.id, h.score) for h in searcher.search("heat wing", 3, filter="part = 0..1")
     ]
 
 
@@ -155,7 +155,11 @@ def test_an_expansion_can_be_searched_for(client):
 def test_pages_follow_each_other(client):
     everything = ranking(client.search("heat wing", k=100))
     assert len(everything) == len(DOCUMENTS)
-    pages = list(client.pages("heat wing", k=13, filters={"part": (0, 2)}))
+    pages = list(
+        client.pages(
+            "heat wing", k=13, filter={"key": "part", "op": "=", "value": {"from": 0, "to": 2}}
+        )
+    )
     assert [len(page.hits) for page in pages] == [13, 13, 13, 13, 8]
     assert [hit for page in pages for hit in ranking(page)] == everything
 

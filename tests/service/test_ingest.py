@@ -44,7 +44,7 @@ def ingest(directory, on_commit=lambda generation, commit: None, **settings):
 def texts(directory):
     """Return id → text of all documents; check that the dense side has their vectors."""
     with open_live(directory) as live:
-        ids = live.index.matching({})
+        ids = live.index.matching()
         documents = live.index.documents(ids)
         if live.dense:
             assert live.dense.ids == ids
@@ -142,7 +142,7 @@ def test_an_acknowledged_write_is_visible(index):
                 receipt = writes.submit(Put((doc,)), soon()).result(30)
                 assert seen[-1] == receipt[:2]
                 for mode in ("sparse", "dense"):
-                    (hit,) = searcher.search("flutter", filters={"n": f"x{number}"}, mode=mode)
+                    (hit,) = searcher.search("flutter", filter=f"n = x{number}", mode=mode)
                     assert hit.document == doc
         assert [commit for _, commit in seen] == list(range(seen[0][1], seen[0][1] + 5))
 

@@ -63,7 +63,7 @@ def build(corpus, directory, model, **settings):
 
 def check_sides(opened):
     """Check that both sides hold the same documents, each with the vector of its text."""
-    ids = opened.index.matching({})
+    ids = opened.index.matching()
     assert opened.dense.ids == ids
     assert len(opened.dense) == opened.index.n_docs == len(ids)
     texts = [document.content for document in opened.index.documents(ids)]

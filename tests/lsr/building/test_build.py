@@ -153,7 +153,7 @@ def test_add_replaces_by_id_and_delete_is_all_or_none(corpus, tmp_path):
         assert searcher.index.n_docs == 100
         with pytest.raises(KeyError):
             searcher.explain("heat", "d1")
-        assert [hit.document.id for hit in searcher.search("heat", filters={"seed": 5}, k=9)]
+        assert [hit.document.id for hit in searcher.search("heat", filter="seed = 5", k=9)]
 
 
 def test_merging_leaves_one_segment_without_deleted_documents(tmp_path, small_steps):
@@ -323,7 +323,7 @@ def test_paths_may_be_strings(tmp_path, monkeypatch):
     delete_documents("index", ["d2"])
     merge_index("index")
     with live.open_live("index") as opened:
-        assert opened.index.matching({}) == ["d1"]
+        assert opened.index.matching() == ["d1"]
     with live.open_live("index", writable=True) as opened:
         assert opened.manifest == read_manifest("index")
     with pytest.raises(FileNotFoundError, match="absent is not an index"):

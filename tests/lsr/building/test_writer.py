@@ -115,7 +115,7 @@ def test_changes_are_part_of_the_index_with_a_commit(directory):
         assert reader.index.documents(["d3", "new"]) == documents
         assert (reader.index.impacts(["d3", "new"]) != encoded.impacts).nnz == 0
         if reader.dense:
-            assert reader.dense.ids == reader.index.matching({})
+            assert reader.dense.ids == reader.index.matching()
             assert (reader.dense.vectors(["d3", "new"]) == encoded.vectors).all()
         after = reader.index.user_data
         assert after.keys() == before.keys()
@@ -183,7 +183,7 @@ def test_what_was_not_committed_is_lost(directory):
     with open_live(directory) as live:
         assert live.index.n_docs == 30
         if live.dense:
-            assert live.dense.ids == live.index.matching({})
+            assert live.dense.ids == live.index.matching()
 
 
 def test_rows_of_what_is_encoded(directory):

@@ -73,7 +73,7 @@ class Oracle:
         self.allowed = [
             number
             for number in range(N)
-            if self.request.filters.get("part", number % 3) == number % 3
+            if not self.request.filter or number % 3 == self.request.filter.value
         ]
 
     def list(self, side, depth):
@@ -202,7 +202,7 @@ def test_feedback_taken_from_the_other_side(searcher):
 
 def test_filters_hold_on_both_sides(searcher):
     for settings in ({"mode": "dense"}, {"mode": "hybrid"}, {"mode": "hybrid", "feedback": {}}):
-        found = check(searcher, settings | {"filters": {"part": 1}}, 500)
+        found = check(searcher, settings | {"filter": "part = 1"}, 500)
         assert {int(doc_id[1:]) % 3 for hits in found for doc_id, _ in hits} == {1}
 
 
@@ -236,9 +236,9 @@ def test_scores_that_are_not_asked_for_change_nothing(searcher, monkeypatch, nor
     rng = np.random.default_rng(6)
     asked = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(40)]
     everything = searcher.passes.interpolated
-    for alpha, filters in product((0.0, 0.4, 1.0), ({}, {"part": 1})):
+    for alpha, condition in product((0.0, 0.4, 1.0), (None, "part = 1")):
         how = {"alpha": alpha, "normalisation": normalisation, "depth": 30}
-        settings = {"mode": "hybrid", "interpolation": how, "filters": filters}
+        settings = {"mode": "hybrid", "interpolation": how, "filter": condition}
         pruned = searcher.rank(asked, 3, **settings)
         with monkeypatch.context() as patch:
             patch.setattr(searcher.passes, "interpolated", lambda *of: everything(*of[:2]))
