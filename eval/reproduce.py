@@ -237,7 +237,9 @@ def _run(
     measures = list(dict.fromkeys(row.measure for row in rows))
     top_k = TOP_K if _is_ours(encoder) else _ALL_TERMS
     # Not the dtype that this CPU is fast in: tables must not depend on the CPU.
-    system = System(rows[0].model, encoder, "encoder", {}, top_k, dtype="float32")
+    # Published figures are those of learned terms alone.
+    settings = {"mode": "learned"}
+    system = System(rows[0].model, encoder, "encoder", settings, top_k, dtype="float32")
     try:
         with watch(f"{rows[0].dataset}: {rows[0].model}") as progress:
             result = evaluate_system(system, dataset, measures, cache=cache, progress=progress)

@@ -20,7 +20,7 @@ from lsr.documents import Document
 from lsr.indexes.lucene import LARGEST_K, LuceneError
 from lsr.indexes.words import written
 from lsr.progress import Progress
-from lsr.request import Interpolation, Request, Side, ask
+from lsr.request import Interpolation, Mode, Request, Side, ask
 from lsr.run import Ranking
 from lsr.search.explanation import (
     Contribution,
@@ -243,22 +243,30 @@ class Searcher:
         Raises:
             ValueError: see `search`; or `first_pass` without feedback or of another length.
         """
-        weights = next((query for query in queries if not isinstance(query, str)), None)
-        template = self._resolved(ask("" if weights is None else weights, k=k, **settings))
-        if first_pass is not None and (not template.feedback or len(first_pass) != len(queries)):
+        of_texts = self._resolved(ask("", k=k, **settings))
+        if first_pass is not None and (not of_texts.feedback or len(first_pass) != len(queries)):
             raise ValueError("`first_pass` must hold a ranking for each query, and needs feedback")
-        for query in queries:
+        # By default texts and term weights have different modes.
+        templates: dict[Mode | None, Request] = {}
+        alike: dict[Mode | None, list[int]] = {}
+        for number, query in enumerate(queries):
+            template = of_texts
             if not isinstance(query, str):
-                self._resolved(ask(query, k=k, **settings))
-        ranked: list[Ranking] = []
-        for start in range(0, len(queries), BATCH):
-            batch = slice(start, start + BATCH)
-            first = None if first_pass is None else first_pass[batch]
-            vectors = self.passes.encode(queries[batch], template, threads)
-            found = self.passes.answer(vectors, template, first)
-            ranked += [[(hit.doc_id, hit.score) for hit in hits] for hits in found]
-            progress("searching", len(ranked), len(queries))
-        return ranked
+                template = self._resolved(ask(query, k=k, **settings))
+            templates[template.mode] = template
+            alike.setdefault(template.mode, []).append(number)
+        ranked: dict[int, Ranking] = {}
+        for mode, of_mode in alike.items():
+            template = templates[mode]
+            for start in range(0, len(of_mode), BATCH):
+                numbers = of_mode[start : start + BATCH]
+                first = None if first_pass is None else [first_pass[n] for n in numbers]
+                vectors = self.passes.encode([queries[n] for n in numbers], template, threads)
+                found = self.passes.answer(vectors, template, first)
+                for number, hits in zip(numbers, found, strict=True):
+                    ranked[number] = [(hit.doc_id, hit.score) for hit in hits]
+                progress("searching", len(ranked), len(queries))
+        return [ranked[number] for number in range(len(queries))]
 
     def explain(
         self, query: str | Mapping[str, float] | Request, doc_id: str, **settings: Any

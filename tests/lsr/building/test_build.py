@@ -39,10 +39,10 @@ def corpus(tmp_path):
     return write_corpus(tmp_path / "corpus.jsonl", [f"d{number}" for number in range(100)])
 
 
-def contents(directory):
+def contents(directory, **settings):
     """The ranking, the documents and the impacts of an index."""
     with Searcher(directory) as searcher:
-        ids = [doc_id for doc_id, _ in searcher.rank([" ".join(WORDS)], 1000)[0]]
+        ids = [doc_id for doc_id, _ in searcher.rank([" ".join(WORDS)], 1000, **settings)[0]]
         found = sorted(ids)
         impacts = searcher.index.impacts(found).toarray().tolist()
         return ids, searcher.index.documents(found), impacts
@@ -161,11 +161,16 @@ def test_merging_leaves_one_segment_without_deleted_documents(tmp_path, small_st
     build_index(corpus, tmp_path / "index", "lexical")
     lucene = tmp_path / "index" / "generation-1" / "lucene"
     delete_documents(tmp_path / "index", ["d3", "d14"])
-    before = contents(tmp_path / "index")
+    before = contents(tmp_path / "index", mode="learned")
     assert len(list(lucene.glob("*.si"))) > 1
     merge_index(tmp_path / "index")
-    assert contents(tmp_path / "index") == before
+    assert contents(tmp_path / "index", mode="learned") == before
     assert len(list(lucene.glob("*.si"))) == 1
+    # From now on, words are scored as if the deleted documents had never been there.
+    corpus = write_corpus(tmp_path / "rest.jsonl", before[0])
+    build_index(corpus, tmp_path / "rest", "lexical")
+    found, _, _ = contents(tmp_path / "index", mode="words")
+    assert found == contents(tmp_path / "rest", mode="words")[0]
     with Searcher(tmp_path / "index") as searcher:
         assert searcher.index.n_postings == sum(map(np.count_nonzero, before[2]))
 

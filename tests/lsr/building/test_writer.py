@@ -160,17 +160,19 @@ def test_an_index_from_before_impacts_had_a_cap(directory):
         live.index.commit(data | {"max_impact": "65535", "commit": "8"})
     with Searcher(directory) as searcher:
         ids = [f"d{n}" for n in range(30)]
-        batch = searcher.passes.encode([" ".join(WORDS)], ask(""), 1)
-        vector, (factor,) = searcher.passes.impacts(batch)
+        request = ask(" ".join(WORDS), mode="learned")
+        batch = searcher.passes.encode([request.query], request, 1)
+        vector, _, (factor,) = searcher.passes.impacts(batch, "learned", request)
         (expected,) = exact.search(searcher.index.impacts(ids), ids, vector, 30)
         assert expected[1][1] > 2**24
-        (found,) = searcher.rank([" ".join(WORDS)], 30)
+        (found,) = searcher.rank([request.query], 30, mode="learned")
         assert found == [(doc_id, score * factor) for doc_id, score in expected]
     delete_documents(directory, ["d1"])
     with Searcher(directory) as searcher:
         assert "max_impact" not in searcher.index.user_data
         assert searcher.index.user_data["n_capped"] == "0"
-        assert searcher.rank([" ".join(WORDS)], 30) == [[hit for hit in found if hit[0] != "d1"]]
+        left = [hit for hit in found if hit[0] != "d1"]
+        assert searcher.rank([request.query], 30, mode="learned") == [left]
 
 
 def test_what_was_not_committed_is_lost(directory):
