@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr.building.encoders import DEFAULT, FITTED
+from lsr.building.encoders import OURS
 from lsr.eval.cache import Cache
 from lsr.eval.datasets import SHORT_NAMES, Dataset, load_dataset
 from lsr.eval.measures import with_relevant_grade
@@ -312,7 +312,7 @@ def _brief_downloads(name: str) -> Iterator[None]:
 
 
 def _is_ours(encoder: str) -> bool:
-    return encoder in (DEFAULT, *FITTED)
+    return encoder in OURS
 
 
 def _missing_model(model: Model) -> str:

@@ -459,7 +459,7 @@ def _bounds(path: Sequence[Any]) -> str:
     model: Any = Request
     found: dict[str, float] = {}
     for part in path:
-        nested = {"interpolation": Interpolation, "feedback": Feedback}
+        nested = {"words": Words, "interpolation": Interpolation, "feedback": Feedback}
         if part in nested and model is Request:
             model = nested[part]
             continue

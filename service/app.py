@@ -32,7 +32,6 @@ from lsr.answers import (
 from lsr.documents import Document
 from lsr.request import Request as Asked
 from lsr.search import Searcher
-from lsr.search.highlight import matches
 from lsr.search.notices import of_document, of_query
 from lsr.service import answering, assets, errors
 from lsr.service.bodies import (
@@ -234,8 +233,7 @@ def _add_searches(app: FastAPI) -> None:
         def explained(searcher: Searcher) -> tuple[Any, ...]:
             document = _document(searcher, body.id)
             (why,) = searcher.explanations(request, [body.id])
-            terms = answering.query_terms(searcher, request)
-            found = matches(searcher.encoder.tokenizer, document.text, terms)
+            found = searcher.highlighter(request)(document.text)
             notices = of_query(searcher, request, found=why.score != 0)
             return document, why, found, notices + of_document(searcher, document, why)
 

@@ -20,6 +20,7 @@ from lsr.building.encoders import (
     DEFAULT,
     DTYPES,
     FITTED,
+    OURS,
     Dtype,
     Encoder,
     encoder_name,
@@ -104,7 +105,8 @@ def build_index(
     Args:
         corpus: documents with unique ids.
         directory: it is made if it does not exist. One that holds other files is refused.
-        encoder: "default", "grafted", "lexical", a checkpoint directory or a hub name.
+        encoder: "default", "bm25" (words alone), "grafted", "lexical", a checkpoint directory or a
+            hub name.
         top_k: expansion terms kept per document, the heaviest.
         dense: the sentence-transformers model of the dense side: "default" (all-MiniLM-L6-v2), a
             directory or a hub name; None for no dense side.
@@ -131,7 +133,7 @@ def build_index(
     refuse_foreign(directory)
     # A model that is not there is an error before the corpus is read, which may take long.
     for model in (encoder, *([] if dense is None else [dense])):
-        if (name := os.fspath(model)) not in (DEFAULT, *FITTED):
+        if (name := os.fspath(model)) not in OURS:
             resolve(name)
     counts = LanguageCounts() if language == AUTO else None
     n_documents, corpus_sha256 = read_through(corpus, progress, counts)
@@ -392,7 +394,10 @@ def _add(
         lost += float(np.square(difference.data, dtype=np.float64).sum())
         writer.add(encoded, new=new)
         n_documents += len(shard)
-        n_empty += int((np.diff(impacts.indptr) == 0).sum())
+        if impacts.shape[1]:
+            n_empty += int((np.diff(impacts.indptr) == 0).sum())
+        else:
+            n_empty += sum(not document.content for document in shard)
         if time.monotonic() - committed > COMMIT_SECONDS:
             writer.commit()
             committed = time.monotonic()

@@ -1,5 +1,6 @@
 """service/app.py on a real index: the answers are the engine's, errors name their cause."""
 
+import io
 import json
 import threading
 import time
@@ -13,16 +14,25 @@ from lsr.building.build import build_index
 from lsr.corpus.corpus import open_corpus
 from lsr.search import Searcher
 from lsr.service.app import create_app
+from lsr.service.log import log_to
 from lsr.service.settings import Settings
 
 LOCAL = "http://127.0.0.1:8080"
 SEARCHES = [
     {"query": "heat flow"},
+    {"query": "heat flows", "mode": "words", "words": {"k1": 1.2, "title": 0.5}},
+    {"query": "heat 17", "mode": "sparse", "words": {"title": 0.5}},
+    {"query": "heat flow", "mode": "learned"},
     {"query": "heat flow", "mode": "dense", "k": 3},
     {"query": "heat flow", "mode": "hybrid", "interpolation": {"alpha": 0.3}},
     {"query": "wing", "mode": "hybrid", "feedback": {"documents": 2}},
     {"query": {"heat": 2.0, "wing": 0.5}, "filter": "kind = k1 and year = 1955..1960"},
-    {"query": "heat flow shock nose", "max_terms": 2, "min_score": 1.0},
+    {"query": "heat flow shock nose", "mode": "learned", "max_terms": 2, "min_score": 1.0},
+    {
+        "query": "heat flow",
+        "mode": "hybrid",
+        "interpolation": {"method": "rrf", "sides": ["words", "learned", "dense"]},
+    },
 ]
 
 
@@ -75,22 +85,55 @@ def test_a_search_is_the_engine_s(api, searcher, body):
         "generation": searcher.manifest.generation,
         "commit": searcher.commit,
     }
+    by_default = "hybrid" if isinstance(body["query"], str) else "learned"
+    assert found["mode"] == body.get("mode", by_default)
     assert found["approximate"] == [] and found["took_ms"] > 0
+
+
+def test_an_index_tells_its_sides_and_the_mode_of_a_text(api):
+    state = api.get("/indexes/wings").json()
+    assert state["language"] == "en"
+    assert (state["sides"], state["mode"]) == (["words", "learned", "dense"], "hybrid")
+    assert api.get("/indexes").json() == {"indexes": [state]}
+    assert search(api, query="heat")["mode"] == "hybrid"
+    assert search(api, query={"heat": 1.0})["mode"] == "learned"
+
+
+def test_the_log_says_the_mode_that_answered(api, log_kept):
+    stream = io.StringIO()
+    log_to(stream)
+    for body in ({"query": "heat"}, {"query": {"heat": 1.0}}, {"query": "heat", "mode": "words"}):
+        search(api, **body)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["mode"] for line in lines] == ["hybrid", "learned", "words"]
 
 
 @pytest.mark.parametrize("body", SEARCHES)
 def test_reasons_sum_to_the_score(api, body):
+    fields = {"words": {"words", "title"}, "learned": {"learned"}, "dense": set()}
+    fields["sparse"] = fields["words"] | fields["learned"]
+    seen, searched = set(), set()
     for hit in search(api, **body, explain=True)["hits"]:
         why = hit["why"]
-        assert why["score"] == hit["score"] == pytest.approx(why["sparse"] + why["dense"])
-        if why["sparse_score"] is not None:
-            total = sum(term["contribution"] for term in why["terms"])
-            assert total == pytest.approx(why["sparse_score"], abs=1e-12)
+        shares = sum(part["share"] for part in why["sides"])
+        assert why["score"] == hit["score"] == pytest.approx(shares)
+        explained = 0
+        for part in why["sides"]:
+            searched |= fields[part["side"]]
+            of_side = [term for term in why["terms"] if term["field"] in fields[part["side"]]]
+            if part["side"] != "dense":
+                total = sum(term["contribution"] for term in of_side)
+                assert total == pytest.approx(part["score"], abs=1e-12)
+            explained += len(of_side)
+        assert explained == len(why["terms"])
+        seen |= {term["field"] for term in why["terms"]}
         body_of_one = {**body, "id": hit["id"]}
         body_of_one.pop("k", None)
         alone = api.post("/indexes/wings/explain", json=body_of_one).json()
         assert alone["why"] == why and alone["document"]["text"] == hit["text"]
         assert alone["marked"]["text"] == hit["text"]
+    # Only d17 has a word of a query in its title.
+    assert seen == (searched if "17" in body["query"] else searched - {"title"})
 
 
 def test_snippets_mark_the_words_that_match(api):
@@ -298,6 +341,8 @@ def test_a_new_generation_is_taken_over_without_being_asked(writable, index, cor
         time.sleep(0.02)
     state = writable.get("/indexes/wings").json()
     assert (state["generation"], state["documents"], state["dense"]) == (2, 50, None)
+    assert (state["sides"], state["mode"]) == (["words", "learned"], "sparse")
+    assert search(writable, query="heat")["mode"] == "sparse"
     answer = writable.post("/indexes/wings/search", json={"query": "heat", "mode": "hybrid"})
     assert "no dense side" in error_of(answer, 400)
 
@@ -438,10 +483,14 @@ def test_an_empty_query_is_refused(api, query):
 
 def test_a_query_without_a_known_term_is_an_answer_with_a_notice(api):
     notice = "the query holds no term that encoder 'lexical' knows: nothing can match it"
-    found = search(api, query="🦓")
-    assert (found["hits"], found["notices"]) == ([], [notice])
+    for mode in ("learned", "sparse"):
+        found = search(api, query="🦓", mode=mode)
+        assert (found["hits"], found["notices"]) == ([], [notice])
+    (told,) = search(api, query="the", mode="words")["notices"]
+    assert told.startswith("the query holds no word that the analyzer of language 'en' keeps")
     assert search(api, query="heat")["notices"] == []
     assert search(api, query="zebra")["notices"] == []  # known, but in no document
     (hit,) = search(api, query="heat", k=1)["hits"]
-    answer = api.post("/indexes/wings/explain", json={"query": "🦓", "id": hit["id"]}).json()
+    body = {"query": "🦓", "id": hit["id"], "mode": "learned"}
+    answer = api.post("/indexes/wings/explain", json=body).json()
     assert (answer["why"]["score"], answer["notices"]) == (0, [notice])

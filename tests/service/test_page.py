@@ -25,7 +25,7 @@ METADATA = {
 KEY = "a-key-for-reading-only"
 FILES = Path(served_page.__file__).parent / "page"
 QUERY = "heat flow wing"
-ALL = "sparse,dense,hybrid,feedback"
+ALL = "words,learned,sparse,dense,hybrid,feedback"
 
 
 @pytest.fixture(scope="module")
@@ -236,17 +236,17 @@ def test_search_as_you_type(visit, expect, api):
     page.clock.run_for(140)
     assert asked == []
     page.clock.run_for(20)
-    expect(column(page).locator(".hit")).to_have_count(10)
+    expect(column(page, "hybrid").locator(".hit")).to_have_count(10)
     assert sorted(asked) == ["expand", "search"]
-    assert shown(page) == ids(api("search", query="heat flow"))
-    assert column(page).locator("mark.own").count() > 0
-    expect(page.locator("#told")).to_have_text("Sparse: 10 hits")
+    assert shown(page, "hybrid") == ids(api("search", query="heat flow"))
+    assert column(page, "hybrid").locator("mark.own").count() > 0
+    expect(page.locator("#told")).to_have_text("Hybrid: 10 hits")
     # Enter searches at once.
     field.press_sequentially(" wing")
     field.press("Enter")
     expect(page).to_have_title("heat flow wing – lsr")
     settled(expect, page)
-    assert shown(page) == ids(api("search", query="heat flow wing"))
+    assert shown(page, "hybrid") == ids(api("search", query="heat flow wing"))
 
 
 def test_an_answer_that_comes_late_is_dropped(visit, expect, api):
@@ -264,25 +264,25 @@ def test_an_answer_that_comes_late_is_dropped(visit, expect, api):
     page.on("requestfailed", lambda request: gone.append(request.post_data_json["query"]))
     field = page.get_by_label("Search", exact=True)
     field.fill("heat")
-    expect(column(page)).to_have_attribute("aria-busy", "true")
+    expect(column(page, "hybrid")).to_have_attribute("aria-busy", "true")
     field.fill("shock")
     settled(expect, page)
-    expect(column(page).locator(".hit")).to_have_count(10)
+    expect(column(page, "hybrid").locator(".hit")).to_have_count(10)
     assert held and gone == ["heat"]
-    assert shown(page) == ids(api("search", query="shock"))
+    assert shown(page, "hybrid") == ids(api("search", query="shock"))
 
 
 def test_more_hits_follow(visit, expect, api):
-    page = visit(q=QUERY, index="wings")
+    page = visit(q=QUERY, index="wings", columns="sparse")
     expect(column(page).locator(".hit")).to_have_count(10)
     page.get_by_role("button", name="More").click()
     expect(column(page).locator(".hit")).to_have_count(20)
-    assert shown(page) == ids(api("search", query=QUERY, k=20))
+    assert shown(page) == ids(api("search", query=QUERY, k=20, mode="sparse"))
     expect(column(page).locator(".open").nth(10)).to_be_focused()
 
 
 def test_nothing_found(visit, expect):
-    page = visit(q="zzz", index="wings")
+    page = visit(q="zzz", index="wings", columns="sparse")
     expect(column(page)).to_contain_text("No document matches.")
 
 
@@ -291,21 +291,21 @@ def test_the_address_holds_the_state(visit, expect):
     settled(expect, page, "sparse", "hybrid")
     field = page.get_by_label("Search", exact=True)
     expect(field).to_have_value("heat")
-    page.get_by_role("button", name="Hybrid").click()
+    page.get_by_role("button", name="Sparse").click()
     expect(page).to_have_url(re.compile(r"\?q=heat&index=wings$"))
     # The last ranking cannot be turned off.
-    page.get_by_role("button", name="Sparse").click()
-    expect(page.get_by_role("button", name="Sparse")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Hybrid").click()
+    expect(page.get_by_role("button", name="Hybrid")).to_have_attribute("aria-pressed", "true")
     field.fill("shock wing")
     expect(page).to_have_url(re.compile(r"\?q=shock\+wing&index=wings$"))
     page.go_back()
     expect(field).to_have_value("heat")
     page.go_back()
-    expect(column(page, "hybrid")).to_be_visible()
+    expect(column(page)).to_be_visible()
     page.go_forward()
     page.go_forward()
     expect(field).to_have_value("shock wing")
-    settled(expect, page, "sparse")
+    settled(expect, page, "hybrid")
     page.get_by_label("Index").select_option("code")
     expect(page).to_have_url(re.compile(r"index=code$"))
     expect(page.locator("#facts")).to_contain_text("3 documents")
@@ -334,7 +334,7 @@ def test_the_header_follows_the_index(visit, expect, url):
 def test_rankings_side_by_side(visit, expect, api):
     page = visit(q=QUERY, index="wings", columns="sparse,hybrid")
     settled(expect, page, "sparse", "hybrid")
-    sparse = ids(api("search", query=QUERY))
+    sparse = ids(api("search", query=QUERY, mode="sparse"))
     hybrid = ids(api("search", query=QUERY, mode="hybrid"))
     assert (shown(page), shown(page, "hybrid")) == (sparse, hybrid)
     places = [f"hybrid {hybrid.index(i) + 1}" if i in hybrid else "hybrid >10" for i in sparse]
@@ -368,13 +368,13 @@ def read_terms(dialog):
 
 
 def test_an_explanation_by_click(visit, expect, api):
-    page = visit(q=QUERY, index="wings")
+    page = visit(q=QUERY, index="wings", columns="sparse")
     settled(expect, page, "sparse")
     column(page).locator(".snippet").nth(1).click()
     dialog = page.get_by_role("dialog")
     expect(dialog.locator(".terms")).to_be_visible()
     doc_id = shown(page)[1]
-    why = api("explain", query=QUERY, id=doc_id)["why"]
+    why = api("explain", query=QUERY, id=doc_id, mode="sparse")["why"]
     lines = read_terms(dialog)
     assert lines == [
         [round(term[part], 3) for part in ("query_weight", "document_weight", "contribution")]
@@ -386,6 +386,11 @@ def test_an_explanation_by_click(visit, expect, api):
     assert (
         score == round(why["score"], 3) == pytest.approx(sum(line[2] for line in lines), abs=2e-3)
     )
+    # Each line says whether it is a word or a learned term.
+    fields = dialog.locator(".terms .field").all_inner_texts()
+    kinds = {"learned": "learned", "words": "word"}
+    assert fields == [kinds[term["field"]] for term in why["terms"]]
+    assert {*fields} == {"learned", "word"}
     # A bar's length is proportional to its share.
     rails, bars = (
         dialog.locator(which).evaluate_all("all => all.map((one) => one.clientWidth)")
@@ -433,14 +438,16 @@ def test_the_sides_of_an_explanation_add_up(visit, expect, api, name):
     dialog = page.get_by_role("dialog")
     expect(dialog.locator(".of-sides")).to_be_visible()
     why = api("explain", query=QUERY, id=ranked[2], **settings)["why"]
-    sparse, dense, score = numbers(dialog.locator(".sum").inner_text())
-    assert [sparse, dense, score] == [round(why[part], 4) for part in ("sparse", "dense", "score")]
-    assert score == pytest.approx(sparse + dense, abs=2e-4)
+    sparse, dense = why["sides"]
+    assert (sparse["side"], dense["side"]) == ("sparse", "dense")
+    *shares, score = numbers(dialog.locator(".sum").inner_text())
+    assert shares == [round(part["share"], 4) for part in why["sides"]]
+    assert score == round(why["score"], 4) == pytest.approx(sum(shares), abs=2e-4)
     before = numbers(dialog.locator(".of-sides").inner_text())
-    assert before[0] == round(why["sparse_score"], 3) and before[2] == round(why["dense_score"], 4)
-    assert numbers(dialog.locator(".total").inner_text()) == [round(why["sparse_score"], 3)]
+    assert before[0] == round(sparse["score"], 3) and before[2] == round(dense["score"], 4)
+    assert numbers(dialog.locator(".total").inner_text()) == [round(sparse["score"], 3)]
     parts = dialog.locator(".split .bar").evaluate_all("all => all.map((one) => one.clientWidth)")
-    assert parts[0] / sum(parts) == pytest.approx(why["sparse"] / why["score"], abs=0.02)
+    assert parts[0] / sum(parts) == pytest.approx(sparse["share"] / why["score"], abs=0.02)
     marked = dialog.locator(".terms small.feedback").count()
     assert marked == sum(term["from_feedback"] for term in why["terms"])
     assert (marked > 0) == (name == "feedback")
@@ -448,21 +455,22 @@ def test_the_sides_of_an_explanation_add_up(visit, expect, api, name):
 
 def test_long_explanations_show_the_first_terms(visit, expect, api):
     query = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory"
-    why = api("explain", query=query, id="d0")["why"]
+    why = api("explain", query=query, id="d0", mode="learned")["why"]
     many = [{**why["terms"][0], "term": f"t{n}", "contribution": 0.1} for n in range(30)]
-    whole = {**why, "terms": many, "score": 3.0, "sparse": 3.0, "sparse_score": 3.0}
-    page = visit(q=query, index="wings")
+    sides = [{"side": "learned", "share": 3.0, "score": 3.0}]
+    whole = {"terms": many, "score": 3.0, "sides": sides}
+    page = visit(q=query, index="wings", columns="learned")
 
     def answer(route):
         body = {**route.fetch().json(), "why": whole}
         route.fulfill(json=body)
 
     page.route("**/explain", answer)
-    settled(expect, page, "sparse")
-    column(page).locator(".open").first.click()
+    settled(expect, page, "learned")
+    column(page, "learned").locator(".open").first.click()
     dialog = page.get_by_role("dialog")
     expect(dialog.locator(".terms tbody tr")).to_have_count(20)
-    assert "10 more terms" in dialog.locator("tfoot").inner_text()
+    assert "10 more lines" in dialog.locator("tfoot").inner_text()
     assert numbers(dialog.locator("tfoot").inner_text()) == [1.0, 3.0]
     dialog.get_by_role("button", name="Show all").click()
     expect(dialog.locator(".terms tbody tr")).to_have_count(30)
@@ -476,22 +484,22 @@ def weight(page, term):
 
 
 def test_weights_move_the_ranking(visit, expect, api):
-    page = visit(q=QUERY, index="wings", columns="sparse,hybrid")
-    settled(expect, page, "sparse", "hybrid")
-    before, hybrid = shown(page), shown(page, "hybrid")
+    page = visit(q=QUERY, index="wings", columns="learned,hybrid")
+    settled(expect, page, "learned", "hybrid")
+    before, hybrid = shown(page, "learned"), shown(page, "hybrid")
     terms = {term["term"]: term["weight"] for term in api("expand", query=QUERY)["terms"]}
     assert {*terms} == {"heat", "flow", "wing"}
     expect(weight(page, "heat")).to_be_visible()
     weight(page, "heat").press("Home")
     weight(page, "wing").press("End")
     expect(page.locator(".weights li.out")).to_have_text(re.compile("heat"))
-    settled(expect, page, "sparse")
-    expect(page.locator("#told")).to_have_text(re.compile(r"Sparse: 10 hits, \d+ moved, \d+ new"))
+    settled(expect, page, "learned")
+    expect(page.locator("#told")).to_have_text(re.compile(r"Learned: 10 hits, \d+ moved, \d+ new"))
     edited = {"flow": terms["flow"], "wing": 2 * max(terms.values())}
     after = ids(api("search", query=edited))
-    assert after != before and shown(page) == after
+    assert after != before and shown(page, "learned") == after
     for place, doc_id in enumerate(after):
-        hit = column(page).locator(f".hit[data-id={doc_id}]")
+        hit = column(page, "learned").locator(f".hit[data-id={doc_id}]")
         if doc_id not in before:
             expect(hit.locator(".move")).to_have_text("new")
         elif move := before.index(doc_id) - place:
@@ -501,8 +509,8 @@ def test_weights_move_the_ranking(visit, expect, api):
         else:
             expect(hit.locator(".move")).to_have_count(0)
     # Words of the query's text still count as its own; the explanation is of the edited query.
-    assert column(page).locator("mark.expanded").count() == 0
-    column(page).locator(".open").first.click()
+    assert column(page, "learned").locator("mark.expanded").count() == 0
+    column(page, "learned").locator(".open").first.click()
     dialog = page.get_by_role("dialog")
     expect(dialog.locator(".total")).to_be_visible()
     why = api("explain", query=edited, id=after[0])["why"]
@@ -510,17 +518,19 @@ def test_weights_move_the_ranking(visit, expect, api):
     page.keyboard.press("Escape")
     # A hybrid search needs a text.
     assert shown(page, "hybrid") == hybrid
-    expect(column(page, "hybrid").locator(".held")).to_contain_text("no dense vector")
+    expect(column(page, "hybrid").locator(".held")).to_contain_text(
+        "neither words nor a dense vector"
+    )
     page.get_by_role("button", name="Reset").click()
     expect(page.locator(".move")).to_have_count(0)
-    settled(expect, page, "sparse")
-    assert shown(page) == before
+    settled(expect, page, "learned")
+    assert shown(page, "learned") == before
     assert column(page, "hybrid").locator(".held").count() == 0
 
 
 def test_an_answer_to_older_weights_is_dropped(visit, expect, api):
-    page = visit(q=QUERY, index="wings")
-    settled(expect, page, "sparse")
+    page = visit(q=QUERY, index="wings", columns="learned")
+    settled(expect, page, "learned")
     held = []
 
     def hold(route):
@@ -537,14 +547,14 @@ def test_an_answer_to_older_weights_is_dropped(visit, expect, api):
     weight(page, "wing").press("Home")
     expect(page.locator("#told")).to_contain_text("moved")
     (flow,) = (term for term in api("expand", query=QUERY)["terms"] if term["term"] == "flow")
-    assert shown(page) == ids(api("search", query={"flow": flow["weight"]}))
+    assert shown(page, "learned") == ids(api("search", query={"flow": flow["weight"]}))
     (older,) = gone
     assert {*older} == {"flow", "wing"}
 
 
 def test_terms_are_added_and_left_out(visit, expect, api):
-    page = visit(q="heat", index="wings", refused=[400])
-    settled(expect, page, "sparse")
+    page = visit(q="heat", index="wings", columns="learned", refused=[400])
+    settled(expect, page, "learned")
     field = page.get_by_label("Term to add")
     field.fill("not<b>aword")
     field.press("Enter")
@@ -555,18 +565,18 @@ def test_terms_are_added_and_left_out(visit, expect, api):
     expect(page.locator("#add-problem")).to_be_hidden()
     (heat,) = api("expand", query="heat")["terms"]
     both = {"heat": heat["weight"], "shock": heat["weight"]}
-    expect(column(page).locator(".move").first).to_be_visible()
-    settled(expect, page, "sparse")
-    assert shown(page) == ids(api("search", query=both))
+    expect(column(page, "learned").locator(".move").first).to_be_visible()
+    settled(expect, page, "learned")
+    assert shown(page, "learned") == ids(api("search", query=both))
     page.get_by_role("button", name="leave shock out").click()
     page.get_by_role("button", name="leave heat out").click()
-    expect(column(page)).to_contain_text("Every term is left out")
+    expect(column(page, "learned")).to_contain_text("Every term is left out")
     # Another text resets the weights.
     page.get_by_label("Search", exact=True).fill("nose")
     expect(weight(page, "nose")).to_be_visible()
     expect(page.locator(".weights li")).to_have_count(1)
-    settled(expect, page, "sparse")
-    assert shown(page) == ids(api("search", query="nose"))
+    settled(expect, page, "learned")
+    assert shown(page, "learned") == ids(api("search", query="nose", mode="learned"))
     expect(page.get_by_role("button", name="Reset")).to_be_disabled()
 
 
@@ -605,7 +615,7 @@ def test_errors_are_texts_in_their_place(visit, expect):
     expect(page.locator(".start")).to_be_visible()
     page.route("**/search", lambda route: route.fulfill(status=400, json={"error": CODE}))
     page.get_by_label("Search", exact=True).fill("heat")
-    expect(column(page).locator(".problem")).to_contain_text(CODE)
+    expect(column(page, "hybrid").locator(".problem")).to_contain_text(CODE)
     expect(page.locator("#told")).to_contain_text(CODE)
 
 
@@ -660,17 +670,17 @@ def test_a_busy_service_is_asked_once_more(visit, expect):
     page.clock.run_for(1990)
     assert answers == [None, 503, 503]
     page.clock.run_for(20)
-    expect(column(page).locator(".hit")).to_have_count(10)
+    expect(column(page, "hybrid").locator(".hit")).to_have_count(10)
     expect(notice).to_be_hidden()
     field.fill("flow")
     field.press("Enter")
     expect(notice).to_be_visible()
     page.clock.run_for(2010)
-    expect(column(page).locator(".problem")).to_contain_text("the queue is full")
+    expect(column(page, "hybrid").locator(".problem")).to_contain_text("the queue is full")
     assert answers == []
     page.unroute("**/search")
     page.get_by_role("button", name="Try again").click()
-    expect(column(page).locator(".hit")).to_have_count(10)
+    expect(column(page, "hybrid").locator(".hit")).to_have_count(10)
 
 
 # Appearance.
