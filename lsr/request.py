@@ -191,7 +191,11 @@ class Request(_Settings):
         "dense, or hybrid (interpolated). By default all that the index and the query have: hybrid "
         "with a dense side, else sparse; learned for term weights",
     )
-    words: Words = Words()
+    words: Words | None = Field(
+        default=None,
+        description="of modes words, sparse and hybrid; by default what `lsr tune` has stored, "
+        "else its defaults",
+    )
     interpolation: Interpolation | None = Field(
         default=None,
         description="of mode hybrid; by default what `lsr tune` has stored, else its defaults",

@@ -14,7 +14,7 @@ from lsr.building.encoders import Encoder, open_encoder
 from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, naming_index
 from lsr.building.lock import locked
-from lsr.building.tuning import NAME as TUNING
+from lsr.building.tuning import read_older_tuning, write_tuning
 from lsr.building.word_scale import word_scale
 from lsr.corpus.language import LanguageCounts
 from lsr.indexes.lucene import LuceneIndex
@@ -83,8 +83,8 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
     for folder in ("encoder", DENSE):
         if (old / folder).exists():
             shutil.copytree(old / folder, new / folder)
-    if (old / TUNING).exists():
-        shutil.copy2(old / TUNING, new / TUNING)
+    if tuned := read_older_tuning(old):
+        write_tuning(new, tuned)
     notice = None
     with LuceneIndex.open(old / "lucene", encoder.vocabulary) as index:
         if language == AUTO:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.building.live import Live
+from lsr.building.tuning import Tuned
 from lsr.indexes.dense import DenseIndex
 from lsr.indexes.dense_rows import Selection
 from lsr.indexes.words import Impacts, Statistics, as_counts, as_vectors, combined, count_words
@@ -45,16 +46,16 @@ class Batch:
 class Passes:
     """The passes over one live index; see `Batch`."""
 
-    def __init__(self, live: Live, interpolation: Interpolation, pool: Executor) -> None:
+    def __init__(self, live: Live, tuned: Tuned, pool: Executor) -> None:
         """Prepare passes over an index.
 
         Args:
             live: the index.
-            interpolation: the default of requests without one.
+            tuned: the settings of requests without their own.
             pool: runs the sparse side while the dense one runs.
         """
         self._live = live
-        self._interpolation = interpolation
+        self._tuned = tuned
         self._pool = pool
         self.statistics = Statistics(live.index)
         self._selections = Selections(live.index, live.dense) if live.dense else None
@@ -67,7 +68,7 @@ class Passes:
 
     def interpolation(self, request: Request) -> Interpolation:
         """Return how the sides of a request are interpolated."""
-        return request.interpolation or self._interpolation
+        return request.interpolation or self._tuned.interpolation
 
     def sides(self, request: Request) -> tuple[Side, ...]:
         """Return the sides that a request searches."""
@@ -382,12 +383,13 @@ class Passes:
             assert batch.words is not None
             vectors = csr_array((len(batch.words), len(self.term_ids)), dtype=np.float32)
         n = vectors.shape[0]
+        how = request.words or self._tuned.words
         return combined(
             vectors,
             np.ones(n) if batch.units is None else batch.units,
             [{}] * n if batch.words is None or side == "learned" else batch.words,
-            request.words,
-            1.0 if side == "words" else request.words.weight * self._live.manifest.word_scale,
+            how,
+            1.0 if side == "words" else how.weight * self._live.manifest.word_scale,
             self.statistics,
             self._live.manifest.impact_scale,
         )

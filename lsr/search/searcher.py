@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsr.building.live import Live, open_live
-from lsr.building.tuning import read_tuning
+from lsr.building.tuning import Tuned, read_tuning
 from lsr.documents import Document
 from lsr.indexes.lucene import LARGEST_K, LuceneError
 from lsr.indexes.words import written
 from lsr.progress import Progress
-from lsr.request import Interpolation, Mode, Request, Side, ask
+from lsr.request import Mode, Request, Side, ask
 from lsr.run import Ranking
 from lsr.search.explanation import (
     Contribution,
@@ -91,7 +91,7 @@ class Searcher:
         self.postings = 0
         tuned = read_tuning(self.manifest.folder(directory))
         pool = self._opened.enter_context(ThreadPoolExecutor(1, "lsr-sparse"))
-        self.passes = Passes(self._live, tuned or Interpolation(), pool)
+        self.passes = Passes(self._live, tuned or Tuned(), pool)
 
     def __enter__(self) -> Searcher:
         return self
