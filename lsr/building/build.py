@@ -31,8 +31,7 @@ from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, open_live
 from lsr.building.lock import locked, refuse_foreign
 from lsr.building.truncation import counted_since, sentences
-from lsr.building.tuning import NAME as TUNING
-from lsr.building.tuning import carry_over
+from lsr.building.tuning import carry_over, is_tuned
 from lsr.building.word_scale import word_scale
 from lsr.building.writer import DenseSide, Writer
 from lsr.corpus.corpus import Corpus
@@ -218,7 +217,7 @@ def _carry_over(
 ) -> str | None:
     """`carry_over` from the live generation to the one that was just built."""
     folder = before.folder(directory)
-    if not (folder / TUNING).exists():
+    if not is_tuned(folder):
         return None
     same = None
     try:

@@ -28,28 +28,25 @@ class Tuned(BaseModel):
     interpolation: Interpolation = Interpolation()
 
 
+def is_tuned(folder: Path) -> bool:
+    """Whether something was stored in a generation's folder."""
+    return any((folder / name).exists() for name in (NAME, OLDER))
+
+
 def read_tuning(folder: Path) -> Tuned | None:
     """What was stored in a generation's folder, if anything.
 
-    Raises:
-        ValueError: the file is truncated or foreign.
-    """
-    path = folder / NAME
-    return _read(path, Tuned) if path.exists() else None
-
-
-def read_older_tuning(folder: Path) -> Tuned | None:
-    """What was stored in the folder of a generation of format 1 or 2, if anything.
-
-    Indexes had no words then: the interpolation is one of learned terms and dense vectors.
+    Indexes of formats 1 and 2 had no words: what was tuned for them is an interpolation of learned
+    terms and dense vectors.
 
     Raises:
         ValueError: the file is truncated or foreign.
     """
-    path = folder / OLDER
-    if not path.exists():
+    if (folder / NAME).exists():
+        return _read(folder / NAME, Tuned)
+    if not (folder / OLDER).exists():
         return None
-    found = _read(path, Interpolation)
+    found = _read(folder / OLDER, Interpolation)
     return Tuned(interpolation=found.model_copy(update={"sides": ("learned", "dense")}))
 
 

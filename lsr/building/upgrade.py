@@ -14,7 +14,7 @@ from lsr.building.encoders import Encoder, open_encoder
 from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, naming_index
 from lsr.building.lock import locked
-from lsr.building.tuning import read_older_tuning, write_tuning
+from lsr.building.tuning import read_tuning, write_tuning
 from lsr.building.word_scale import word_scale
 from lsr.corpus.language import LanguageCounts
 from lsr.indexes.lucene import LuceneIndex
@@ -83,7 +83,7 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
     for folder in ("encoder", DENSE):
         if (old / folder).exists():
             shutil.copytree(old / folder, new / folder)
-    if tuned := read_older_tuning(old):
+    if tuned := read_tuning(old):
         write_tuning(new, tuned)
     notice = None
     with LuceneIndex.open(old / "lucene", encoder.vocabulary) as index:
