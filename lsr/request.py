@@ -299,6 +299,12 @@ class Request(_Settings):
 
     def _check_feedback(self, feedback: Feedback) -> None:
         if self.mode == "hybrid":
+            sides = self.interpolation.sides if self.interpolation else ("dense",)
+            if "dense" in self.sides_moved and "dense" not in sides:
+                raise ValueError(
+                    f"feedback's `side` {feedback.side!r} moves the dense query, and the "
+                    f"interpolation's `sides` are {', '.join(sides)}"
+                )
             if self.sides_moved == ("sparse", "dense") and self.stages not in ("after", "both"):
                 raise ValueError(
                     "feedback on both sides ends in two rankings: `interpolate` must be 'after' "
@@ -331,6 +337,8 @@ class Request(_Settings):
         if self.feedback.side:
             return (self.feedback.side,)
         if self.mode in SPARSE or self.feedback.method == "relevance-model":
+            return ("sparse",)
+        if self.interpolation and "dense" not in self.interpolation.sides:
             return ("sparse",)
         return ("dense",)
 

@@ -3,16 +3,47 @@
 import pytest
 
 from lsr.filter import And, Comparison, Range
-from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
+from lsr.request import Feedback, Interpolation, Request, Words, ask, parse_settings
 
 YEAR = {"key": "year", "op": "=", "value": {"from": 1950}}
 
 
-def test_defaults_are_a_plain_sparse_search():
+def test_defaults_are_all_that_the_index_and_the_query_have():
     request = ask("heat flow")
-    assert (request.k, request.mode, request.feedback, request.filter) == (10, "sparse", None, None)
+    assert (request.k, request.mode, request.feedback, request.filter) == (10, None, None, None)
     assert request.sides_moved == ()
     assert request.stages == "none"
+    assert request.words == Words(weight=1.0, k1=1.2, b=0.75, title=0.0)
+    assert request.resolved(dense=True) == ask("heat flow", mode="hybrid")
+    assert request.resolved(dense=False) == ask("heat flow", mode="sparse")
+    # Only passes of Lucene alone are scored in two steps.
+    cut = ask("heat flow", mass=0.5, rescore=9)
+    assert cut.resolved(dense=True).mode == cut.resolved(dense=False).mode == "sparse"
+    for dense in (True, False):
+        assert ask({"heat": 1.0}).resolved(dense=dense) == ask({"heat": 1.0}, mode="learned")
+        given = ask("heat flow", mode="words")
+        assert given.resolved(dense=dense) is given
+
+
+@pytest.mark.parametrize(
+    ("settings", "dense", "told"),
+    [
+        ({"min_score": -1}, False, "`min_score` must be finite and at least 0 in mode 'sparse'"),
+        ({"interpolation": {}}, False, "`interpolation` is for mode 'hybrid', got mode 'sparse'"),
+        ({"feedback": {"side": "dense"}}, False, "feedback's `side` 'dense' needs mode 'hybrid' "),
+        ({"feedback": {"interpolate": "both"}}, False, "`interpolate` 'both' needs mode 'hybrid'"),
+        (
+            {"feedback": {"side": "both", "interpolate": "before"}},
+            True,
+            "feedback on both sides ends in two rankings",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_default_mode_are_refused(settings, dense, told):
+    request = ask("heat", **settings)
+    with pytest.raises(ValueError, match=told):
+        request.resolved(dense=dense)
+    request.resolved(dense=not dense)
 
 
 def test_ask_takes_a_request_and_changes_it():
@@ -29,20 +60,56 @@ def test_ask_takes_a_request_and_changes_it():
         ({"k": "a"}, r"`k`: Input should be a valid integer"),
         ({"max_terms": 0}, "`max_terms` must be in \\[1, 1000000\\], got 0"),
         ({"mass": 0}, r"`mass` must be in \(0, 1\], got 0"),
-        ({"mode": "both"}, "`mode` must be one of 'sparse', 'dense' or 'hybrid', got 'both'"),
+        (
+            {"mode": "both"},
+            "`mode` must be one of 'words', 'learned', 'sparse', 'dense' or 'hybrid', got 'both'",
+        ),
+        ({"words": {"k1": -1}}, r"`words.k1` must be in \[0, 100\], got -1"),
+        ({"words": {"b": 2}}, r"`words.b` must be in \[0, 1\], got 2"),
+        ({"words": {"weight": 1001}}, r"`words.weight` must be in \[0, 1000\], got 1001"),
+        ({"words": {"title": -0.5}}, r"`words.title` must be in \[0, 100\], got -0.5"),
+        ({"words": {"boost": 1}}, "`words.boost` is not a setting of a request"),
         ({"alpha": 1}, "`alpha` is not a setting of a request"),
         (
             {"mode": "hybrid", "interpolation": {"alpha": 2, "depth": 0}},
             r"`interpolation.alpha` must be in \[0, 1\], got 2; `interpolation.depth` must be in "
             r"\[1, 10000\], got 0",
         ),
-        ({"interpolation": {}}, "`interpolation` is for mode 'hybrid', got mode 'sparse'"),
-        ({"min_score": -1}, "`min_score` must be finite and at least 0 in mode 'sparse', got -1"),
-        ({"mode": "dense", "max_terms": 3}, "`max_terms` and `mass` cut sparse queries"),
+        (
+            {"mode": "sparse", "interpolation": {}},
+            "`interpolation` is for mode 'hybrid', got mode 'sparse'",
+        ),
+        *(
+            (
+                {"mode": mode, "min_score": -1},
+                f"`min_score` must be finite and at least 0 in mode '{mode}', got -1",
+            )
+            for mode in ("words", "learned", "sparse")
+        ),
+        *(
+            (
+                {"mode": mode, "max_terms": 3},
+                f"`max_terms` and `mass` cut learned terms; mode is '{mode}'",
+            )
+            for mode in ("dense", "words")
+        ),
         ({"rescore": 100}, "`rescore` needs `max_terms` or `mass`"),
-        ({"rescore": 9, "mass": 0.5, "mode": "hybrid"}, "`rescore` is for mode 'sparse'"),
-        ({"feedback": {"side": "dense"}}, "feedback's `side` 'dense' needs mode 'hybrid' or"),
-        ({"feedback": {"interpolate": "both"}}, "`interpolate` 'both' needs mode 'hybrid'"),
+        (
+            {"rescore": 9, "mass": 0.5, "mode": "hybrid"},
+            "`rescore` is for modes 'learned' and 'sparse', got mode 'hybrid'",
+        ),
+        (
+            {"mode": "sparse", "feedback": {"side": "dense"}},
+            "feedback's `side` 'dense' needs mode 'hybrid' or",
+        ),
+        (
+            {"mode": "words", "feedback": {"first": "learned"}},
+            "feedback's `first` 'learned' needs mode 'hybrid' or 'learned'",
+        ),
+        (
+            {"mode": "words", "feedback": {"interpolate": "both"}},
+            "`interpolate` 'both' needs mode 'hybrid', got 'words'",
+        ),
         ({"feedback": {"gamma": 0.1}}, "`gamma` and `negatives` belong together"),
         ({"feedback": {"alpha": 0, "beta": 0}}, "`alpha` or `beta` must be above 0"),
         (
@@ -71,15 +138,54 @@ def test_wrong_weights_are_named(weight):
         ask({"a": 1.0, "b": weight})
 
 
-def test_dense_modes_need_a_text():
-    with pytest.raises(ValueError, match="mode 'hybrid' needs a text"):
-        ask({"a": 1.0}, mode="hybrid")
+@pytest.mark.parametrize("mode", ["words", "sparse", "dense", "hybrid"])
+def test_term_weights_are_for_mode_learned(mode):
+    with pytest.raises(ValueError, match=f"mode '{mode}' needs a text: term weights have neither"):
+        ask({"a": 1.0}, mode=mode)
+    assert ask({"a": 1.0}, mode="learned").query == {"a": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"sides": ("words",)}, "must be words, learned or sparse, and then dense, got words"),
+        ({"sides": ("dense", "words")}, "and then dense, got dense, words"),
+        ({"sides": ("words", "learned")}, "and then dense, got words, learned"),
+        ({"sides": ("words", "learned", "dense")}, "`sides` of method 'convex' must be words, "),
+        ({"method": "rrf", "sides": ("words",)}, "must be two or three different ones, got words"),
+        ({"method": "rrf", "sides": ("dense", "dense")}, "different ones, got dense, dense"),
+        ({"method": "rrf", "sides": ("sparse", "words")}, "holds words and learned terms already"),
+        ({"method": "rrf", "sides": ("learned", "dense", "sparse")}, "'sparse' holds words and"),
+        (
+            {"method": "rrf", "sides": ("words", "learned", "dense"), "alpha": 0.4},
+            "`alpha` weighs two sides, and `sides` are words, learned, dense",
+        ),
+        ({"method": "rrf", "sides": ("words", "titles")}, "`interpolation.sides.1` must be one of"),
+    ],
+)
+def test_sides_that_cannot_be_fused_are_named(given, told):
+    with pytest.raises(ValueError, match=told):
+        ask("heat", mode="hybrid", interpolation=given)
+
+
+def test_sides_that_can_be_fused():
+    assert Interpolation().sides == ("sparse", "dense")
+    for sides in (("words", "dense"), ("learned", "dense"), ("sparse", "dense")):
+        assert Interpolation(sides=sides).sides == sides
+    for sides in (("dense", "words"), ("words", "learned"), ("words", "learned", "dense")):
+        assert Interpolation(method="rrf", sides=sides).sides == sides
+    pairs = ["interpolation.sides=words,dense", "mode=hybrid", "words.k1=1.5"]
+    request = ask("heat", **parse_settings(pairs))
+    assert request.interpolation == Interpolation(sides=("words", "dense"))
+    assert request.words == Words(k1=1.5)
 
 
 @pytest.mark.parametrize(
     ("settings", "sides", "stages"),
     [
-        ({"feedback": {}}, ("sparse",), "none"),
+        ({"mode": "sparse", "feedback": {}}, ("sparse",), "none"),
+        ({"mode": "words", "feedback": {}}, ("sparse",), "none"),
+        ({"mode": "learned", "feedback": {}}, ("sparse",), "none"),
         ({"mode": "dense", "feedback": {}}, ("dense",), "none"),
         ({"mode": "hybrid", "feedback": {}}, ("dense",), "both"),
         ({"mode": "hybrid", "feedback": {"method": "relevance-model"}}, ("sparse",), "both"),

@@ -25,6 +25,7 @@ class BruteForce:
     def __init__(self, searcher, ids):
         self.searcher = searcher
         self.ids = sorted(ids)
+        self.scale = searcher.manifest.word_scale
         self.documents = searcher.index.documents(self.ids)
         self.impacts = searcher.index.impacts(self.ids)
         contents = self._analysed([document.content for document in self.documents])

@@ -65,7 +65,7 @@ def searcher(tmp_path_factory, dense_model):
 
 @pytest.fixture(scope="module")
 def oracle(searcher, brute_force):
-    return brute_force(searcher, searcher.index.matching({}))
+    return brute_force(searcher, searcher.index.matching())
 
 
 def check(searcher, oracle, batch, side, request, hits, real):
@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_formula_and_ranks_those_of_whole_numbers(
         if mode != "words":
             real += oracle.learned(searcher.encoder.encode_queries([query]))
         if mode != "learned":
-            weight = how.weight if mode == "sparse" else 1.0
+            weight = how.weight * oracle.scale if mode == "sparse" else 1.0
             real += oracle.words(oracle.counts(query), how, weight)
         found = searcher.search(request)
         assert len(found) > 10
@@ -205,7 +205,7 @@ def test_reasons_of_words_are_those_of_the_formula(searcher, oracle):
             for field, weight in (("words", 1.0), ("title", how.title)):
                 bm25 = oracle.bm25(word, ["words", "title"].index(field), number, how)
                 if bm25:
-                    of_query = how.weight * weight * count * oracle.idf(word)
+                    of_query = how.weight * oracle.scale * weight * count * oracle.idf(word)
                     expected[field, names[word]] = (of_query, bm25)
         assert found.keys() == expected.keys()
         for key, (of_query, of_document) in expected.items():
@@ -319,7 +319,8 @@ def test_feedback_in_mode_sparse_moves_learned_terms_and_words(searcher, oracle)
     moved = scaled(rocchio_slowly(of_query, dictionaries, how), of_query)
     after = dict(zip(batch.sparse.indices.tolist(), batch.sparse.data.tolist(), strict=True))
     assert after == pytest.approx(moved, rel=1e-5)
-    expected = oracle.learned(batch.sparse) + oracle.words(batch.words[0])
+    expected = oracle.learned(batch.sparse)
+    expected += oracle.words(batch.words[0], weight=oracle.scale)
     check(searcher, oracle, batch, "sparse", request, searcher.search(request), expected)
     terms = searcher.explain(request, first[0].document.id).terms
     for field in ("learned", "words"):
@@ -419,9 +420,10 @@ def test_a_commit_changes_idf_and_average_lengths(tmp_path, brute_force, mode):
         add_documents(open_corpus(tmp_path / "b.jsonl"), tmp_path / "index")
         opened.refresh()
         after = {hit.document.id: hit.score for hit in opened.search(query, 200, mode=mode)}
-        oracle = brute_force(opened, opened.index.matching({}))
+        oracle = brute_force(opened, opened.index.matching())
         real = oracle.words(oracle.counts(query))
         if mode == "sparse":
+            real *= oracle.scale
             real += oracle.learned(opened.encoder.encode_queries([query]))
         request = ask(query, mode=mode, k=200)
         batch = opened.passes.encode([query], request, 1)
