@@ -36,15 +36,17 @@ from lsr.search.notices import of_document, of_query
 from lsr.service import answering, assets, errors
 from lsr.service.bodies import (
     BatchBody,
+    DeleteBody,
     DocumentBody,
     ExplainBody,
     SearchBody,
     asked_of,
+    check_conditions,
     check_limits,
     read_body,
 )
 from lsr.service.gate import Gate
-from lsr.service.ingest import Delete, Put, Receipt
+from lsr.service.ingest import Delete, DeleteMatching, Operation, Put, Receipt
 from lsr.service.searching import answers, state_of, work
 from lsr.service.served import Served
 from lsr.service.service import Service
@@ -287,6 +289,13 @@ def _add_documents(app: FastAPI) -> None:
         served = _served(app, name)
         return _acknowledged(served, await _write(app, served, Delete((id,))))
 
+    @app.post("/indexes/{name}/delete", tags=["documents"])
+    async def delete_matching(name: NameParameter, body: DeleteBody) -> Acknowledgement:
+        """Delete all documents that match a filter; the answer says how many they were."""
+        served = _served(app, name)
+        check_conditions(body.filter)
+        return _acknowledged(served, await _write(app, served, DeleteMatching(body.filter)))
+
     @app.post(
         "/indexes/{name}/documents",
         tags=["documents"],
@@ -329,7 +338,7 @@ def _document(searcher: Searcher, doc_id: str) -> Document:
     return document
 
 
-async def _write(app: FastAPI, served: Served, operation: Put | Delete) -> Receipt:
+async def _write(app: FastAPI, served: Served, operation: Operation) -> Receipt:
     service = _service(app)
     deadline = time.monotonic() + service.settings.write_timeout_ms / 1000
     # `submit` waits while the queue of writes is full, so that the client is slowed down too.

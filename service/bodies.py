@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lsr.documents import Document, metadata_of
 from lsr.filter import Filter, conditions
-from lsr.request import Request, is_empty
+from lsr.request import AnyFilter, Request, is_empty
 from lsr.search import Position
 from lsr.service.settings import Settings
 
@@ -123,6 +123,16 @@ class ExplainBody(Request):
     )
 
     id: Annotated[str, Field(min_length=1, max_length=1000)] = Field(description="a document's id")
+
+
+class DeleteBody(BaseModel):
+    """Which documents to delete."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"filter": "year < 1990"}]}
+    )
+
+    filter: AnyFilter = Field(description="what their metadata match, see the filter of a search")
 
 
 class DocumentBody(BaseModel):

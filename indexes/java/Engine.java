@@ -101,8 +101,11 @@ public final class Engine {
     IndexSearcher.setMaxClauseCount(Integer.MAX_VALUE);
   }
 
-  /** Postings of a query that cost as much as the score of one document by its forward vector. */
-  private static final int DIRECT = 8;
+  /**
+   * Postings of a query that cost as much as the score of one document by its forward vector. A
+   * property of the VM sets it for benchmarks.
+   */
+  private static final long DIRECT = Long.getLong("lsr.direct", 8);
 
   private final FSDirectory directory;
   private final BytesRef[] vocabulary;

@@ -39,6 +39,7 @@ from lsr.corpus.language import LanguageCounts
 from lsr.documents import Document
 from lsr.encoders.dense import DenseEncoder, dense_name
 from lsr.encoders.load import default_tokenizer, resolve
+from lsr.filter import Filter
 from lsr.indexes.approximate import KINDS, Kind
 from lsr.indexes.dense_segments import listed
 from lsr.indexes.dense_writer import DenseWriter
@@ -272,6 +273,27 @@ def delete_documents(directory: str | os.PathLike[str], ids: Sequence[str]) -> N
         writer = Writer.of(live, directory)
         writer.delete(ids)
         writer.commit()
+
+
+def delete_matching(directory: str | os.PathLike[str], condition: Filter) -> int:
+    """Delete the documents of the live index that match a filter, while searches go on.
+
+    Returns:
+        How many they were.
+
+    Raises:
+        FileNotFoundError: no index there.
+        ValueError: the filter does not fit the metadata of the index; nothing is deleted.
+        IndexLockedError: another process builds this index or writes to it.
+    """
+    directory = Path(directory)
+    with open_live(directory, writable=True) as live:
+        ids = live.index.matching(condition)
+        if ids:
+            writer = Writer.of(live, directory)
+            writer.delete(ids)
+            writer.commit()
+    return len(ids)
 
 
 def merge_index(

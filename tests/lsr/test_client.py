@@ -14,6 +14,7 @@ from lsr.building.build import build_index
 from lsr.client import AsyncClient, Client, ServiceError
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
+from lsr.filter import Exists
 from lsr.request import ask
 from lsr.search import Searcher
 
@@ -198,6 +199,21 @@ def test_documents_are_added_from_any_iterable(writer):
         writer.delete(doc_id)
 
 
+def test_documents_are_deleted_by_filter(writer):
+    writer.add({"id": f"f{n}", "text": "quux", "metadata": {"nozzle": n}} for n in range(5))
+    assert writer.delete_matching("nozzle in (0, 3)").documents == 2
+    with pytest.raises(ServiceError, match="`no = 1`: no document of this index has") as error:
+        writer.delete_matching("no = 1")
+    assert error.value.status == 400
+    with pytest.raises(ValueError, match="character 9: expected a value"):
+        writer.delete_matching("nozzle = ")
+    assert {hit.id for hit in writer.search("quux").hits} == {"f1", "f2", "f4"}
+    assert writer.delete_matching(Exists("nozzle")).documents == 3
+    # Their segment is gone, and the key with it.
+    with pytest.raises(ServiceError, match="value under the key 'nozzle'"):
+        writer.delete_matching({"exists": "nozzle"})
+
+
 def test_what_the_service_says_of_itself(client, url):
     assert client.ready()
     assert [state.index for state in client.indexes()] == ["one", "writable"]
@@ -324,6 +340,7 @@ def test_broken_connections_are_tried_again_but_for_writes(kind, pauses):
     for call in (
         lambda client: client.put({"id": "a", "text": "b"}),
         lambda client: client.delete("a"),
+        lambda client: client.delete_matching("a = 1"),
         lambda client: client.add([]),
     ):
         service = Scripted(*broken)

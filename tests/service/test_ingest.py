@@ -16,11 +16,12 @@ from lsr.building.lock import locked
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
 from lsr.encoders.lexical import LexicalEncoder
+from lsr.filter_text import parse
 from lsr.indexes.lucene import IndexLockedError, LuceneIndex
 from lsr.indexes.manifest import read_manifest, write_manifest
 from lsr.search import Searcher
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
-from lsr.service.ingest import Delete, Ingest, Put, Receipt
+from lsr.service.ingest import Delete, DeleteMatching, Ingest, Put, Receipt
 
 
 def put(*pairs):
@@ -112,6 +113,34 @@ def test_operations_that_wait_are_applied_in_order_and_committed_once(index):
     with open_live(index) as live:
         assert len(live.dense.names) == 2  # a segment of the build, and one of this group
         assert live.commit == commit + 1
+
+
+def test_deleting_by_filter_sees_all_writes_before_it(index):
+    before, commit = texts(index), commit_of(index)
+    new = [
+        Document("a", text="one", metadata={"n": 1}),
+        Document("b", text="two", metadata={"n": 2}),
+        Document("c", text="three", metadata={"n": 3}),
+    ]
+    with ingest(index) as writes:
+        with locked(index):
+            operations = [
+                Put(tuple(new)),
+                Put((Document("c", text="three", metadata={"n": 1}),)),
+                DeleteMatching(parse("n = 1")),
+                Put((Document("a", text="again"),)),
+                DeleteMatching(parse("n > 5")),
+            ]
+            accepted = [writes.submit(operation, soon()) for operation in operations]
+            unknown = writes.submit(DeleteMatching(parse("m = 1")), soon())
+        receipts = [future.result(30) for future in accepted]
+        with pytest.raises(ValueError, match="no document of this index has a value under the key"):
+            unknown.result(30)
+    assert [receipt.documents for receipt in receipts] == [3, 1, 2, 1, 0]
+    assert receipts[0].commit == commit + 1 and receipts[2].commit == commit + 2
+    assert texts(index) == before | {"a": "again", "b": "two"}
+    with open_live(index) as live:
+        assert live.dense.ids == live.index.matching()
 
 
 def test_a_commit_takes_no_more_than_a_group(index):

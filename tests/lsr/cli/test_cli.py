@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -146,6 +147,14 @@ def test_add_delete_merge_and_doctor(built, tmp_path):
     result = lsr("delete", index, "d9", "d8")
     assert (result.exit_code, "no document 'd8'" in result.stderr) == (1, True)
     assert lsr("delete", index, "d9").exit_code == 0
+    for arguments in ((), ("d0", "--filter", "year = 1")):
+        result = lsr("delete", index, *arguments)
+        assert (result.exit_code, "give ids of documents, or --filter" in result.stderr) == (
+            2,
+            True,
+        )
+    result = lsr("delete", index, "--filter", "yaer = 1")
+    assert (result.exit_code, "under the key 'yaer'" in result.stderr) == (1, True)
     assert lsr("merge", index).exit_code == 0
     result = lsr("search", index, "wing")
     assert (result.exit_code, result.stdout) == (0, "")
@@ -331,6 +340,17 @@ def test_filters_that_are_none(filterable, given, message):
     result = lsr("search", filterable, "heat", "--filter", given)
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_delete_by_filter(filterable, tmp_path):
+    shutil.copytree(filterable, tmp_path / "index")
+    result = lsr("delete", tmp_path / "index", "--filter", "status = open or n > 9007199254740993")
+    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert result.stderr.startswith("deleted 2 documents from ")
+    hits = lsr("search", tmp_path / "index", "heat", "--json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in hits] == ["d2"]
+    result = lsr("delete", tmp_path / "index", "--filter", "price = 6")
+    assert (result.exit_code, result.stderr[:19]) == (0, "deleted 0 documents")
 
 
 def test_settings_hold_beside_options(filterable):
