@@ -171,7 +171,11 @@ class _Grid:
         chosen: dict[str, dict[str, str]] = {}
         for tuned_on, measured in parts:
             how: Interpolation = best_setting(alphas, tuned_on)
-            plain = {BASELINE: _hybrid(how), "sparse": _json({}), "dense": _json({"mode": "dense"})}
+            plain = {
+                BASELINE: _hybrid(how),
+                "sparse": _json({"mode": "sparse"}),
+                "dense": _json({"mode": "dense"}),
+            }
             for name, request in plain.items():
                 chosen.setdefault(name, {}).update(dict.fromkeys(measured, request))
             for side in SIDES:

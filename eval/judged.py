@@ -40,7 +40,7 @@ def check_index(directory: str | os.PathLike[str], dataset: Dataset) -> None:
     with naming_index(directory, manifest), LuceneIndex.open(folder, []) as index:
         held = _held(index, relevant)
         if not held:
-            example = next(iter(index.matching({})), None)
+            example = next(iter(index.matching()), None)
             raise ValueError(
                 f"{directory} holds none of the {len(relevant)} relevant documents of {about}, "
                 f"such as {relevant[0]!r}: it is an index of {manifest.corpus} with "

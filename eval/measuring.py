@@ -111,12 +111,15 @@ def measure_cost(
 ) -> Cost:
     """Measure what an index costs: medians (for postings the mean) over the first 500 queries.
 
-    Postings are counted for the first pass, after cuts by `max_terms` or `mass`. Mode dense has
-    none. A dense side counts as part of the index in modes dense and hybrid.
+    Postings of learned terms and of words are counted for the first pass, after cuts by `max_terms`
+    or `mass`. Mode dense has none. A dense side counts as part of the index in modes dense and
+    hybrid.
     """
     texts = [query.text for query in dataset.queries[:LATENCY_QUERIES]]
+    has_dense = searcher.manifest.dense is not None
+    request = ask("", **(settings or {})).resolved(dense=has_dense)
     # With `rescore` the query is cut later; the postings of the cut query count.
-    request = ask("", **{**(settings or {}), "rescore": None})
+    request = request.model_copy(update={"rescore": None})
     encode = searcher.passes.encode
     # The first query pays for everything that is loaded once.
     searcher.rank(texts[:1], LATENCY_K, **(settings or {}))
@@ -125,13 +128,15 @@ def measure_cost(
         encode_seconds.append(_seconds(encode, [text], request, 1))
         seconds.append(_seconds(searcher.rank, [text], LATENCY_K, **(settings or {})))
         progress("timing single queries", number, len(texts))
-    vectors = encode(texts, request, 1).sparse
+    batch = encode(texts, request, 1)
     postings = 0
-    if vectors is not None:
-        postings = int(searcher.index.document_frequencies()[vectors.indices].sum())
+    if batch.sparse is not None:
+        postings += int(searcher.index.document_frequencies()[batch.sparse.indices].sum())
+    words = [word for of_query in batch.words or () for word in of_query]
+    postings += int(searcher.index.word_frequencies(words)[1].sum())
     index_bytes = searcher.index.size_bytes
     dense = searcher.index.path.with_name("dense")
-    if request.mode != "sparse" and dense.is_dir():
+    if "dense" in searcher.sides(request):
         index_bytes += sum(path.stat().st_size for path in dense.rglob("*") if path.is_file())
     p50, p95 = np.percentile(seconds, [50, 95])
     return Cost(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from lsr.building.encoders import DEFAULT, FITTED, Dtype
+from lsr.building.encoders import DEFAULT, OURS, Dtype
 from lsr.encoders.load import resolve
 from lsr.eval.cache import Cache, IndexSpec, digest, index_identity
 from lsr.eval.datasets import Dataset
@@ -35,13 +35,17 @@ from lsr.eval.results import Cost, Result
 from lsr.indexes.manifest import NAME
 from lsr.paths import is_path, missing
 from lsr.progress import Progress
-from lsr.request import Feedback, Interpolation, Request, ask, parse_settings
+from lsr.request import SPARSE, Feedback, Interpolation, Request, Words, ask, parse_settings
 from lsr.run import Run
 from lsr.search import Searcher
 
 # Expansion terms kept per document.
 TOP_K = 256
-_NESTED: dict[str, type[BaseModel]] = {"interpolation": Interpolation, "feedback": Feedback}
+_NESTED: dict[str, type[BaseModel]] = {
+    "words": Words,
+    "interpolation": Interpolation,
+    "feedback": Feedback,
+}
 # Fields of a Request that a system cannot set.
 _NOT_SETTINGS = ("query", "k")
 
@@ -88,9 +92,10 @@ def parse_system(text: str) -> System:
             f"system {text!r}: {min(build)!r} is for an index that is built, {source} is there"
         )
     dense = build.get("dense")
-    if settings.get("mode", "sparse") == "sparse" and dense:
+    mode = settings.get("mode")
+    if mode in SPARSE and dense:
         raise ValueError(f"system {text!r}: 'dense' is for mode 'dense' or 'hybrid'")
-    if settings.get("mode", "sparse") != "sparse" and kind == "encoder":
+    if mode in ("dense", "hybrid") and kind == "encoder":
         dense = dense or DEFAULT
     top_k = build.get("top_k", str(TOP_K))
     if not (top_k.isdecimal() and int(top_k) >= 1):
@@ -100,7 +105,7 @@ def parse_system(text: str) -> System:
 
 def _kind(source: str) -> Literal["run", "runs", "index", "encoder"]:
     path = Path(source)
-    if source in (DEFAULT, *FITTED):
+    if source in OURS:
         return "encoder"
     if path.is_file():
         return "run"
@@ -147,7 +152,7 @@ def _keys() -> list[str]:
         if key in _NESTED:
             keys += [f"{key}.{field}" for field in _NESTED[key].model_fields]
         elif key not in _NOT_SETTINGS:
-            keys.append("filters.NAME" if key == "filters" else key)
+            keys.append(key)
     return [*keys, "top_k", "dense"]
 
 
@@ -270,8 +275,8 @@ def index_of(
 ) -> Path:
     """Return the index that a system searches, and build it if it is not there.
 
-    A sparse system uses the index with a dense side that another system needs, unless an index
-    without a dense side exists already.
+    A system that searches no dense side uses the index with one that another system needs, unless
+    an index without it exists already.
     """
     if system.kind == "index":
         return Path(system.source)

@@ -1,4 +1,4 @@
-"""The interpolation of an index, tuned on judged queries and stored with it: `lsr tune`."""
+"""The weights of an index's sides, tuned on judged queries and stored with it: `lsr tune`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 
 from lsr.building.lock import locked
-from lsr.building.tuning import write_tuning
+from lsr.building.tuning import Tuned, write_tuning
 from lsr.eval.datasets import Dataset
 from lsr.eval.judged import check_index
 from lsr.eval.measures import parse_measures
-from lsr.eval.measuring import evaluate_run, names_of_measures
+from lsr.eval.measuring import evaluate_run, names_of_measures, rank_queries
 from lsr.indexes.manifest import read_manifest
 from lsr.progress import Progress
-from lsr.request import Interpolation, Request, ask
+from lsr.request import Interpolation, Request, Words, ask
 from lsr.run import Run
 from lsr.search import Searcher
 
+# Of words beside learned terms.
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 NORMALISATIONS = ("min-max", "theoretical", "z-score")
 FOLDS = 5
@@ -36,21 +38,24 @@ class Tuning:
     split: str
     measure: str
     n_queries: int
-    interpolation: Interpolation  # the best on all queries, which is stored
+    best: Tuned  # on all queries, which is stored
     tuned: float  # its mean, which is too high: it was chosen on these queries
     cross_validated: float  # the mean where each fold's was chosen on the others
-    sparse: float  # the mean of either side alone
-    dense: float
-    means: dict[str, dict[float, float]]  # normalisation → α → mean
+    sides: dict[str, float]  # the mean of each side alone, by its name and the words' weight
+    # Words' weight → normalisation → α → mean; without a dense side "sparse" → 1 → mean.
+    means: dict[float, dict[str, dict[float, float]]]
 
     def record(self) -> dict[str, Any]:
         """Return everything as JSON."""
         return {
             **vars(self),
-            "interpolation": self.interpolation.model_dump(),
+            "best": self.best.model_dump(),
             "means": {
-                name: {str(alpha): value for alpha, value in of.items()}
-                for name, of in self.means.items()
+                str(weight): {
+                    name: {str(alpha): value for alpha, value in of.items()}
+                    for name, of in of_weight.items()
+                }
+                for weight, of_weight in self.means.items()
             },
         }
 
@@ -106,32 +111,50 @@ def tune(
     store: bool = True,
     progress: Progress = lambda step, done, total: None,
 ) -> Tuning:
-    """Find α and normalisation of a convex combination for an index with a dense side.
+    """Find the weights of an index's sides: of words, and where there are vectors α and the norm.
 
-    Both sides are searched once; every α of ALPHAS and normalisation then orders the union of the
-    two lists anew, documents that one side did not return are scored exactly. The setting with the
-    best mean over the queries is stored. Hybrid searches without an interpolation use it.
+    Each weight of WEIGHTS gives one sparse pass. Every α of ALPHAS and normalisation then orders
+    the union of its list and the dense one anew; documents that one side did not return are scored
+    exactly. The setting with the best mean over the queries is stored. Searches without settings of
+    their own use it.
 
     Raises:
         FileNotFoundError: no index there.
-        ValueError: no dense side, an unknown measure or normalisation, fewer than FOLDS queries.
+        ValueError: an unknown measure or normalisation, or fewer than FOLDS queries.
         IndexLockedError: another process builds this index or writes to it.
     """
     directory = Path(directory)
     folds(list(dataset.qrels))
     names_of_measures([measure], dataset)
     check_index(directory, dataset)
+    values: dict[Tuned, dict[str, float]] = {}
+    means: dict[float, dict[str, dict[float, float]]] = {}
+    alone: dict[str, float] = {}
     with Searcher(directory) as searcher:
-        values, sides = interpolations(
-            searcher, dataset, measure, normalisations=normalisations, progress=progress
-        )
+        has_dense = searcher.manifest.dense is not None
+        for done, weight in enumerate(WEIGHTS):
+            words = Words(weight=weight)
+            progress("tuning", done, len(WEIGHTS))
+            if has_dense:
+                found, sides = interpolations(
+                    searcher, dataset, measure, words=words, normalisations=normalisations
+                )
+            else:
+                found, sides = {}, {"sparse": _sparse(searcher, dataset, measure, words)}
+                means[weight] = {"sparse": {1.0: mean(sides["sparse"].values())}}
+                values[Tuned(words=words)] = sides["sparse"]
+            alone[f"sparse {weight:g}"] = mean(sides["sparse"].values())
+            if "dense" in sides:
+                alone["dense"] = mean(sides["dense"].values())
+            for how, of_query in found.items():
+                values[Tuned(words=words, interpolation=how)] = of_query
+                of_weight = means.setdefault(weight, {name: {} for name in normalisations})
+                of_weight[how.normalisation][how.alpha] = mean(of_query.values())
+        progress("tuning", len(WEIGHTS), len(WEIGHTS))
         folder = searcher.manifest.folder(directory)
     query_ids = list(dataset.qrels)
-    best: Interpolation = best_setting(values, query_ids)
+    best: Tuned = best_setting(values, query_ids)
     chosen = cross_validate(values, query_ids)
-    means: dict[str, dict[float, float]] = {name: {} for name in normalisations}
-    for how, of_query in values.items():
-        means[how.normalisation][how.alpha] = mean(of_query.values())
     if store:
         with locked(directory):
             if read_manifest(directory).folder(directory) != folder:
@@ -142,13 +165,19 @@ def tune(
         split=dataset.split,
         measure=measure,
         n_queries=len(query_ids),
-        interpolation=best,
-        tuned=means[best.normalisation][best.alpha],
+        best=best,
+        tuned=mean(values[best].values()),
         cross_validated=mean(values[chosen[query_id]][query_id] for query_id in query_ids),
-        sparse=mean(sides["sparse"].values()),
-        dense=mean(sides["dense"].values()),
+        sides=alone,
         means=means,
     )
+
+
+def _sparse(searcher: Searcher, dataset: Dataset, measure: str, words: Words) -> dict[str, float]:
+    """Return the measure of mode sparse by query id."""
+    run = rank_queries(searcher, dataset, settings={"mode": "sparse", "words": words.model_dump()})
+    (values,) = evaluate_run(run, dataset, [measure]).per_query.values()
+    return values
 
 
 def interpolations(
@@ -156,6 +185,7 @@ def interpolations(
     dataset: Dataset,
     measure: str,
     *,
+    words: Words | None = None,
     normalisations: Sequence[str] = NORMALISATIONS,
     alphas: Sequence[float] = ALPHAS,
     progress: Progress = lambda step, done, total: None,
@@ -167,7 +197,8 @@ def interpolations(
     """
     cutoff = parse_measures([measure])[measure].params.get("cutoff")
     ids = [query.id for query in dataset.queries]
-    request = ask("", mode="hybrid", interpolation={})
+    how_words = {} if words is None else {"words": words.model_dump()}
+    request = ask("", mode="hybrid", interpolation={}, **how_words)
     depth = Interpolation().depth
     # One more hit, because a query's own document is dropped.
     kept = depth if cutoff is None else cutoff + 1

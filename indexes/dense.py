@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from lsr.indexes.approximate import Kind, Structure, build_structure, choose_kind, faiss_module
-from lsr.indexes.dense_rows import assemble, read_rows
+from lsr.indexes.dense_rows import Selection, assemble, read_rows
 from lsr.indexes.dense_segments import Segment, norms
 
 # Queries that are passed to faiss together.
@@ -125,14 +125,14 @@ class DenseIndex:
             self._rows.structure.check()
 
     def search(
-        self, queries: np.ndarray, k: int, allowed: Collection[str] | None = None
+        self, queries: np.ndarray, k: int, allowed: Selection | None = None
     ) -> list[list[tuple[str, float]]]:
         """Return (id, score) of the k documents of largest inner product, ties by id ascending.
 
         Args:
             queries: float32, shape (m, D).
             k: hits per query, at least 1; where there are fewer documents, all of them.
-            allowed: ids that may be found, where unknown ids do no harm; None allows all.
+            allowed: the rows that may be found, from `select`; None allows all.
 
         Raises:
             ValueError: `k` or the shape is out of range, or a number is not finite.
@@ -146,7 +146,7 @@ class DenseIndex:
             )
         if not np.isfinite(queries).all():
             raise ValueError("`queries` must be finite")
-        selection = rows.select(allowed)
+        selection = rows.everything if allowed is None else allowed
         k = min(k, selection.n)
         if not k:
             return [[] for _ in queries]
@@ -157,12 +157,40 @@ class DenseIndex:
             found += map(rows.best, batch, candidates, repeat(k))
         return found
 
-    def is_exact(self, k: int, allowed: Collection[str] | None = None) -> bool:
+    def rows_of(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the rows of documents, int64, shape (len(ids),); −1 for an unknown id.
+
+        A row is the same until `refresh`.
+        """
+        row_of = self._rows.row_of
+        return np.fromiter((row_of.get(doc_id, -1) for doc_id in ids), np.int64, len(ids))
+
+    def select(self, chosen: np.ndarray) -> Selection:
+        """Return a selection of rows for searches until `refresh`.
+
+        Args:
+            chosen: bool, shape (rows,); what it says of rows of deleted documents does not count.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if chosen.shape != self._rows.alive.shape:
+            raise ValueError(
+                f"`chosen` must have shape {self._rows.alive.shape}, got {chosen.shape}"
+            )
+        return self._rows.select(chosen)
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows, those of deleted documents that were not merged away included."""
+        return len(self._rows.alive)
+
+    def is_exact(self, k: int, allowed: Selection | None = None) -> bool:
         """Whether `search` with these arguments compares all vectors."""
         rows = self._rows
         if rows.structure is None:
             return True
-        selection = rows.select(allowed)
+        selection = rows.everything if allowed is None else allowed
         return not rows.asked(min(k, selection.n), selection)
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ BLOCK = 4096
 WIDEST = 100
 
 
-class _Selection(NamedTuple):
+class Selection(NamedTuple):
     """The rows that a search may find."""
 
     base: Any  # a faiss IDSelector; None selects all rows
@@ -52,7 +52,8 @@ class Rows(NamedTuple):
     row_of: dict[str, int]  # of each live id
     base: np.ndarray  # the first segment's vectors, mapped
     tail: np.ndarray  # the live vectors of all others, in memory
-    everything: _Selection
+    alive: np.ndarray  # bool, of each row
+    everything: Selection
     structure: Structure | None  # over the base
     largest_norm: float
 
@@ -62,11 +63,9 @@ class Rows(NamedTuple):
         except KeyError as error:
             raise KeyError(f"no vector of document {error.args[0]!r}") from None
 
-    def select(self, allowed: Collection[str] | None) -> _Selection:
-        if allowed is None:
-            return self.everything
-        known = {self.row_of[doc_id] for doc_id in allowed if doc_id in self.row_of}
-        return _select(np.fromiter(known, np.int64, len(known)), len(self.base), len(self.tail))
+    def select(self, chosen: np.ndarray) -> Selection:
+        """Return the live rows among those chosen, bool, shape (rows,)."""
+        return _select(chosen & self.alive, len(self.base))
 
     def gather(self, numbers: np.ndarray) -> np.ndarray:
         vectors = np.empty((len(numbers), self.base.shape[1]), np.float32)
@@ -94,7 +93,7 @@ class Rows(NamedTuple):
         hits = zip(ids, scores.tolist(), strict=True)
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
 
-    def candidates(self, queries: np.ndarray, k: int, selection: _Selection) -> list[np.ndarray]:
+    def candidates(self, queries: np.ndarray, k: int, selection: Selection) -> list[np.ndarray]:
         """Return for each query rows that hold its k best, or very likely do (by a structure)."""
         asked = self.asked(k, selection)
         if self.structure is None or not asked:
@@ -115,7 +114,7 @@ class Rows(NamedTuple):
                 found[number] = of_query
         return found
 
-    def asked(self, k: int, selection: _Selection) -> int:
+    def asked(self, k: int, selection: Selection) -> int:
         """Return how many candidates the structure gives for k hits; 0 if all rows are compared."""
         if self.structure is None or not selection.n_base:
             return 0
@@ -123,7 +122,7 @@ class Rows(NamedTuple):
         asked = self.structure.fetch(k) * len(self.base) // selection.n_base
         return 0 if asked > selection.n_base // WIDEST else asked
 
-    def _exhaustive(self, queries: np.ndarray, k: int, selection: _Selection) -> list[np.ndarray]:
+    def _exhaustive(self, queries: np.ndarray, k: int, selection: Selection) -> list[np.ndarray]:
         found = [np.empty(0, np.int64)] * len(queries)
         slack = 2 * ERROR * norms(queries) * self.largest_norm
         asked, left = k + SPARE, np.arange(len(queries))
@@ -140,7 +139,7 @@ class Rows(NamedTuple):
         return found
 
     def _scan(
-        self, queries: np.ndarray, n: int, selection: _Selection
+        self, queries: np.ndarray, n: int, selection: Selection
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rough scores, descending, and rows of the n nearest, each of shape (m, n)."""
         parts = []
@@ -171,16 +170,14 @@ def _knn(
     return scores, rows
 
 
-def _select(numbers: np.ndarray, n_base: int, n_tail: int) -> _Selection:
-    mask = np.zeros(n_base + n_tail, bool)
-    mask[numbers] = True
+def _select(chosen: np.ndarray, n_base: int) -> Selection:
     parts: list[Any] = []
-    for part in (mask[:n_base], mask[n_base:]):
+    for part in (chosen[:n_base], chosen[n_base:]):
         n = int(part.sum())
         # faiss is faster without a selector, most of all for many queries.
         bits = None if n == len(part) else np.packbits(part, bitorder="little")
         parts += [None if bits is None else faiss_module().IDSelectorBitmap(bits), n]
-    return _Selection(*parts)
+    return Selection(*parts)
 
 
 def read_rows(folder: Path, names: tuple[str, ...], before: Rows | None) -> Rows:
@@ -225,6 +222,8 @@ def assemble(
     row_of.update(zip(tail_ids, count(len(base.ids)), strict=False))
     tail = [segment.vectors[rows] for segment, rows in zip(others, kept, strict=True) if rows]
     empty = np.empty((0, base.vectors.shape[1]), np.float32)
+    alive = np.zeros(len(base.ids) + len(tail_ids), bool)
+    alive[np.fromiter(row_of.values(), np.int64, len(row_of))] = True
     return Rows(
         names=names,
         segments=segments,
@@ -232,9 +231,8 @@ def assemble(
         row_of=row_of,
         base=base.vectors,
         tail=np.concatenate([empty, *tail]),
-        everything=_select(
-            np.fromiter(row_of.values(), np.int64, len(row_of)), len(base.ids), len(tail_ids)
-        ),
+        alive=alive,
+        everything=_select(alive, len(base.ids)),
         structure=structure,
         largest_norm=max(segment.largest_norm for segment in segments.values()),
     )

@@ -9,25 +9,25 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.documents import Document
+from lsr.filter import Filter
 from lsr.indexes import jvm
 from lsr.indexes.buffers import (
-    Filter,
     Reader,
     WordQueries,
     pack_document,
-    pack_filters,
     pack_integers,
     pack_queries,
     pack_strings,
     pack_words,
     read_strings,
 )
+from lsr.indexes.filters import Type, Types, check_filter, pack_filter
 
 Hits = list[tuple[str, int]]
 LARGEST_K = 1_000_000
@@ -40,8 +40,6 @@ LANGUAGES = tuple(
 )
 # A word of weight 1 adds less than this to a score, see WordSimilarity.java.
 WORD_SCALE = 1024
-# Keys of metadata that an error names.
-SHOWN_KEYS = 10
 
 
 class Word(NamedTuple):
@@ -79,7 +77,8 @@ class LuceneIndex:
             raise ValueError(f"`language` must be one of {', '.join(LANGUAGES)}, got {language!r}")
         self.path = Path(path)
         self.n_terms = len(vocabulary)
-        self._keys: frozenset[str] | None = None  # not read since the last change
+        self.state = 0  # rises with each change that searches see
+        self._types: Types | None = None  # not read since the last change
         terms = pack_strings(vocabulary)
         # Java keeps the working directory in which its VM was started.
         place = str(self.path.absolute())
@@ -211,12 +210,16 @@ class LuceneIndex:
         """Make changes since the last commit durable and visible, with `user_data`, atomically."""
         packed = pack_strings(part for item in user_data.items() for part in item)
         self._ask(lambda: self._engine.commit(packed))
-        self._keys = None
+        self._changed()
 
     def refresh(self) -> None:
         """Make commits visible that came after the index was opened or last refreshed."""
-        self._ask(lambda: self._engine.refresh())
-        self._keys = None
+        if self._ask(lambda: self._engine.refresh()):
+            self._changed()
+
+    def _changed(self) -> None:
+        self._types = None
+        self.state += 1
 
     def force_merge(self) -> None:
         """Merge all segments into one; durable after the next commit."""
@@ -232,7 +235,7 @@ class LuceneIndex:
         k: int,
         *,
         words: WordQueries | None = None,
-        filters: Mapping[str, Filter] | None = None,
+        filter: Filter | None = None,  # noqa: A002
         min_score: int = 1,
         threads: int = 1,
     ) -> list[Hits]:
@@ -244,20 +247,20 @@ class LuceneIndex:
             words: the words of the same n queries. A word adds its weight times the whole number
                 nearest to WORD_SCALE · tf / (tf + k1 · (1 − b + b · length / average length)):
                 BM25 as Lucene computes it, without the IDF, which belongs into the weight.
-            filters: metadata key → the value that a hit must have (or have in its list), or
-                (low, high) for numbers, both included, None for no bound.
+            filter: what the metadata of a hit must match.
             min_score: smallest score of a hit.
             threads: Java threads; the result does not depend on them.
 
         Raises:
-            ValueError: k, the shape or a filter is out of range.
+            ValueError: k or the shape is out of range, or the filter does not fit the metadata.
         """
         if not 1 <= k <= LARGEST_K:
             raise ValueError(f"`k` must be in [1, {LARGEST_K}], got {k}")
         self._check(queries)
         n = queries.shape[0]
         numbers = pack_queries(queries)
-        strings, packed = pack_words(words, n), pack_filters(filters or {})
+        strings = pack_words(words, n)
+        packed = b"" if filter is None else pack_filter(filter, self.metadata_types)
         answer = self._ask(
             lambda: bytes(
                 self._engine.search(numbers, strings, packed, k, min_score, threads).tostring()
@@ -305,45 +308,74 @@ class LuceneIndex:
         ends = np.cumsum([len(of_query) for of_query in ids])[:-1]
         return [part.tolist() for part in np.split(found, ends)] if len(ids) else []
 
-    def matching(self, filters: Mapping[str, Filter]) -> list[str]:
-        """Return the ids of all documents that match `filters` (see `search`), ascending.
+    def matching(self, filter: Filter | None = None) -> list[str]:  # noqa: A002
+        """Return the ids of all documents that match a filter, ascending; None matches all.
 
         Raises:
-            ValueError: a filter is out of range.
+            ValueError: the filter does not fit the metadata.
         """
-        packed = pack_filters(filters)
-        answer = Reader(self._ask(lambda: bytes(self._engine.matching(packed).tostring())))
-        found = []
-        while answer.left:
-            found.append(answer.string())
-        return sorted(found)
+        return sorted(self.ids_in_place(filter))
+
+    def ids_in_place(self, filter: Filter | None = None) -> list[str]:  # noqa: A002
+        """Return the ids of all documents that match a filter, in the order of `passing`.
+
+        Raises:
+            ValueError: the filter does not fit the metadata.
+        """
+        packed = pack_filter(filter, self.metadata_types)
+        answer = self._ask(lambda: bytes(self._engine.matching(packed).tostring()))
+        return read_strings(answer[4:], int.from_bytes(answer[:4], "little"))
+
+    def count(self, filter: Filter | None = None) -> int:  # noqa: A002
+        """Return the number of documents that match a filter; None matches all.
+
+        Raises:
+            ValueError: the filter does not fit the metadata.
+        """
+        packed = pack_filter(filter, self.metadata_types)
+        return int(self._ask(lambda: self._engine.count(packed)))
+
+    def passing(self, filter: Filter | None = None) -> np.ndarray:  # noqa: A002
+        """Return which documents match a filter, in the order in which they lie.
+
+        Returns:
+            bool, shape (documents,), those that are deleted and not merged away included, which
+            match no filter.
+
+        Raises:
+            ValueError: the filter does not fit the metadata.
+        """
+        packed = pack_filter(filter, self.metadata_types)
+        answer = self._ask(lambda: bytes(self._engine.passing(packed).tostring()))
+        parts, at = [np.empty(0, bool)], 0
+        while at < len(answer):
+            n = int.from_bytes(answer[at : at + 4], "little")
+            words = np.frombuffer(answer, np.uint8, (n + 63) // 64 * 8, at + 4)
+            parts.append(np.unpackbits(words, count=n, bitorder="little").view(bool))
+            at += 4 + len(words)
+        return np.concatenate(parts)
 
     @property
-    def metadata_keys(self) -> frozenset[str]:
-        """The metadata keys under which a document has a value.
+    def metadata_types(self) -> Types:
+        """The types of values that documents have under each key of metadata.
 
-        Keys of deleted documents are included until Lucene merges these documents away.
+        Those of deleted documents are included until Lucene merges these documents away.
         """
-        if self._keys is None:
-            answer = Reader(self._ask(lambda: bytes(self._engine.keys().tostring())))
-            keys = []
+        if self._types is None:
+            answer = Reader(self._ask(lambda: bytes(self._engine.fields().tostring())))
+            types: dict[str, set[Type]] = {}
             while answer.left:
-                keys.append(answer.string())
-            self._keys = frozenset(keys)
-        return self._keys
+                kind, _, key = answer.string().partition(".")
+                types.setdefault(key, set()).add(cast(Type, kind))
+            self._types = {key: frozenset(of_key) for key, of_key in types.items()}
+        return self._types
 
-    def check_filters(self, filters: Iterable[str]) -> None:
-        """Raise ValueError for the first filter key under which no document has a value."""
-        unknown = [key for key in filters if key not in self.metadata_keys]
-        if not unknown:
-            return
-        known = sorted(self.metadata_keys)
-        there = f"the keys are {', '.join(known[:SHOWN_KEYS])}" if known else "there is no metadata"
-        if len(known) > SHOWN_KEYS:
-            there += f" and {len(known) - SHOWN_KEYS} more"
-        raise ValueError(
-            f"filter {unknown[0]!r}: no document of this index has a value under this key; {there}"
-        )
+    def check_filter(self, filter: Filter) -> None:  # noqa: A002
+        """Raise ValueError where a filter does not fit the metadata.
+
+        That is where no document has a value under a key, or one of an operand's type.
+        """
+        check_filter(filter, self.metadata_types)
 
     def document_frequencies(self) -> np.ndarray:
         """Return how many documents have each learned term, int64, shape (V,).

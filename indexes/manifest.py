@@ -9,7 +9,7 @@ from pathlib import Path
 
 FORMAT_VERSION = 3
 # Fields that older versions lack: indexes had no dense side before 2, and no words before 3.
-SINCE = {2: ("dense", "dense_sha256", "dense_kind"), 3: ("language",)}
+SINCE = {2: ("dense", "dense_sha256", "dense_kind"), 3: ("language", "word_scale")}
 NAME = "manifest.json"
 
 
@@ -33,6 +33,7 @@ class Manifest:
     dense_sha256: str | None = None  # of its weights
     dense_kind: str | None = None  # as the build's caller gave it: auto, flat, hnsw or ivf-pq
     language: str = "en"  # whose analyzer makes words, see `lsr.indexes.lucene.LANGUAGES`
+    word_scale: float = 1.0  # what makes BM25 comparable with learned scores, see `word_scale`
     format_version: int = FORMAT_VERSION
 
     def folder(self, directory: Path) -> Path:

@@ -26,6 +26,8 @@ from pydantic import ValidationError
 from lsr import answers
 from lsr.answers import Acknowledgement, Answer, Expansion, IndexState, StoredDocument
 from lsr.documents import Document
+from lsr.filter import Filter
+from lsr.filter_text import read_filter
 from lsr.request import Request, ask
 
 P = ParamSpec("P")
@@ -162,6 +164,14 @@ def delete(doc_id: str, index: str | None = None) -> Call[Acknowledgement]:
     return _write("DELETE", _path(doc_id), index)
 
 
+def delete_matching(
+    filter: str | Map[str, Any] | Filter,  # noqa: A002
+    index: str | None = None,
+) -> Call[Acknowledgement]:
+    """Delete all documents that match a filter; the answer says how many they were."""
+    return _write("POST", "/delete", index, body={"filter": str(read_filter(filter))})
+
+
 def indexes() -> Call[list[IndexState]]:
     """Return the state of all indexes of the service."""
     return Call(_states, "GET", "/indexes", within=False)
@@ -291,6 +301,7 @@ class _Service(Generic[Http]):
     add = Method(add)
     put = Method(put)
     delete = Method(delete)
+    delete_matching = Method(delete_matching)
     indexes = Method(indexes)
     index = Method(index)
     ready = Method(ready)

@@ -13,13 +13,11 @@ MetadataValue = str | int | float | bool
 
 # Lucene refuses terms of 32 KiB; nobody needs ids that long.
 _LONGEST_ID = 1000
-# Most digits of an integer: Python's default limit for reading and writing.
-LONGEST_INTEGER = 4300
-_ABOVE_INTEGERS = 10**LONGEST_INTEGER
+# Integers have 64 bits, as a field of Lucene does.
+SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 # Most numbers in a list: longer ones are taken for vectors, which are no use stored as text.
 _LONGEST_NUMBERS = 100
 _DEEPEST = 100
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)"
     r"(?:[Tt ](\d\d:\d\d(?::\d\d(?:[.,](\d{1,9}))?)?)([Zz]|[+-]\d\d:?\d\d|[+-]\d\d)?)?",
@@ -117,8 +115,12 @@ def _metadata_value(value: object, name: str) -> MetadataValue:
         return checked_text(value, name)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
-    if isinstance(value, int) and not -_ABOVE_INTEGERS < value < _ABOVE_INTEGERS:
-        raise ValueError(f"{name} must have at most {LONGEST_INTEGER} digits")
+    if isinstance(value, int) and not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
+        shown = value if abs(value) < 10**40 else "a larger one"
+        raise ValueError(
+            f"{name} must be an integer in [−2^63, 2^63 − 1], got {shown}; a number of more digits "
+            "can only be a string"
+        )
     if isinstance(value, int | float):
         return value
     kind = "an object" if isinstance(value, Mapping) else type(value).__name__
@@ -134,16 +136,6 @@ def _check_no_vector(items: Sequence[MetadataValue], key: str) -> None:
             f"{key}: a list of {len(items)} numbers is not metadata (at most {_LONGEST_NUMBERS}, "
             "unless all are integers); vectors are not supported yet"
         )
-
-
-def number_of(text: str) -> int | float | None:
-    """Return the int or float that a text spells; None if it is no finite number."""
-    if not _NUMBER.fullmatch(text):
-        return None
-    if text.lstrip("+-").isdigit():
-        return int(text) if len(text) <= LONGEST_INTEGER else None
-    value = float(text)
-    return value if math.isfinite(value) else None
 
 
 def date_of(text: str) -> date | datetime | None:

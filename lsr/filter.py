@@ -45,17 +45,17 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-from lsr.documents import checked_text
+from lsr.documents import LARGEST_INTEGER, SMALLEST_INTEGER, checked_text
 
 Value = str | bool | int | float | date | datetime
 Kind = Literal["string", "number", "boolean", "date"]
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
 OPERATORS: tuple[str, ...] = get_args(Operator)
 WORDS = ("and", "or", "not", "in", "has", "exists")
-SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 # Conditions inside conditions; conditions and listed values together.
 DEEPEST, MOST = 50, 10_000
 # A key that needs no quotes.
@@ -90,15 +90,26 @@ class Range:
 
 
 class _Filter:
-    """What all conditions can: ``str`` gives the form that `lsr.filter_text.parse` reads."""
+    """What all filters can: ``str`` gives the form that `lsr.filter_text.parse` reads.
 
-    __slots__ = ()
+    Two filters are equal where these are: Python's own comparison takes 1 for True.
+    """
 
-    def __str__(self) -> str:
+    @cached_property
+    def _text(self) -> str:
         return _to_text(self)  # type: ignore[arg-type]
 
+    def __str__(self) -> str:
+        return self._text
 
-@dataclass(frozen=True)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Filter) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@dataclass(frozen=True, eq=False)
 class Comparison(_Filter):
     """A value under a key that compares with another; a Range with ``=`` and ``!=`` alone."""
 
@@ -122,7 +133,7 @@ class Comparison(_Filter):
             raise ValueError(f"true and false have no order, got {self.operator}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class In(_Filter):
     """A value under a key that equals one of these."""
 
@@ -133,7 +144,7 @@ class In(_Filter):
         _check_list(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HasAny(_Filter):
     """A list under a key that holds one of these values, which a single value does too."""
 
@@ -144,7 +155,7 @@ class HasAny(_Filter):
         _check_list(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HasAll(_Filter):
     """A list under a key that holds all of these values."""
 
@@ -155,7 +166,7 @@ class HasAll(_Filter):
         _check_list(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exists(_Filter):
     """Any value under a key, or under a key of an object of that name."""
 
@@ -165,7 +176,7 @@ class Exists(_Filter):
         _check_key(self.key)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Not(_Filter):
     """All documents that a filter does not match."""
 
@@ -175,7 +186,7 @@ class Not(_Filter):
         _check_filters([self.filter])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class And(_Filter):
     """Documents that all of at least two filters match."""
 
@@ -185,7 +196,7 @@ class And(_Filter):
         object.__setattr__(self, "filters", _check_filters(self.filters, 2))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Or(_Filter):
     """Documents that one of at least two filters matches."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, Literal, get_args
+
+from typing_extensions import TypedDict
 
 from lsr.documents import date_of
 from lsr.filter import (
@@ -25,6 +27,34 @@ from lsr.filter import (
     excerpt,
     iso,
 )
+
+
+# The schema of the form, for the description of the HTTP API.
+class FilterDate(TypedDict):
+    date: str
+
+
+FilterValue = str | bool | int | float | FilterDate
+FilterRange = TypedDict(
+    "FilterRange", {"from": FilterValue | None, "to": FilterValue | None}, total=False
+)
+FilterOperator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "not in", "has any", "has all"]
+
+
+class FilterCondition(TypedDict):
+    key: str
+    op: FilterOperator
+    value: FilterValue | FilterRange | list[FilterValue]
+
+
+class FilterExists(TypedDict):
+    exists: str
+
+
+FilterAnd = TypedDict("FilterAnd", {"and": "list[FilterJson]"})
+FilterOr = TypedDict("FilterOr", {"or": "list[FilterJson]"})
+FilterNot = TypedDict("FilterNot", {"not": "FilterJson"})
+FilterJson = FilterAnd | FilterOr | FilterNot | FilterCondition | FilterExists
 
 
 def to_json(given: Filter) -> dict[str, Any]:
@@ -106,7 +136,7 @@ def _condition_from_json(given: Mapping[str, object], place: str) -> Filter:
     key: Any = given["key"]
     operator: Any = given["op"]
     value = given["value"]
-    names = (*OPERATORS, "in", "not in", "has any", "has all")
+    names = get_args(FilterOperator)
     if operator not in names:
         raise _PlacedError(f"{place}.op must be one of {', '.join(names)}; got {excerpt(operator)}")
     if operator in OPERATORS:

@@ -24,6 +24,7 @@ from lsr.filter import (
     Range,
     Value,
     check_size,
+    excerpt,
 )
 from lsr.filter_json import from_json
 
@@ -157,6 +158,8 @@ def read_filter(given: str | Mapping[str, Any] | Filter) -> Filter:
     if isinstance(given, Filter):
         check_size(given)
         return given
+    if not isinstance(given, Mapping):
+        raise ValueError(f"`filter` must be a string or an object, got {excerpt(given)}")
     return from_json(given)
 
 

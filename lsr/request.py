@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from lsr.documents import LONGEST_INTEGER, number_of
+from lsr.filter import And, Comparison, Filter, Range
+from lsr.filter_json import FilterJson
+from lsr.filter_text import read_filter
 
 LARGEST_K = 1_000_000
 # The range of term weights in a query. Their common scale changes only the scores.
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
 
-Bound = int | float | None
 # A source of scores. "sparse" is learned terms and words in one pass.
 Side = Literal["words", "learned", "sparse", "dense"]
 # A query that feedback moves: "sparse" is that of learned terms and that of words.
@@ -32,6 +33,11 @@ Mode = Literal["words", "learned", "sparse", "dense", "hybrid"]
 # Sides that Lucene searches.
 SPARSE: tuple[Side, ...] = ("words", "learned", "sparse")
 Share = Annotated[float, Field(ge=0, le=1)]
+AnyFilter = Annotated[
+    Filter,
+    PlainValidator(read_filter, json_schema_input_type=str | FilterJson),
+    PlainSerializer(str, return_type=str),
+]
 
 
 class _Settings(BaseModel):
@@ -45,12 +51,14 @@ class Words(_Settings):
     """
 
     weight: Annotated[float, Field(ge=0, le=1000)] = Field(
-        default=1.0, description="of the words' BM25 beside the learned terms' score of 1"
+        default=1.0,
+        description="of words beside learned terms in one pass: with 1 the best documents by words "
+        "score about as much as those by learned terms",
     )
     k1: Annotated[float, Field(ge=0, le=100)] = Field(
-        default=0.9, description="saturation of the frequency of a word in a document"
+        default=1.2, description="saturation of the frequency of a word in a document"
     )
-    b: Share = Field(default=0.4, description="strength of the normalisation by length")
+    b: Share = Field(default=0.75, description="strength of the normalisation by length")
     title: Annotated[float, Field(ge=0, le=100)] = Field(
         default=0.0,
         description="weight of a word in the title alone, beside 1 in title and text together",
@@ -183,16 +191,20 @@ class Request(_Settings):
         "dense, or hybrid (interpolated). By default all that the index and the query have: hybrid "
         "with a dense side, else sparse; learned for term weights",
     )
-    words: Words = Words()
+    words: Words | None = Field(
+        default=None,
+        description="of modes words, sparse and hybrid; by default what `lsr tune` has stored, "
+        "else its defaults",
+    )
     interpolation: Interpolation | None = Field(
         default=None,
         description="of mode hybrid; by default what `lsr tune` has stored, else its defaults",
     )
     feedback: Feedback | None = None
-    filters: dict[str, str | bool | int | float | tuple[Bound, Bound]] = Field(
-        default_factory=dict,
-        description="metadata that a hit has; (low, high) for numbers. A text stands for itself "
-        "and, where it reads as a number, for the numbers equal to it",
+    filter: AnyFilter | None = Field(
+        default=None,
+        description="what the metadata of a hit must match, as a string "
+        "(`kind = function and year >= 1950`) or as JSON; see `lsr.filter`",
     )
     min_score: float | None = Field(default=None, description="smallest score of a hit")
     max_terms: Annotated[int, Field(ge=1, le=LARGEST_K)] | None = Field(
@@ -215,14 +227,7 @@ class Request(_Settings):
             raise ValueError(f"`min_score` must be finite and at least 0, got {score}")
         return score
 
-    @field_validator("filters", mode="before")
-    @classmethod
-    def _filters(cls, filters: object) -> object:
-        if not isinstance(filters, Mapping):
-            return filters  # refused by its type
-        return {key: _filter(key, value) for key, value in filters.items()}
-
-    @field_validator("query", "filters")
+    @field_validator("query")
     @classmethod
     def _utf8(cls, value: Any) -> Any:
         texts = [value] if isinstance(value, str) else [*value, *value.values()]
@@ -294,6 +299,12 @@ class Request(_Settings):
 
     def _check_feedback(self, feedback: Feedback) -> None:
         if self.mode == "hybrid":
+            sides = self.interpolation.sides if self.interpolation else ("dense",)
+            if "dense" in self.sides_moved and "dense" not in sides:
+                raise ValueError(
+                    f"feedback's `side` {feedback.side!r} moves the dense query, and the "
+                    f"interpolation's `sides` are {', '.join(sides)}"
+                )
             if self.sides_moved == ("sparse", "dense") and self.stages not in ("after", "both"):
                 raise ValueError(
                     "feedback on both sides ends in two rankings: `interpolate` must be 'after' "
@@ -327,6 +338,8 @@ class Request(_Settings):
             return (self.feedback.side,)
         if self.mode in SPARSE or self.feedback.method == "relevance-model":
             return ("sparse",)
+        if self.interpolation and "dense" not in self.interpolation.sides:
+            return ("sparse",)
         return ("dense",)
 
     @property
@@ -337,88 +350,6 @@ class Request(_Settings):
         return self.feedback.interpolate or "both"
 
 
-def _filter(key: object, value: object) -> object:
-    """A value or bounds of a filter, integers exact and equal numbers the same.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(value, str | bool):
-        return value
-    if isinstance(value, Real):
-        return _number(key, value)
-    if isinstance(value, Sequence) and len(value) == 2:
-        low, high = (None if bound is None else _bound(key, bound) for bound in value)
-        if low is not None and high is not None and low > high:
-            raise ValueError(
-                f"filter {key!r}: the bounds must be low ≤ high, got {_excerpt((low, high))}"
-            )
-        return low, high
-    raise ValueError(
-        f"`filters.{key}` must be a string, a number, true or false, or two bounds [low, high] "
-        f"for numbers, got {_excerpt(value)}"
-    )
-
-
-def _bound(key: object, bound: object) -> int | float:
-    if isinstance(bound, bool) or not isinstance(bound, Real):
-        raise ValueError(f"filter {key!r}: the bounds must be numbers, got {_excerpt(bound)}")
-    number = _number(key, bound)
-    if abs(number) > sys.float_info.max:
-        raise ValueError(
-            f"filter {key!r}: the bounds must be within ±{sys.float_info.max:.4g}, "
-            f"got {_excerpt(number)}"
-        )
-    return number
-
-
-def _number(key: object, given: Real) -> int | float:
-    # Numbers of numpy too.
-    number = int(given) if isinstance(given, Integral) else float(given)
-    if isinstance(number, float):
-        if not math.isfinite(number):
-            raise ValueError(f"filter {key!r}: a number must be finite, got {number}")
-        return int(number) if number.is_integer() else number
-    if abs(number) >= 10**LONGEST_INTEGER:
-        raise ValueError(f"filter {key!r}: an integer must have at most {LONGEST_INTEGER} digits")
-    return number
-
-
-def _excerpt(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:80] + "…"
-
-
-def parse_filters(pairs: Iterable[str]) -> dict[str, Any]:
-    """Filters of a Request from "kind=function", "year=1950..1960", "year=..1960", …
-
-    Raises:
-        ValueError: a text has neither form, a bound is no number, or a key is given twice.
-    """
-    filters: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        # Text with another operator would be compared with metadata, and match nothing.
-        if not (key and equals) or key[-1] in "!<>~" or value[:1] in ("=", "<", ">", "!"):
-            raise ValueError(
-                f"a filter must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got {pair!r}"
-            )
-        if key in filters:
-            raise ValueError(f"filter {key!r} is given twice, the second time as {pair!r}")
-        low, dots, high = value.partition("..")
-        filters[key] = (_parse_bound(key, low), _parse_bound(key, high)) if dots else value
-    return filters
-
-
-def _parse_bound(key: str, text: str) -> int | float | None:
-    text = text.strip()
-    if not text:
-        return None
-    if (number := number_of(text)) is None:
-        raise ValueError(f"filter {key!r}: the bounds LOW..HIGH must be numbers, got {text!r}")
-    return number
-
-
 def is_empty(query: str | Mapping[str, float]) -> bool:
     """Whether a query is white space alone, or holds no term."""
     return not (query.strip() if isinstance(query, str) else query)
@@ -427,21 +358,23 @@ def is_empty(query: str | Mapping[str, float]) -> bool:
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Settings from "mode=hybrid", "interpolation.alpha=0.4", …; `ask` checks them.
 
-    What follows "filters." is a filter, see `parse_filters`.
+    "filter=…" may be given several times: a hit must match all of these filters.
 
     Raises:
-        ValueError: a pair has no "=", or gives a value and something inside it; or a filter has
-            another form.
+        ValueError: a pair has no "=", or gives a value and something inside it; or a filter cannot
+            be read.
     """
     settings: dict[str, Any] = {}
-    filters: list[str] = []
+    filters: list[Filter] = []
     for pair in pairs:
-        if pair.startswith("filters."):
-            filters.append(pair.removeprefix("filters."))
-            continue
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ValueError(f"a setting must be KEY=VALUE, got {pair!r}")
+        if key == "filter":
+            filters.append(read_filter(value))
+            continue
+        if key.startswith("filters."):
+            raise ValueError(_renamed({key.removeprefix("filters."): value}))
         *outer, last = key.split(".")
         place = settings
         for part in outer:
@@ -450,7 +383,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
                 raise ValueError(f"setting {key!r}: {part!r} has a value already")
         place[last] = value
     if filters:
-        settings["filters"] = parse_filters(filters)
+        settings["filter"] = And(tuple(filters)) if len(filters) > 1 else filters[0]
     return settings
 
 
@@ -503,9 +436,30 @@ def _describe_error(detail: Any) -> str:
         return f"`{name}` must be one of {context['expected']}, got {given!r}"
     if kind == "finite_number":
         return f"`{name}` must be finite, got {given!r}"
+    if kind == "extra_forbidden" and detail["loc"][-1] == "filters":
+        return _renamed(given)
     if kind == "extra_forbidden":
         return f"`{name}` is not a setting of a request"
     return f"`{name}`: {detail['msg']}, got {given!r}"
+
+
+def _renamed(filters: object) -> str:
+    """Say how the filters that requests had before are written now."""
+    new = "kind = function and year = 1950..1960"
+    if isinstance(filters, Mapping) and filters:
+        try:
+            parts = [
+                str(
+                    Comparison(
+                        key, "=", Range(*value) if isinstance(value, list | tuple) else value
+                    )
+                )
+                for key, value in filters.items()
+            ]
+            new = " and ".join(parts)
+        except (ValueError, TypeError):  # not of the old form either
+            pass
+    return f"`filters` has become `filter`, an expression: write {new}"
 
 
 def _weight_bounds(term: object, given: object) -> str:
@@ -517,7 +471,7 @@ def _bounds(path: Sequence[Any]) -> str:
     model: Any = Request
     found: dict[str, float] = {}
     for part in path:
-        nested = {"interpolation": Interpolation, "feedback": Feedback}
+        nested = {"words": Words, "interpolation": Interpolation, "feedback": Feedback}
         if part in nested and model is Request:
             model = nested[part]
             continue

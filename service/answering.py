@@ -6,14 +6,14 @@ names. It does not make the model itself: an explained answer would take hundred
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from lsr.documents import Document
 from lsr.request import Request
 from lsr.search import Hit, Searcher
 from lsr.search.explanation import Explanation
-from lsr.search.highlight import Match, excerpt, matches
+from lsr.search.highlight import Match, excerpt
 from lsr.service.bodies import SearchBody
 
 Fields: TypeAlias = dict[str, Any]
@@ -56,10 +56,8 @@ class Shown:
             self._why = searcher.explanations(request, ids)
         self._snippets: Sequence[Fields | None] = [None] * len(hits)
         if body.snippets and hits:
-            terms = query_terms(searcher, request)
-            self._snippets = [
-                snippet(searcher.encoder.tokenizer, hit.document, terms) for hit in hits
-            ]
+            highlight = searcher.highlighter(request)
+            self._snippets = [snippet(hit.document, highlight) for hit in hits]
         self._hits = hits
         self._text = body.text
 
@@ -79,12 +77,7 @@ class Shown:
         ]
 
 
-def query_terms(searcher: Searcher, request: Request) -> dict[str, bool]:
-    """Return the terms that texts are marked by, and whether each is in the query itself."""
-    return {term.term: term.literal for term in searcher.expand(request)}
-
-
-def snippet(tokenizer: Any, document: Document, terms: Mapping[str, bool]) -> Fields:
-    """Return the part of a document in which most terms matched, with the fields of Marked."""
+def snippet(document: Document, highlight: Callable[[str], list[Match]]) -> Fields:
+    """Return the part of a document with the most matches, with the fields of Marked."""
     text = " ".join(document.text.split())
-    return marked(*excerpt(text, matches(tokenizer, text, terms)))
+    return marked(*excerpt(text, highlight(text)))

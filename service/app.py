@@ -32,20 +32,21 @@ from lsr.answers import (
 from lsr.documents import Document
 from lsr.request import Request as Asked
 from lsr.search import Searcher
-from lsr.search.highlight import matches
 from lsr.search.notices import of_document, of_query
 from lsr.service import answering, assets, errors
 from lsr.service.bodies import (
     BatchBody,
+    DeleteBody,
     DocumentBody,
     ExplainBody,
     SearchBody,
     asked_of,
+    check_conditions,
     check_limits,
     read_body,
 )
 from lsr.service.gate import Gate
-from lsr.service.ingest import Delete, Put, Receipt
+from lsr.service.ingest import Delete, DeleteMatching, Operation, Put, Receipt
 from lsr.service.searching import answers, state_of, work
 from lsr.service.served import Served
 from lsr.service.service import Service
@@ -234,8 +235,7 @@ def _add_searches(app: FastAPI) -> None:
         def explained(searcher: Searcher) -> tuple[Any, ...]:
             document = _document(searcher, body.id)
             (why,) = searcher.explanations(request, [body.id])
-            terms = answering.query_terms(searcher, request)
-            found = matches(searcher.encoder.tokenizer, document.text, terms)
+            found = searcher.highlighter(request)(document.text)
             notices = of_query(searcher, request, found=why.score != 0)
             return document, why, found, notices + of_document(searcher, document, why)
 
@@ -289,6 +289,13 @@ def _add_documents(app: FastAPI) -> None:
         served = _served(app, name)
         return _acknowledged(served, await _write(app, served, Delete((id,))))
 
+    @app.post("/indexes/{name}/delete", tags=["documents"])
+    async def delete_matching(name: NameParameter, body: DeleteBody) -> Acknowledgement:
+        """Delete all documents that match a filter; the answer says how many they were."""
+        served = _served(app, name)
+        check_conditions(body.filter)
+        return _acknowledged(served, await _write(app, served, DeleteMatching(body.filter)))
+
     @app.post(
         "/indexes/{name}/documents",
         tags=["documents"],
@@ -331,7 +338,7 @@ def _document(searcher: Searcher, doc_id: str) -> Document:
     return document
 
 
-async def _write(app: FastAPI, served: Served, operation: Put | Delete) -> Receipt:
+async def _write(app: FastAPI, served: Served, operation: Operation) -> Receipt:
     service = _service(app)
     deadline = time.monotonic() + service.settings.write_timeout_ms / 1000
     # `submit` waits while the queue of writes is full, so that the client is slowed down too.

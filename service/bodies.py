@@ -12,14 +12,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lsr.documents import Document, metadata_of
-from lsr.request import Request, is_empty
+from lsr.filter import Filter, conditions
+from lsr.request import AnyFilter, Request, is_empty
 from lsr.search import Position
 from lsr.service.settings import Settings
 
 Body = TypeVar("Body", bound=BaseModel)
 EXAMPLES: list[JsonValue] = [
     {"query": "copy a file with its metadata", "k": 10},
-    {"query": {"copy": 2.0, "metadata": 1.0}, "filters": {"kind": "function"}, "explain": True},
+    {"query": {"copy": 2.0, "metadata": 1.0}, "filter": "kind = function", "explain": True},
     {"query": "copy a file", "mode": "sparse", "words": {"weight": 0.5, "title": 0.3}},
     {"query": "copy a file", "mode": "hybrid", "interpolation": {"alpha": 0.3}, "feedback": {}},
 ]
@@ -124,6 +125,16 @@ class ExplainBody(Request):
     id: Annotated[str, Field(min_length=1, max_length=1000)] = Field(description="a document's id")
 
 
+class DeleteBody(BaseModel):
+    """Which documents to delete."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"filter": "year < 1990"}]}
+    )
+
+    filter: AnyFilter = Field(description="what their metadata match, see the filter of a search")
+
+
 class DocumentBody(BaseModel):
     """A document to write, without its id."""
 
@@ -187,13 +198,18 @@ def check_limits(request: Request, settings: Settings, rank: int = 0) -> None:
         raise ValueError(
             f"paging reaches {settings.max_depth} hits, asked for {rank + 1} to {rank + request.k}"
         )
-    if len(request.filters) > MOST_FILTERS:
-        raise ValueError(
-            f"`filters` must have at most {MOST_FILTERS} keys, got {len(request.filters)}"
-        )
+    if request.filter:
+        check_conditions(request.filter)
 
 
-MOST_FILTERS = 100
+def check_conditions(given: Filter) -> None:
+    """Raise ValueError where a filter has more conditions than a service evaluates."""
+    n = sum(1 for _ in conditions(given))
+    if n > MOST_CONDITIONS:
+        raise ValueError(f"`filter` must have at most {MOST_CONDITIONS} conditions, got {n}")
+
+
+MOST_CONDITIONS = 100
 
 
 def _digest(request: Request) -> str:

@@ -18,6 +18,7 @@ from lsr.building.lock import awaited
 from lsr.building.truncation import counted_since, sentences
 from lsr.building.writer import Encoded, Writer, capped
 from lsr.documents import Document, checked_id
+from lsr.filter import Filter
 from lsr.indexes.buffers import pack_document
 from lsr.indexes.lucene import IndexLockedError
 from lsr.indexes.manifest import read_manifest
@@ -41,6 +42,15 @@ class Delete(NamedTuple):
     ids: tuple[str, ...]
 
 
+class DeleteMatching(NamedTuple):
+    """Delete the documents that match a filter when the operation's turn comes."""
+
+    filter: Filter
+
+
+Operation = Put | Delete | DeleteMatching
+
+
 class Receipt(NamedTuple):
     """An operation is durable, and searches see it."""
 
@@ -51,13 +61,16 @@ class Receipt(NamedTuple):
 
 @dataclass(eq=False)
 class _Waiting:
-    operation: Put | Delete
+    operation: Operation
     deadline: float
     n_bytes: int
     future: Future[Receipt] = field(default_factory=Future)
+    n_matching: int = 0  # that a filter matched
 
     @property
     def n_documents(self) -> int:
+        if isinstance(self.operation, DeleteMatching):
+            return self.n_matching
         return len(self.operation[0])
 
 
@@ -108,13 +121,14 @@ class Ingest:
         self._thread = threading.Thread(target=self._run, name="lsr-ingest", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Put | Delete, deadline: float) -> Future[Receipt]:
+    def submit(self, operation: Operation, deadline: float) -> Future[Receipt]:
         """Put an operation into the queue; wait while the queue is full.
 
         The future raises KeyError (an id to delete is not in the index), ValueError (weights that
-        cannot be stored), IndexLockedError (another process held the lock until the deadline),
-        DeadlineError (the operation was not begun by then), ClosedError, or the exception of the
-        commit, after which the operation may be durable or not.
+        cannot be stored, or a filter that does not fit the index), IndexLockedError (another
+        process held the lock until the deadline), DeadlineError (the operation was not begun by
+        then), ClosedError, or the exception of the commit, after which the operation may be durable
+        or not.
 
         Args:
             operation: with at least one document or id.
@@ -232,9 +246,13 @@ class Ingest:
         n_documents = 0
         for waiting in self._waiting:
             n_documents += waiting.n_documents
-            if group and n_documents > self._group:
+            # What a filter matches is known when all writes before it are committed.
+            by_filter = isinstance(waiting.operation, DeleteMatching)
+            if group and (by_filter or n_documents > self._group):
                 break
             group.append(waiting)
+            if by_filter:
+                break
         return group
 
     def _take(self, which: Callable[[], list[_Waiting]]) -> list[_Waiting]:
@@ -282,8 +300,10 @@ class Ingest:
             waiting.future.set_result(Receipt(generation, commit, waiting.n_documents))
 
 
-def _checked_bytes(operation: Put | Delete) -> int:
+def _checked_bytes(operation: Operation) -> int:
     """Return the bytes of an operation; raise ValueError if it cannot be written."""
+    if isinstance(operation, DeleteMatching):
+        return len(str(operation.filter).encode())
     if not operation[0]:
         raise ValueError(f"{type(operation).__name__} must have at least one document, got none")
     if isinstance(operation, Delete):
@@ -321,6 +341,14 @@ def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
                 _fail([waiting], KeyError(f"no document {unknown[0]!r} in this index"))
                 continue
             last.update(dict.fromkeys(ids))
+        elif isinstance(waiting.operation, DeleteMatching):
+            try:
+                matching = writer.index.matching(waiting.operation.filter)
+            except ValueError as error:
+                _fail([waiting], error)
+                continue
+            waiting.n_matching = len(matching)
+            last.update(dict.fromkeys(matching))
         elif waiting in first_rows:
             part, row = first_rows[waiting]
             for n, document in enumerate(waiting.operation.documents):

@@ -16,7 +16,7 @@ LINKED = ("kernels", "indexes", "eval", "service")
 OWN = ("corpus", "encoders", "training", "building", "search", "cli")
 # The ground floor: files of lsr/ itself.
 GROUND = {
-    *("answers", "documents", "filter", "filter_json", "filter_text", "lines", "paths"),
+    *("answers", "documents", "filter", "filter_json", "filter_text", "idf", "lines", "paths"),
     *("progress", "request", "run", "vectors"),
 }
 

@@ -57,6 +57,23 @@ final class Dictionary {
     return any.build();
   }
 
+  /** How many postings a query's learned terms and words have together. */
+  long postings(Weights weights, BytesRef[] vocabulary) throws IOException {
+    long postings = 0;
+    for (int term : weights.terms) {
+      postings += entry(new Term(Engine.LEARNED, vocabulary[term])).states.docFreq();
+    }
+    for (int i = 0; i < weights.words.length; i++) {
+      if (weights.inContents[i] > 0) {
+        postings += entry(new Term(Engine.CONTENTS, weights.words[i])).states.docFreq();
+      }
+      if (weights.inTitle[i] > 0) {
+        postings += entry(new Term(Engine.TITLE, weights.words[i])).states.docFreq();
+      }
+    }
+    return postings;
+  }
+
   private void add(BooleanQuery.Builder any, String field, BytesRef text, int weight)
       throws IOException {
     if (weight > 0) {

@@ -12,7 +12,6 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
-import java.util.TreeSet;
 import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
@@ -27,7 +26,6 @@ import org.apache.lucene.analysis.tokenattributes.OffsetAttribute;
 import org.apache.lucene.analysis.tokenattributes.TermToBytesRefAttribute;
 import org.apache.lucene.document.BinaryDocValuesField;
 import org.apache.lucene.document.Document;
-import org.apache.lucene.document.DoublePoint;
 import org.apache.lucene.document.Field;
 import org.apache.lucene.document.FieldType;
 import org.apache.lucene.document.NumericDocValuesField;
@@ -37,21 +35,21 @@ import org.apache.lucene.document.TextField;
 import org.apache.lucene.index.BinaryDocValues;
 import org.apache.lucene.index.CheckIndex;
 import org.apache.lucene.index.DirectoryReader;
-import org.apache.lucene.index.FieldInfo;
 import org.apache.lucene.index.IndexOptions;
 import org.apache.lucene.index.IndexWriter;
 import org.apache.lucene.index.IndexWriterConfig;
 import org.apache.lucene.index.LeafReaderContext;
 import org.apache.lucene.index.Term;
 import org.apache.lucene.index.Terms;
-import org.apache.lucene.search.BooleanClause;
-import org.apache.lucene.search.BooleanQuery;
+import org.apache.lucene.search.BulkScorer;
 import org.apache.lucene.search.CollectionStatistics;
+import org.apache.lucene.search.DocIdSetIterator;
 import org.apache.lucene.search.IndexSearcher;
 import org.apache.lucene.search.Query;
-import org.apache.lucene.search.TermQuery;
+import org.apache.lucene.search.Weight;
 import org.apache.lucene.search.similarities.BM25Similarity;
 import org.apache.lucene.store.FSDirectory;
+import org.apache.lucene.util.Bits;
 import org.apache.lucene.util.BytesRef;
 
 /** One Lucene index of learned terms and words; for its buffers see Packed. */
@@ -103,10 +101,17 @@ public final class Engine {
     IndexSearcher.setMaxClauseCount(Integer.MAX_VALUE);
   }
 
+  /**
+   * Postings of a query that cost as much as the score of one document by its forward vector. A
+   * property of the VM sets it for benchmarks.
+   */
+  private static final long DIRECT = Long.getLong("lsr.direct", 8);
+
   private final FSDirectory directory;
   private final BytesRef[] vocabulary;
   private final Analyzer analyzer;
   private final IndexWriter writer;
+  private final Filters filters = new Filters();
   private DirectoryReader reader;
   private Dictionary dictionary;
   private long nextPassage;
@@ -151,8 +156,7 @@ public final class Engine {
 
   /**
    * numbers: n, n term counts, all term ids, all impacts, n counts of own tokens, all own tokens;
-   * strings, per document: id, title, text, metadata JSON, a count of (key, string) pairs and these,
-   * a count of (key, double), and these.
+   * strings, per document: id, title, text, metadata JSON, and what Metadata adds.
    */
   public void add(byte[] numbers, byte[] strings, boolean fresh, int threads) throws Exception {
     ByteBuffer in = Packed.little(numbers);
@@ -214,12 +218,7 @@ public final class Engine {
     document.add(new StoredField("text", text));
     document.add(new StoredField("metadata", Packed.string(in)));
     document.add(new TextField(CONTENTS, (title + " " + text).strip(), Field.Store.NO));
-    for (int filters = in.getInt(); filters > 0; filters--) {
-      document.add(new StringField("m." + Packed.string(in), Packed.string(in), Field.Store.NO));
-    }
-    for (int filters = in.getInt(); filters > 0; filters--) {
-      document.add(new DoublePoint("n." + Packed.string(in), in.getDouble()));
-    }
+    Metadata.add(in, document);
     return document;
   }
 
@@ -279,12 +278,15 @@ public final class Engine {
     refresh();
   }
 
-  public void refresh() throws IOException {
+  /** Whether there was a newer commit, which is now seen. */
+  public boolean refresh() throws IOException {
     DirectoryReader newer = DirectoryReader.openIfChanged(reader);
-    if (newer != null) {
-      reader.close();
-      use(newer);
+    if (newer == null) {
+      return false;
     }
+    reader.close();
+    use(newer);
+    return true;
   }
 
   public void forceMerge() throws IOException {
@@ -305,24 +307,21 @@ public final class Engine {
 
   /**
    * numbers: the number of queries, and each as in Weights; words: k1 and b as doubles, and each
-   * query as in Weights; filters: a count, and per filter a key, a count of strings, these, a count
-   * of spans of numbers, and per span two doubles and two integers as strings, which are empty if the
-   * doubles suffice. Returns the number of hits of each query, then the scores of all hits as longs,
+   * query as in Weights; filter: as in Filters, or empty. Returns the number of hits of each query, then the scores of all hits as longs,
    * then their ids as in Packed.strings.
    */
-  public byte[] search(byte[] numbers, byte[] words, byte[] filters, int k, long floor, int threads)
+  public byte[] search(byte[] numbers, byte[] words, byte[] filter, int k, long floor, int threads)
       throws Exception {
     ByteBuffer in = Packed.little(numbers);
     ByteBuffer strings = Packed.little(words);
-    List<Query> required = required(Packed.little(filters));
     WordScoring scoring = scoring(strings);
     IndexSearcher searcher = searcher(scoring);
+    List<Filters.Docs> among = filter.length == 0 ? null : filters.of(reader, filter);
     List<Callable<List<TopHits.Hit>>> tasks = new ArrayList<>();
     for (int left = in.getInt(); left > 0; left--) {
       Weights weights = new Weights(in, strings, vocabulary.length);
-      BooleanQuery query = filtered(dictionary.any(weights, vocabulary), required);
       TopHits hits = new TopHits(k, floor, weights, scoring.contents, scoring.title);
-      tasks.add(() -> top(searcher, query, hits));
+      tasks.add(() -> top(searcher, weights, among, hits));
     }
     Packed.Writer out = new Packed.Writer();
     List<TopHits.Hit> all = new ArrayList<>();
@@ -335,47 +334,6 @@ public final class Engine {
     }
     out.strings(all.stream().map(TopHits.Hit::id).toList());
     return out.bytes();
-  }
-
-  private static List<Query> required(ByteBuffer in) {
-    List<Query> required = new ArrayList<>();
-    for (int left = in.getInt(); left > 0; left--) {
-      String key = Packed.string(in);
-      BooleanQuery.Builder any = new BooleanQuery.Builder();
-      for (int strings = in.getInt(); strings > 0; strings--) {
-        Term string = new Term("m." + key, Packed.string(in));
-        any.add(new TermQuery(string), BooleanClause.Occur.SHOULD);
-      }
-      for (int spans = in.getInt(); spans > 0; spans--) {
-        any.add(span(key, in), BooleanClause.Occur.SHOULD);
-      }
-      required.add(any.build());
-    }
-    return required;
-  }
-
-  private static Query span(String key, ByteBuffer in) {
-    Query doubles = DoublePoint.newRangeQuery("n." + key, in.getDouble(), in.getDouble());
-    BytesRef first = new BytesRef(Packed.bytes(in));
-    BytesRef last = new BytesRef(Packed.bytes(in));
-    if (first.length == 0) {
-      return doubles;
-    }
-    return new BooleanQuery.Builder()
-        .add(doubles, BooleanClause.Occur.FILTER)
-        .add(new Integers("m." + key, first, last), BooleanClause.Occur.FILTER)
-        .build();
-  }
-
-  private static BooleanQuery filtered(BooleanQuery query, List<Query> required) {
-    if (required.isEmpty()) {
-      return query;
-    }
-    BooleanQuery.Builder all = new BooleanQuery.Builder().add(query, BooleanClause.Occur.MUST);
-    for (Query filter : required) {
-      all.add(filter, BooleanClause.Occur.FILTER);
-    }
-    return all.build();
   }
 
   private record WordScoring(WordSimilarity contents, WordSimilarity title) {}
@@ -401,9 +359,29 @@ public final class Engine {
     return searcher;
   }
 
-  private static List<TopHits.Hit> top(
-      IndexSearcher searcher, BooleanQuery query, TopHits collector) throws IOException {
-    searcher.search(query, collector);
+  /** The hits of a query; `among`: the documents of each segment that may be, null for all. */
+  private List<TopHits.Hit> top(
+      IndexSearcher searcher, Weights weights, List<Filters.Docs> among, TopHits collector)
+      throws IOException {
+    if (among != null
+        && Filters.count(among) * DIRECT <= dictionary.postings(weights, vocabulary)) {
+      for (LeafReaderContext leaf : reader.leaves()) {
+        collector.score(leaf, among.get(leaf.ord).bits());
+      }
+    } else {
+      Query query = searcher.rewrite(dictionary.any(weights, vocabulary));
+      Weight weight = searcher.createWeight(query, collector.scoreMode(), 1);
+      for (LeafReaderContext leaf : reader.leaves()) {
+        Bits accepted =
+            among == null ? leaf.reader().getLiveDocs() : among.get(leaf.ord).bits();
+        BulkScorer scorer = weight.bulkScorer(leaf);
+        if (scorer != null) {
+          // A clause of the query in place of `accepted` would cost it its block-max pruning.
+          scorer.score(
+              collector.getLeafCollector(leaf), accepted, 0, DocIdSetIterator.NO_MORE_DOCS);
+        }
+      }
+    }
     List<TopHits.Hit> hits = new ArrayList<>(collector.heap);
     hits.sort(Collections.reverseOrder(TopHits.WORST_FIRST));
     return hits;
@@ -419,26 +397,29 @@ public final class Engine {
     return Lookup.vectors(reader, ids);
   }
 
-  /** The ids of documents that match the filters (as in search), a string each. */
-  public byte[] matching(byte[] filters) throws IOException {
-    return Lookup.matching(new IndexSearcher(reader), required(Packed.little(filters)));
+  /** How many documents pass a filter, and their ids as in Packed.strings. */
+  public byte[] matching(byte[] filter) throws IOException {
+    return Lookup.ids(reader, filters.of(reader, filter));
   }
 
-  /** The keys of indexed metadata, those of deleted, unmerged documents included: a string each. */
-  public byte[] keys() throws IOException {
-    TreeSet<String> keys = new TreeSet<>();
-    for (LeafReaderContext leaf : reader.leaves()) {
-      for (FieldInfo field : leaf.reader().getFieldInfos()) {
-        if (field.name.startsWith("m.")) {
-          keys.add(field.name.substring(2));
-        }
-      }
-    }
+  /** How many documents pass a filter. */
+  public long count(byte[] filter) throws IOException {
+    return Filters.count(filters.of(reader, filter));
+  }
+
+  /** Of each segment its number of documents, and as longs the bits of those that pass a filter. */
+  public byte[] passing(byte[] filter) throws IOException {
     Packed.Writer out = new Packed.Writer();
-    for (String key : keys) {
-      out.string(key.getBytes(StandardCharsets.UTF_8));
+    for (Filters.Docs docs : filters.of(reader, filter)) {
+      out.integer(docs.bits().length());
+      out.bits(docs.bits());
     }
     return out.bytes();
+  }
+
+  /** The fields of metadata, see Metadata: a string each. */
+  public byte[] fields() throws IOException {
+    return Metadata.fields(reader);
   }
 
   /**

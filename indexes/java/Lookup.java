@@ -15,13 +15,7 @@ import org.apache.lucene.index.LeafReaderContext;
 import org.apache.lucene.index.PostingsEnum;
 import org.apache.lucene.index.Terms;
 import org.apache.lucene.index.TermsEnum;
-import org.apache.lucene.search.BooleanClause;
-import org.apache.lucene.search.BooleanQuery;
-import org.apache.lucene.search.IndexSearcher;
-import org.apache.lucene.search.MatchAllDocsQuery;
-import org.apache.lucene.search.Query;
-import org.apache.lucene.search.ScoreMode;
-import org.apache.lucene.search.SimpleCollector;
+import org.apache.lucene.util.BitSetIterator;
 import org.apache.lucene.util.Bits;
 import org.apache.lucene.util.BytesRef;
 
@@ -122,36 +116,22 @@ final class Lookup {
     }
   }
 
-  static byte[] matching(IndexSearcher searcher, List<Query> required) throws IOException {
-    BooleanQuery.Builder all = new BooleanQuery.Builder();
-    all.add(new MatchAllDocsQuery(), BooleanClause.Occur.FILTER);
-    for (Query filter : required) {
-      all.add(filter, BooleanClause.Occur.FILTER);
+  /** How many documents these are, and their ids as in Packed.strings. */
+  static byte[] ids(DirectoryReader reader, List<Filters.Docs> docs) throws IOException {
+    List<BytesRef> found = new ArrayList<>();
+    for (LeafReaderContext leaf : reader.leaves()) {
+      BinaryDocValues ids = DocValues.getBinary(leaf.reader(), Engine.ID);
+      BitSetIterator among = new BitSetIterator(docs.get(leaf.ord).bits(), 0);
+      for (int doc = among.nextDoc(); doc != BitSetIterator.NO_MORE_DOCS; doc = among.nextDoc()) {
+        if (!ids.advanceExact(doc)) {
+          throw new IOException("document " + doc + " has no id");
+        }
+        found.add(BytesRef.deepCopyOf(ids.binaryValue()));
+      }
     }
     Packed.Writer out = new Packed.Writer();
-    searcher.search(
-        all.build(),
-        new SimpleCollector() {
-          private BinaryDocValues ids;
-
-          @Override
-          protected void doSetNextReader(LeafReaderContext context) throws IOException {
-            ids = DocValues.getBinary(context.reader(), Engine.ID);
-          }
-
-          @Override
-          public void collect(int doc) throws IOException {
-            if (!ids.advanceExact(doc)) {
-              throw new IOException("document " + doc + " has no id");
-            }
-            out.string(ids.binaryValue());
-          }
-
-          @Override
-          public ScoreMode scoreMode() {
-            return ScoreMode.COMPLETE_NO_SCORES;
-          }
-        });
+    out.integer(found.size());
+    out.strings(found);
     return out.bytes();
   }
 

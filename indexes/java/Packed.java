@@ -8,6 +8,7 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import org.apache.lucene.util.BytesRef;
+import org.apache.lucene.util.FixedBitSet;
 
 /** The buffers exchanged with Python: little-endian; strings are a length and UTF-8 bytes. */
 final class Packed {
@@ -120,6 +121,14 @@ final class Packed {
 
     void bytes(byte[] value) throws IOException {
       out.write(value);
+    }
+
+    /** Longs, the first document in the lowest bit of the first. */
+    void bits(FixedBitSet bits) throws IOException {
+      long[] words = bits.getBits();
+      for (int i = 0; i < FixedBitSet.bits2words(bits.length()); i++) {
+        number(words[i]);
+      }
     }
 
     void append(Writer more) throws IOException {

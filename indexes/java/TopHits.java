@@ -10,7 +10,9 @@ import org.apache.lucene.search.Collector;
 import org.apache.lucene.search.LeafCollector;
 import org.apache.lucene.search.Scorable;
 import org.apache.lucene.search.ScoreMode;
+import org.apache.lucene.util.BitSetIterator;
 import org.apache.lucene.util.BytesRef;
+import org.apache.lucene.util.FixedBitSet;
 
 /**
  * The k best hits: score descending, ties by document id ascending (UTF-8 bytes).
@@ -51,6 +53,41 @@ final class TopHits implements Collector {
     return ScoreMode.TOP_SCORES;
   }
 
+  /** Scores some documents of a segment one by one, and takes those that are hits. */
+  void score(LeafReaderContext context, FixedBitSet docs) throws IOException {
+    BinaryDocValues ids = DocValues.getBinary(context.reader(), Engine.ID);
+    BinaryDocValues forward = DocValues.getBinary(context.reader(), Engine.FORWARD);
+    WordPostings words = new WordPostings(context.reader(), weights, contents, title);
+    BitSetIterator among = new BitSetIterator(docs, 0);
+    for (int doc = among.nextDoc(); doc != BitSetIterator.NO_MORE_DOCS; doc = among.nextDoc()) {
+      long score = words.score(doc);
+      if (weights.terms.length > 0 && forward.advanceExact(doc)) {
+        score += weights.product(forward.binaryValue());
+      }
+      offer(ids, doc, score);
+    }
+  }
+
+  /** Whether a document of this score has become a hit. */
+  private boolean offer(BinaryDocValues ids, int doc, long score) throws IOException {
+    boolean full = heap.size() == k;
+    if (score < floor || full && score < heap.peek().score()) {
+      return false;
+    }
+    if (!ids.advanceExact(doc)) {
+      throw new IOException("document " + doc + " has no id");
+    }
+    Hit hit = new Hit(score, BytesRef.deepCopyOf(ids.binaryValue()));
+    if (full) {
+      if (WORST_FIRST.compare(hit, heap.peek()) < 0) {
+        return false;
+      }
+      heap.poll();
+    }
+    heap.add(hit);
+    return true;
+  }
+
   @Override
   public LeafCollector getLeafCollector(LeafReaderContext context) throws IOException {
     BinaryDocValues ids = DocValues.getBinary(context.reader(), Engine.ID);
@@ -83,21 +120,9 @@ final class TopHits implements Collector {
           }
           score = weights.product(forward.binaryValue()) + words.score(doc);
         }
-        if (score < floor || full && score < heap.peek().score()) {
-          return;
+        if (offer(ids, doc, score)) {
+          limit();
         }
-        if (!ids.advanceExact(doc)) {
-          throw new IOException("document " + doc + " has no id");
-        }
-        Hit hit = new Hit(score, BytesRef.deepCopyOf(ids.binaryValue()));
-        if (full) {
-          if (WORST_FIRST.compare(hit, heap.peek()) < 0) {
-            return;
-          }
-          heap.poll();
-        }
-        heap.add(hit);
-        limit();
       }
 
       /** Tells Lucene the least score needed. Equal scores stay competitive: their ids decide. */

@@ -20,6 +20,7 @@ from lsr.building.encoders import (
     DEFAULT,
     DTYPES,
     FITTED,
+    OURS,
     Dtype,
     Encoder,
     encoder_name,
@@ -30,14 +31,15 @@ from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, open_live
 from lsr.building.lock import locked, refuse_foreign
 from lsr.building.truncation import counted_since, sentences
-from lsr.building.tuning import NAME as TUNING
-from lsr.building.tuning import carry_over
+from lsr.building.tuning import carry_over, is_tuned
+from lsr.building.word_scale import word_scale
 from lsr.building.writer import DenseSide, Writer
 from lsr.corpus.corpus import Corpus
 from lsr.corpus.language import LanguageCounts
 from lsr.documents import Document
 from lsr.encoders.dense import DenseEncoder, dense_name
 from lsr.encoders.load import default_tokenizer, resolve
+from lsr.filter import Filter
 from lsr.indexes.approximate import KINDS, Kind
 from lsr.indexes.dense_segments import listed
 from lsr.indexes.dense_writer import DenseWriter
@@ -103,7 +105,8 @@ def build_index(
     Args:
         corpus: documents with unique ids.
         directory: it is made if it does not exist. One that holds other files is refused.
-        encoder: "default", "grafted", "lexical", a checkpoint directory or a hub name.
+        encoder: "default", "bm25" (words alone), "grafted", "lexical", a checkpoint directory or a
+            hub name.
         top_k: expansion terms kept per document, the heaviest.
         dense: the sentence-transformers model of the dense side: "default" (all-MiniLM-L6-v2), a
             directory or a hub name; None for no dense side.
@@ -130,7 +133,7 @@ def build_index(
     refuse_foreign(directory)
     # A model that is not there is an error before the corpus is read, which may take long.
     for model in (encoder, *([] if dense is None else [dense])):
-        if (name := os.fspath(model)) not in (DEFAULT, *FITTED):
+        if (name := os.fspath(model)) not in OURS:
             resolve(name)
     counts = LanguageCounts() if language == AUTO else None
     n_documents, corpus_sha256 = read_through(corpus, progress, counts)
@@ -181,6 +184,7 @@ def _build(
         if side:
             _merge_vectors(writer, dense_kind, progress)
         notices = sentences(writer.truncation, name, dense_model, quiet=True)
+        scale = word_scale(index, opened, IMPACT_SCALE)
     manifest = Manifest(
         generation=generation,
         encoder=name,
@@ -198,6 +202,7 @@ def _build(
         dense_sha256=dense_encoder.fingerprint if dense_encoder else None,
         dense_kind=dense_kind,
         language=language,
+        word_scale=scale,
     )
     if before and (kept := _carry_over(directory, before, manifest, settings, n_documents)):
         notices.append(kept)
@@ -213,7 +218,7 @@ def _carry_over(
 ) -> str | None:
     """`carry_over` from the live generation to the one that was just built."""
     folder = before.folder(directory)
-    if not (folder / TUNING).exists():
+    if not is_tuned(folder):
         return None
     same = None
     try:
@@ -268,6 +273,27 @@ def delete_documents(directory: str | os.PathLike[str], ids: Sequence[str]) -> N
         writer = Writer.of(live, directory)
         writer.delete(ids)
         writer.commit()
+
+
+def delete_matching(directory: str | os.PathLike[str], condition: Filter) -> int:
+    """Delete the documents of the live index that match a filter, while searches go on.
+
+    Returns:
+        How many they were.
+
+    Raises:
+        FileNotFoundError: no index there.
+        ValueError: the filter does not fit the metadata of the index; nothing is deleted.
+        IndexLockedError: another process builds this index or writes to it.
+    """
+    directory = Path(directory)
+    with open_live(directory, writable=True) as live:
+        ids = live.index.matching(condition)
+        if ids:
+            writer = Writer.of(live, directory)
+            writer.delete(ids)
+            writer.commit()
+    return len(ids)
 
 
 def merge_index(
@@ -389,7 +415,10 @@ def _add(
         lost += float(np.square(difference.data, dtype=np.float64).sum())
         writer.add(encoded, new=new)
         n_documents += len(shard)
-        n_empty += int((np.diff(impacts.indptr) == 0).sum())
+        if impacts.shape[1]:
+            n_empty += int((np.diff(impacts.indptr) == 0).sum())
+        else:
+            n_empty += sum(not document.content for document in shard)
         if time.monotonic() - committed > COMMIT_SECONDS:
             writer.commit()
             committed = time.monotonic()

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+from lsr.encoders.bm25 import WordsAlone
 from lsr.encoders.default import DefaultEncoder
 from lsr.encoders.graft import GraftedEncoder
 from lsr.encoders.lexical import LexicalEncoder
@@ -16,17 +17,22 @@ if TYPE_CHECKING:
     from lsr.encoders.model_encoder import ModelEncoder
 
 Encoder: TypeAlias = (
-    "DefaultEncoder | LexicalEncoder | GraftedEncoder | MaskedLMEncoder | ModelEncoder"
+    "DefaultEncoder | WordsAlone | LexicalEncoder | GraftedEncoder | MaskedLMEncoder | ModelEncoder"
 )
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 DEFAULT = "default"
-# Encoders that are fitted on the corpus and kept in the index; others but DEFAULT are checkpoints.
+BM25 = "bm25"
+# Encoders that are fitted on the corpus and kept in the index.
 FITTED: dict[str, type[LexicalEncoder] | type[GraftedEncoder]] = {
     "lexical": LexicalEncoder,
     "grafted": GraftedEncoder,
 }
+
+
+# All names of encoders that are not those of checkpoints.
+OURS = (DEFAULT, BM25, *FITTED)
 
 
 def vocabulary_sha256(terms: list[str]) -> str:
@@ -36,8 +42,7 @@ def vocabulary_sha256(terms: list[str]) -> str:
 
 def encoder_name(name: str) -> str:
     """The name under which an index stores an encoder: of a directory its absolute path."""
-    ours = name in (DEFAULT, *FITTED)
-    return str(Path(name).resolve()) if not ours and Path(name).is_dir() else name
+    return str(Path(name).resolve()) if name not in OURS and Path(name).is_dir() else name
 
 
 def open_encoder(name: str, folder: Path, dtype: Dtype | None = None) -> Encoder:
@@ -48,6 +53,8 @@ def open_encoder(name: str, folder: Path, dtype: Dtype | None = None) -> Encoder
         folder: where the build saved the statistics of an encoder in FITTED.
         dtype: of a model's matrix products; None leaves the choice to MaskedLMEncoder.
     """
+    if name == BM25:
+        return WordsAlone()
     if name == "lexical":
         return LexicalEncoder.load(default_tokenizer(), folder)
     in_dtype = None

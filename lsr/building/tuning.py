@@ -1,39 +1,67 @@
-"""The interpolation that `lsr tune` found for an index, kept in its generation's folder."""
+"""The settings that `lsr tune` found for an index, kept in its generation's folder."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsr.building.encoders import FITTED
 from lsr.indexes.manifest import Manifest
-from lsr.request import Interpolation
+from lsr.request import Interpolation, Words
 
-NAME = "interpolation.json"
+Model = TypeVar("Model", bound=BaseModel)
+
+NAME = "tuning.json"
+# Of format 2: an interpolation of learned terms and dense vectors.
+OLDER = "interpolation.json"
 
 
-def read_tuning(folder: Path) -> Interpolation | None:
+class Tuned(BaseModel):
+    """What `lsr tune` found for an index."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    words: Words = Words()
+    interpolation: Interpolation = Interpolation()
+
+
+def is_tuned(folder: Path) -> bool:
+    """Whether something was stored in a generation's folder."""
+    return any((folder / name).exists() for name in (NAME, OLDER))
+
+
+def read_tuning(folder: Path) -> Tuned | None:
     """What was stored in a generation's folder, if anything.
+
+    Indexes of formats 1 and 2 had no words: what was tuned for them is an interpolation of learned
+    terms and dense vectors.
 
     Raises:
         ValueError: the file is truncated or foreign.
     """
-    path = folder / NAME
-    if not path.exists():
+    if (folder / NAME).exists():
+        return _read(folder / NAME, Tuned)
+    if not (folder / OLDER).exists():
         return None
+    found = _read(folder / OLDER, Interpolation)
+    return Tuned(interpolation=found.model_copy(update={"sides": ("learned", "dense")}))
+
+
+def _read(path: Path, model: type[Model]) -> Model:
     try:
-        return Interpolation.model_validate_json(path.read_bytes())
+        return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path}: not an interpolation, or a truncated one: {error}") from error
+        raise ValueError(f"{path}: not what `lsr tune` writes, or truncated: {error}") from error
 
 
-def write_tuning(folder: Path, interpolation: Interpolation) -> None:
+def write_tuning(folder: Path, tuned: Tuned) -> None:
     """Store it for searches without settings of their own, by one rename."""
     temporary = folder / f"{NAME}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(interpolation.model_dump_json(indent=2))
+        file.write(tuned.model_dump_json(indent=2))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / NAME)
@@ -44,9 +72,9 @@ def carry_over(
 ) -> str | None:
     """Keep what `lsr tune` stored for a generation in the one that follows it, where it fits.
 
-    An interpolation belongs to the models whose scores it weighs, so it is dropped with any of
-    them. Of another corpus it is still the best guess there is: then it is kept. The weights of
-    "lexical" and "grafted" are statistics of the corpus, which change with it.
+    Weights belong to the models whose scores they weigh, so they are dropped with any of them. Of
+    another corpus they are still the best guess there is: then they are kept. What "lexical" and
+    "grafted" are fitted with are statistics of the corpus, which change with it.
 
     Args:
         folder: of the generation before.
@@ -65,7 +93,11 @@ def carry_over(
         return f"dropped what `lsr tune` stored, which cannot be read ({error})"
     if stored is None:
         return None
-    what = f"the interpolation that `lsr tune` stored (α {stored.alpha}, {stored.normalisation})"
+    how = stored.interpolation
+    what = (
+        f"what `lsr tune` stored (words {stored.words.weight:g}, α {how.alpha}, "
+        f"{how.normalisation})"
+    )
     if reasons := _changes(before, after):
         return f"dropped {what}: {', '.join(reasons)}; tune again with `lsr tune`"
     write_tuning(to, stored)
@@ -90,7 +122,9 @@ def _changes(before: Manifest, after: Manifest) -> list[str]:
         found.append(f"encoder {after.encoder!r} has other weights")
     if before.top_k != after.top_k:
         found.append(f"--top-k was {before.top_k} and is {after.top_k}")
-    if after.dense is None:
+    if before.language != after.language:
+        found.append(f"--language was {before.language!r} and is {after.language!r}")
+    if before.dense is not None and after.dense is None:
         found.append("the index has no dense side any more")
     elif before.dense != after.dense:
         found.append(f"the dense model was {before.dense!r} and is {after.dense!r}")

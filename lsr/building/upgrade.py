@@ -14,7 +14,8 @@ from lsr.building.encoders import Encoder, open_encoder
 from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, naming_index
 from lsr.building.lock import locked
-from lsr.building.tuning import NAME as TUNING
+from lsr.building.tuning import read_tuning, write_tuning
+from lsr.building.word_scale import word_scale
 from lsr.corpus.language import LanguageCounts
 from lsr.indexes.lucene import LuceneIndex
 from lsr.indexes.manifest import (
@@ -82,8 +83,8 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
     for folder in ("encoder", DENSE):
         if (old / folder).exists():
             shutil.copytree(old / folder, new / folder)
-    if (old / TUNING).exists():
-        shutil.copy2(old / TUNING, new / TUNING)
+    if tuned := read_tuning(old):
+        write_tuning(new, tuned)
     notice = None
     with LuceneIndex.open(old / "lucene", encoder.vocabulary) as index:
         if language == AUTO:
@@ -94,10 +95,12 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
             language, notice = detected(counts)
         with LuceneIndex.create(new / "lucene", encoder.vocabulary, language) as copy:
             n_documents = _copy(index, copy, encoder, progress)
+            scale = word_scale(copy, encoder, before.impact_scale)
     manifest = replace(
         before,
         generation=before.generation + 1,
         language=language,
+        word_scale=scale,
         format_version=FORMAT_VERSION,
     )
     write_manifest(directory, manifest)
@@ -106,7 +109,7 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
 
 
 def _shards(index: LuceneIndex) -> Iterator[list[str]]:
-    ids = iter(index.matching({}))
+    ids = iter(index.matching())
     while shard := list(islice(ids, SHARD)):
         yield shard
 

@@ -15,11 +15,12 @@ from lsr.corpus.corpus import open_corpus
 from lsr.eval.datasets import load_dataset
 from lsr.eval.measuring import measure_index
 from lsr.eval.report import table
-from lsr.indexes.manifest import NAME, read_manifest
+from lsr.indexes.manifest import FORMAT_VERSION, NAME, read_manifest
+from lsr.request import ask
 from lsr.search import Searcher
 
-# The baseline first: it shows that things work within seconds.
-ENCODERS = ("lexical", "default")
+# Words are the baseline: BM25.
+MODES = ("words", "learned", "sparse")
 QUERIES = (
     "copy a file with its metadata",
     "how many cores does this machine have",
@@ -31,16 +32,16 @@ HITS = 3
 MEASURES = ("nDCG@10", "RR@10", "R@100", "R@1000")
 NEXT = """What to try next:
 
-    lsr search {learned} "your own question"
-    lsr explain {learned} "copy a file with its metadata" shutil.copy2
-    lsr search {learned} --weights '{{"copy": 2.0, "metadata": 1.0}}'
+    lsr search {index} "your own question"
+    lsr explain {index} "copy a file with its metadata" shutil.copy2
+    lsr search {index} --weights '{{"copy": 2.0, "metadata": 1.0}}'
     lsr index pydoc:numpy --out numpy-index       # any installed package
     lsr index CORPUS --out my-index               # a BEIR folder, JSONL, TSV, an ir_datasets id
-    lsr doctor {learned}
+    lsr doctor {index}
 
 A page that shows why a document matched, at http://127.0.0.1:8080/, and an API:
 
-    lsr serve {learned}"""
+    lsr serve {index}"""
 
 
 def run_demo(folder: Path) -> None:
@@ -50,33 +51,41 @@ def run_demo(folder: Path) -> None:
     """
     console = terminal()
     home = folder / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    paths = {encoder: home / encoder for encoder in ENCODERS}
-    for encoder, path in paths.items():
-        if not _is_there(path):
-            console.print(f"Indexing the standard library's documentation: {encoder}", style="bold")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with progress_bar() as progress:
-                build_index(open_corpus("pydoc"), path, encoder, progress=progress)
-    learned = paths["default"]
-    with Searcher(learned) as searcher:
+    index = home / "default"
+    if not _is_there(index):
+        console.print("Indexing the standard library's documentation", style="bold")
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with progress_bar() as progress:
+            build_index(open_corpus("pydoc"), index, progress=progress)
+    with Searcher(index) as searcher:
         for query in QUERIES:
             console.rule(Text(query, "bold"), align="left")
+            highlight = searcher.highlighter(ask(query))
             for rank, hit in enumerate(searcher.search(query, HITS), 1):
                 reasons = searcher.explain(query, hit.document.id)
-                console.print(hit_view(rank, hit, reasons, searcher.encoder.tokenizer))
-    title = Text("100 bundled questions: BM25 beside the learned encoder", "bold")
+                console.print(hit_view(rank, hit, reasons, highlight))
+    title = Text("100 bundled questions: words, learned terms, and both in one pass", "bold")
     console.rule(title, align="left")
     dataset = load_dataset("pydoc")
     results = []
-    for path in paths.values():
-        with Searcher(path) as searcher, progress_bar() as progress:
-            results.append(measure_index(searcher, dataset, MEASURES, progress=progress))
+    for mode in MODES:
+        with Searcher(index) as searcher, progress_bar() as progress:
+            results.append(
+                measure_index(
+                    searcher,
+                    dataset,
+                    MEASURES,
+                    name=mode,
+                    settings={"mode": mode},
+                    progress=progress,
+                )
+            )
     console.print(table(results))
     console.print(
-        "\nlexical is BM25 in WordPieces. default is the trained model, which finds words for what "
-        "a document means.\nEvery number is of the real index, every question's answer was "
-        "written down before any was run.\n",
-        NEXT.format(learned=learned),
+        "\nwords is BM25. learned is the trained model, which finds terms for what a document "
+        "means. sparse is both, which is what `lsr search` does.\nEvery number is of the real "
+        "index, every question's answer was written down before any was run.\n",
+        NEXT.format(index=index),
         sep="\n",
         markup=False,
         highlight=False,
@@ -88,6 +97,8 @@ def _is_there(path: Path) -> bool:
     """Whether an index is there, made with the weights that its encoder has now."""
     if not (path / NAME).exists():
         return False
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, older=True)
+    if manifest.format_version != FORMAT_VERSION:
+        return False
     encoder = open_encoder(manifest.encoder, manifest.folder(path) / "encoder")
     return encoder.fingerprint == manifest.encoder_sha256

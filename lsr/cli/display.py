@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import rich.progress
 from rich.bar import Bar
@@ -16,13 +15,13 @@ from lsr.cli.terminal import terminal, visible
 from lsr.progress import Progress
 from lsr.search import Hit
 from lsr.search.explanation import Contribution, Explanation
-from lsr.search.highlight import excerpt, matches
+from lsr.search.highlight import Match, excerpt
 
 
-def snippet(tokenizer: Any, text: str, terms: set[str]) -> Text:
-    """The part of `text` with the most words that hold `terms`, which are highlighted."""
+def snippet(text: str, highlight: Callable[[str], list[Match]]) -> Text:
+    """The part of `text` with the most matches of a query, which are highlighted."""
     text = visible(" ".join(text.split()))
-    part, matched = excerpt(text, matches(tokenizer, text, dict.fromkeys(terms, True)))
+    part, matched = excerpt(text, highlight(text))
     shown = Text(part)
     for match in matched:
         shown.stylize("bold yellow", match.start, match.end)
@@ -42,8 +41,7 @@ def chart(reasons: Sequence[Contribution], limit: int | None = None) -> Table:
         table.add_row(
             Text(reason.term, "yellow" if reason.literal_in_document else "cyan"),
             f"{number(reason.query_weight)} {_origin(reason)}",
-            f"{reason.document_weight:.3f} "
-            f"{'literal' if reason.literal_in_document else 'expanded'}",
+            f"{reason.document_weight:.3f} {_place(reason)}",
             number(reason.contribution),
             f"{reason.share:.1%}",
             Bar(1.0, 0.0, reason.share, width=24, color="green"),
@@ -64,6 +62,12 @@ def _origin(reason: Contribution) -> str:
     return "literal" if reason.literal_in_query else "expanded"
 
 
+def _place(reason: Contribution) -> str:
+    if reason.field != "learned":
+        return "title" if reason.field == "title" else "word"
+    return "literal" if reason.literal_in_document else "expanded"
+
+
 def shares(why: Explanation) -> str:
     """What each side added to the score of an interpolated ranking; nothing of one side alone."""
     if len(why.sides) == 1:
@@ -73,7 +77,9 @@ def shares(why: Explanation) -> str:
     )
 
 
-def hit_view(rank: int, hit: Hit, why: Explanation, tokenizer: Any) -> Group:
+def hit_view(
+    rank: int, hit: Hit, why: Explanation, highlight: Callable[[str], list[Match]]
+) -> Group:
     """One hit: rank, score, id, title, text with matched words highlighted, and the chart."""
     reasons = why.terms
     head = Text.assemble(
@@ -85,9 +91,8 @@ def hit_view(rank: int, hit: Hit, why: Explanation, tokenizer: Any) -> Group:
         head.append(f"  {visible(' '.join(hit.document.title.split()))}", "dim")
     if sides := shares(why):
         head.append(f"  {sides}", "dim")
-    literal = {reason.term for reason in reasons if reason.literal_in_document}
     body = Table.grid(padding=(0, 0, 0, 4))
-    body.add_row("", snippet(tokenizer, hit.document.text, literal))
+    body.add_row("", snippet(hit.document.text, highlight))
     if reasons:
         body.add_row("", chart(reasons, 5))
     return Group(head, body, Text())

@@ -102,14 +102,34 @@ def add(directory: IndexArgument, corpus: CorpusArgument, skip_bad: SkipBadOptio
 
 def delete(
     directory: IndexArgument,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of the documents.")],
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", help="The ids of the documents.")
+    ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="EXPR",
+            help="In place of ids: all documents whose metadata match, such as 'year < 1990'.",
+        ),
+    ] = None,
 ) -> None:
-    """Delete documents by id, while searches go on. With an unknown id, none is deleted."""
-    from lsr.building.build import delete_documents
+    """Delete documents by id or by filter, while searches go on.
+
+    With an unknown id, none is deleted.
+    """
+    if bool(ids) == (condition is not None):
+        raise typer.BadParameter("give ids of documents, or --filter")
+    from lsr.building.build import delete_documents, delete_matching
+    from lsr.filter_text import parse
 
     with user_errors():
-        delete_documents(directory, ids)
-    say(f"deleted {len(ids)} documents from {directory}", err=True)
+        if condition is not None:
+            n = delete_matching(directory, parse(condition))
+        else:
+            delete_documents(directory, ids or [])
+            n = len(ids or [])
+    say(f"deleted {n:,} {'document' if n == 1 else 'documents'} from {directory}", err=True)
 
 
 def merge(directory: IndexArgument) -> None:
@@ -187,7 +207,7 @@ def _check(directory: Path) -> list[str]:
                 f"  dense side: {live.manifest.dense}, {live.dense.kind}, {len(live.dense):,} "
                 f"vectors of {live.dense.dimension} numbers, {live.dense.size_bytes / 1e6:,.1f} MB"
             )
-            apart = sorted(set(live.index.matching({})) ^ set(live.dense.ids))
+            apart = sorted(set(live.index.matching()) ^ set(live.dense.ids))
             if apart:
                 problems.append(
                     f"{len(apart)} documents are on one side only, such as {apart[0]!r}"

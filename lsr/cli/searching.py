@@ -46,8 +46,9 @@ FilterOption = Annotated[
     list[str] | None,
     typer.Option(
         "--filter",
-        help="Metadata that each hit must have: KEY=VALUE, or KEY=LOW..HIGH for numbers. May be "
-        "repeated.",
+        metavar="EXPR",
+        help="What the metadata of each hit must match, such as 'kind = function and year >= 1950' "
+        "or 'tags has any (a, b) and not exists(owner)'. May be repeated: all must match.",
     ),
 ]
 
@@ -89,7 +90,7 @@ def search(
     from lsr.search import Searcher
 
     with user_errors(), Searcher(directory) as searcher:
-        pairs = (settings or []) + [f"filters.{pair}" for pair in filters or []]
+        pairs = (settings or []) + [f"filter={expression}" for expression in filters or []]
         asked = request_settings(mode, feedback, pairs)
         if min_score is not None:
             asked["min_score"] = min_score
@@ -98,7 +99,6 @@ def search(
         count = asked.pop("k", 10 if queries is None else 1000)
         if k is not None:
             count = k
-        _check_commas(searcher, asked.get("filters", {}))
         if queries is not None and run is not None:
             _write_run(searcher, queries, run, count, threads, asked)
         else:
@@ -189,8 +189,9 @@ def _print_hits(
     from lsr.cli.display import hit_view
 
     console = terminal()
+    highlight = searcher.highlighter(ask(query, k=k, **settings))
     for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
-        console.print(hit_view(rank, hit, why, searcher.encoder.tokenizer))
+        console.print(hit_view(rank, hit, why, highlight))
 
 
 def request_settings(mode: str | None, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:
@@ -203,19 +204,6 @@ def request_settings(mode: str | None, feedback: bool, pairs: list[str] | None) 
     if feedback:
         settings.setdefault("feedback", {})
     return settings
-
-
-def _check_commas(searcher: Searcher, filters: dict[str, Any]) -> None:
-    """Raise ValueError for a value with a comma that no document has: it was meant as a list."""
-    for key, value in filters.items():
-        if not isinstance(value, str) or "," not in value:
-            continue
-        searcher.index.check_filters([key])
-        if not searcher.index.matching({key: value}):
-            raise ValueError(
-                f"filter {key!r}: no document has the value {value!r}, and a comma does not "
-                "separate values: a filter must be KEY=VALUE or, for numbers, KEY=LOW..HIGH"
-            )
 
 
 def _hit_record(hit: Hit, why: Explanation) -> dict[str, Any]:
@@ -267,14 +255,14 @@ def explain(
         notices = of_query(searcher, ask(text, **asked), found=why.score != 0)
         for notice in notices + of_document(searcher, document, why):
             say(f"notice: {notice}", err=True)
-    if as_json:
-        typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))
-        return
-    from lsr.cli.display import chart, number, shares, snippet
+        if as_json:
+            typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))
+            return
+        from lsr.cli.display import chart, number, shares, snippet
 
-    console = terminal()
-    literal = {reason.term for reason in why.terms if reason.literal_in_document}
-    console.print(snippet(searcher.encoder.tokenizer, document.text, literal), "")
-    if why.terms:
-        console.print(chart(why.terms))
-    console.print(f"score {number(why.score, 4)}", shares(why))
+        console = terminal()
+        highlight = searcher.highlighter(ask(text, **asked))
+        console.print(snippet(document.text, highlight), "")
+        if why.terms:
+            console.print(chart(why.terms))
+        console.print(f"score {number(why.score, 4)}", shares(why))

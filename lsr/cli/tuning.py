@@ -30,7 +30,7 @@ def tune(
     measure: Annotated[str, typer.Option(help="The measure that is maximised.")] = "nDCG@10",
     as_json: JsonOption = False,
 ) -> None:
-    """Find the best α and normalisation for --mode hybrid, and store them with the index."""
+    """Find the best weights of an index's sides, and store them with it for all searches."""
     from lsr.cli.display import progress_bar
     from lsr.eval.datasets import load_dataset
     from lsr.eval.tuning import tune as tune_index
@@ -42,12 +42,15 @@ def tune(
     if as_json:
         typer.echo(json.dumps(found.record()))
         return
-    how = found.interpolation
+    how = found.best.interpolation
+    chosen = f"words {found.best.words.weight:g}"
+    if "dense" in found.sides:
+        chosen += f", α {how.alpha} with {how.normalisation}"
+    alone = ", ".join(f"{side} {value:.4f}" for side, value in found.sides.items())
     say(
-        f"α {how.alpha} with {how.normalisation}, stored in {directory}\n"
+        f"{chosen}, stored in {directory}\n"
         f"{measure} of {found.n_queries} queries ({found.dataset}, {found.split}): "
-        f"{found.tuned:.4f}; {found.cross_validated:.4f} cross-validated; "
-        f"sparse alone {found.sparse:.4f}, dense alone {found.dense:.4f}"
+        f"{found.tuned:.4f}; {found.cross_validated:.4f} cross-validated; alone: {alone}"
     )
 
 

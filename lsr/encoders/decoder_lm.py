@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.encoders.lexical import inverse_document_frequency
 from lsr.encoders.lora import PRESETS, LoraPreset, add_lora, four_bits
 from lsr.encoders.tokens import count_terms
+from lsr.idf import inverse_document_frequency
 
 if TYPE_CHECKING:
     from lsr.encoders.decoder_modules import Decoder

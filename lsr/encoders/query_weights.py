@@ -22,7 +22,7 @@ QUERY_WEIGHTS = r"\.sub_modules\.query\.0\.weight$"
 def corpus_idf(tokenizer: Any, batches: Iterable[Sequence[str]]) -> np.ndarray:
     """Return the IDF of every token in a corpus, which is read once; float32, shape (V,).
 
-    See `lsr.encoders.lexical.inverse_document_frequency`: tokens that no document holds get the
+    See `lsr.idf.inverse_document_frequency`: tokens that no document holds get the
     largest value. Special tokens get 0.
 
     Raises:

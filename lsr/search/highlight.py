@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lsr.encoders.tokens import whole_text
+from lsr.indexes.lucene import Word
 
 EXCERPT = 300  # characters
 
 
 class Match(NamedTuple):
-    """A word of a text, ``text[start:end]``, with a token that is a term of the query."""
+    """A part of a text, ``text[start:end]``, with a term or a word of the query."""
 
     start: int
     end: int
@@ -40,6 +41,30 @@ def matches(tokenizer: Any, text: str, terms: Mapping[str, bool]) -> list[Match]
         for word in sorted(found)
         if (span := encoding.word_to_chars(word))
     ]
+
+
+def word_matches(words: Iterable[Word], asked: Mapping[str, str]) -> list[Match]:
+    """Return the words of a text that are words of the query, in order.
+
+    Args:
+        words: of the text.
+        asked: word → as it is shown.
+    """
+    return [
+        Match(word.start, word.end, asked[word.word], True) for word in words if word.word in asked
+    ]
+
+
+def without_overlaps(matched: Iterable[Match]) -> list[Match]:
+    """Return matches in order; of those that overlap the query's own, and then the longest."""
+    ordered = sorted(matched, key=lambda m: (not m.literal, m.start - m.end, m.start))
+    taken = bytearray(max((match.end for match in ordered), default=0))
+    kept = []
+    for match in ordered:
+        if not any(taken[match.start : match.end]):
+            taken[match.start : match.end] = b"\1" * (match.end - match.start)
+            kept.append(match)
+    return sorted(kept)
 
 
 def excerpt(text: str, matched: Sequence[Match], size: int = EXCERPT) -> tuple[str, list[Match]]:

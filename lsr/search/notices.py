@@ -61,6 +61,8 @@ def of_document(searcher: Searcher, document: Document, why: Explanation) -> lis
 
 
 def _length(limit: Limit, text: str) -> Length:
+    if limit.tokens is None:
+        return Length(0, 0)  # everything is read
     (length,) = limit.lengths([text])
     return length
 

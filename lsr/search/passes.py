@@ -12,12 +12,15 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.building.live import Live
+from lsr.building.tuning import Tuned
 from lsr.indexes.dense import DenseIndex
+from lsr.indexes.dense_rows import Selection
+from lsr.indexes.words import Impacts, Statistics, as_counts, as_vectors, combined, count_words
 from lsr.request import SPARSE, Feedback, Interpolation, Moved, Request, Side
 from lsr.run import Ranking
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import Fused, contenders, interpolate, reciprocal_rank_fusion
-from lsr.search.words import Impacts, Statistics, as_counts, as_vectors, combined, count_words
+from lsr.search.selections import Selections
 from lsr.vectors import concatenate, rows
 
 Queries = Sequence[str | Mapping[str, float]]
@@ -34,7 +37,7 @@ class Batch:
     words: list[Mapping[str, float]] | None
     dense: np.ndarray | None  # float32, (n, D)
     threads: int
-    allowed: list[str] | None = None  # ids of documents that meet the filters; None allows all
+    allowed: Selection | None = None  # rows of the dense side that pass the filter; None: all
     lists: dict[Side, list[Ranking]] = field(default_factory=dict)
     # Of the queries as they are, by the side that they are for.
     impacts: dict[Side, Impacts] = field(default_factory=dict, init=False)
@@ -43,18 +46,19 @@ class Batch:
 class Passes:
     """The passes over one live index; see `Batch`."""
 
-    def __init__(self, live: Live, interpolation: Interpolation, pool: Executor) -> None:
+    def __init__(self, live: Live, tuned: Tuned, pool: Executor) -> None:
         """Prepare passes over an index.
 
         Args:
             live: the index.
-            interpolation: the default of requests without one.
+            tuned: the settings of requests without their own.
             pool: runs the sparse side while the dense one runs.
         """
         self._live = live
-        self._interpolation = interpolation
+        self._tuned = tuned
         self._pool = pool
         self.statistics = Statistics(live.index)
+        self._selections = Selections(live.index, live.dense) if live.dense else None
         vocabulary = live.encoder.vocabulary
         self.term_ids = {term: number for number, term in enumerate(vocabulary)}
 
@@ -64,7 +68,7 @@ class Passes:
 
     def interpolation(self, request: Request) -> Interpolation:
         """Return how the sides of a request are interpolated."""
-        return request.interpolation or self._interpolation
+        return request.interpolation or self._tuned.interpolation
 
     def sides(self, request: Request) -> tuple[Side, ...]:
         """Return the sides that a request searches."""
@@ -142,8 +146,8 @@ class Passes:
         Raises:
             ValueError: the index lacks a term, or has no dense side.
         """
-        if request.filters:
-            self._live.index.check_filters(request.filters)
+        if request.filter:
+            self._live.index.check_filter(request.filter)
         sides = {*self.last_sides(request), *self.first_sides(request)}
         batch = Batch(None, None, None, None, threads)
         if sides & {"learned", "sparse"}:
@@ -156,8 +160,9 @@ class Passes:
         if "dense" in sides:
             assert self.dense is not None and self._live.dense_encoder is not None
             batch.dense = self._live.dense_encoder.encode_queries([str(q) for q in queries])
-            if request.filters:
-                batch.allowed = self._live.index.matching(request.filters)
+            if request.filter:
+                assert self._selections is not None
+                batch.allowed = self._selections.of(request.filter)
         return batch
 
     def feed_back(
@@ -283,7 +288,7 @@ class Passes:
             cut = self._quantised(_cut(batch.sparse, request), batch, side, request)
             k = max(depth, request.rescore)
             found = index.search(
-                cut.learned, k, words=cut.words, filters=request.filters, threads=threads
+                cut.learned, k, words=cut.words, filter=request.filter, threads=threads
             )
             ids = [[doc_id for doc_id, _ in hits] for hits in found]
             scores = index.scores(impacts.learned, ids, words=impacts.words, threads=threads)
@@ -296,7 +301,7 @@ class Passes:
                 impacts.learned,
                 depth,
                 words=impacts.words,
-                filters=request.filters,
+                filter=request.filter,
                 threads=threads,
             )
         return [
@@ -378,12 +383,13 @@ class Passes:
             assert batch.words is not None
             vectors = csr_array((len(batch.words), len(self.term_ids)), dtype=np.float32)
         n = vectors.shape[0]
+        how = request.words or self._tuned.words
         return combined(
             vectors,
             np.ones(n) if batch.units is None else batch.units,
             [{}] * n if batch.words is None or side == "learned" else batch.words,
-            request.words,
-            1.0 if side == "words" else request.words.weight,
+            how,
+            1.0 if side == "words" else how.weight * self._live.manifest.word_scale,
             self.statistics,
             self._live.manifest.impact_scale,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsr.building.live import Live, open_live
-from lsr.building.tuning import read_tuning
+from lsr.building.tuning import Tuned, read_tuning
 from lsr.documents import Document
 from lsr.indexes.lucene import LARGEST_K, LuceneError
+from lsr.indexes.words import written
 from lsr.progress import Progress
-from lsr.request import Interpolation, Request, Side, ask
+from lsr.request import Mode, Request, Side, ask
 from lsr.run import Ranking
 from lsr.search.explanation import (
     Contribution,
@@ -30,8 +31,8 @@ from lsr.search.explanation import (
     word_contributions,
 )
 from lsr.search.fusion import Fused
+from lsr.search.highlight import Match, matches, without_overlaps, word_matches
 from lsr.search.passes import Batch, Passes, Queries
-from lsr.search.words import written
 from lsr.vectors import concatenate
 
 # Queries that go through the passes together.
@@ -90,7 +91,7 @@ class Searcher:
         self.postings = 0
         tuned = read_tuning(self.manifest.folder(directory))
         pool = self._opened.enter_context(ThreadPoolExecutor(1, "lsr-sparse"))
-        self.passes = Passes(self._live, tuned or Interpolation(), pool)
+        self.passes = Passes(self._live, tuned or Tuned(), pool)
 
     def __enter__(self) -> Searcher:
         return self
@@ -242,22 +243,30 @@ class Searcher:
         Raises:
             ValueError: see `search`; or `first_pass` without feedback or of another length.
         """
-        weights = next((query for query in queries if not isinstance(query, str)), None)
-        template = self._resolved(ask("" if weights is None else weights, k=k, **settings))
-        if first_pass is not None and (not template.feedback or len(first_pass) != len(queries)):
+        of_texts = self._resolved(ask("", k=k, **settings))
+        if first_pass is not None and (not of_texts.feedback or len(first_pass) != len(queries)):
             raise ValueError("`first_pass` must hold a ranking for each query, and needs feedback")
-        for query in queries:
+        # By default texts and term weights have different modes.
+        templates: dict[Mode | None, Request] = {}
+        alike: dict[Mode | None, list[int]] = {}
+        for number, query in enumerate(queries):
+            template = of_texts
             if not isinstance(query, str):
-                self._resolved(ask(query, k=k, **settings))
-        ranked: list[Ranking] = []
-        for start in range(0, len(queries), BATCH):
-            batch = slice(start, start + BATCH)
-            first = None if first_pass is None else first_pass[batch]
-            vectors = self.passes.encode(queries[batch], template, threads)
-            found = self.passes.answer(vectors, template, first)
-            ranked += [[(hit.doc_id, hit.score) for hit in hits] for hits in found]
-            progress("searching", len(ranked), len(queries))
-        return ranked
+                template = self._resolved(ask(query, k=k, **settings))
+            templates[template.mode] = template
+            alike.setdefault(template.mode, []).append(number)
+        ranked: dict[int, Ranking] = {}
+        for mode, of_mode in alike.items():
+            template = templates[mode]
+            for start in range(0, len(of_mode), BATCH):
+                numbers = of_mode[start : start + BATCH]
+                first = None if first_pass is None else [first_pass[n] for n in numbers]
+                vectors = self.passes.encode([queries[n] for n in numbers], template, threads)
+                found = self.passes.answer(vectors, template, first)
+                for number, hits in zip(numbers, found, strict=True):
+                    ranked[number] = [(hit.doc_id, hit.score) for hit in hits]
+                progress("searching", len(ranked), len(queries))
+        return [ranked[number] for number in range(len(queries))]
 
     def explain(
         self, query: str | Mapping[str, float] | Request, doc_id: str, **settings: Any
@@ -352,6 +361,38 @@ class Searcher:
         """Return the words of a text as the index has them, in order of first occurrence."""
         (words,) = self.index.words([query])
         return list(dict.fromkeys(word.word for word in words))
+
+    def highlighter(self, request: Request) -> Callable[[str], list[Match]]:
+        """Return a function that finds the terms and words of a query in a text.
+
+        A request that searches dense vectors alone is taken for one of mode sparse.
+
+        Raises:
+            ValueError: see `search`.
+        """
+        request = self._resolved(request)
+        if self.sides(request) == {"dense"}:
+            request = ask(request.query, mode="sparse")
+        sides = self.sides(request)
+        terms: dict[str, bool] = {}
+        if sides & {"sparse", "learned"}:
+            terms = {term.term: term.literal for term in self.expand(request)}
+        words: dict[str, str] = {}
+        if sides & {"sparse", "words"} and isinstance(request.query, str):
+            batch = self.passes.encode([request.query], request, 1)
+            self.passes.feed_back(batch, request)
+            assert batch.words is not None
+            own = written(self.index, request.query)
+            words = {word: own.get(word, word) for word in (*batch.words[0], *own)}
+
+        def highlight(text: str) -> list[Match]:
+            found = matches(self.encoder.tokenizer, text, terms) if terms else []
+            if words:
+                (of_text,) = self.index.words([text])
+                found += word_matches(of_text, words)
+            return without_overlaps(found)
+
+        return highlight
 
     def approximations(
         self, query: str | Mapping[str, float] | Request, **settings: Any

@@ -38,8 +38,8 @@ def records(result):
         ("x=default?max_terms=5&mass=0.9", "x", "default", {"max_terms": 5, "mass": 0.9}, None),
         ("x=lexical?mode=dense", "x", "lexical", {"mode": "dense"}, (256, "default")),
         ("x=lexical?mode=dense&dense=a/b", "x", "lexical", {"mode": "dense"}, (256, "a/b")),
-        ("x=lexical?filters.year=1990", "x", "lexical", {"filters": {"year": "1990"}}, None),
-        ("x=lexical?filters.a.b=1..2.5", "x", "lexical", {"filters": {"a.b": (1, 2.5)}}, None),
+        ("x=lexical?filter=year=1990", "x", "lexical", {"filter": "year = 1990"}, None),
+        ("x=lexical?filter=a.b=1..2.5", "x", "lexical", {"filter": "a.b = 1..2.5"}, None),
         (
             "x=default?mode=hybrid&interpolation.alpha=0.4&feedback.documents=5",
             "x",

@@ -13,6 +13,13 @@ from lsr.indexes.dense_writer import DenseWriter
 K = 10
 
 
+def chosen(index, ids):
+    """The selection of these documents."""
+    rows = np.zeros(index.n_rows, bool)
+    rows[index.rows_of(ids)] = True
+    return index.select(rows)
+
+
 def brute_force(ids, vectors, queries, k):
     """Float64 inner products rounded to float32, sorted by score and id in Python."""
     scores = (queries.astype(np.float64) @ vectors.astype(np.float64).T).astype(np.float32)
@@ -82,8 +89,8 @@ def test_allowed_documents_are_ranked_as_if_there_were_no_others(n_allowed, k):
     ids, vectors = collection(500, 24, 0, 60)
     queries = np.random.default_rng(1).standard_normal((70, 24)).astype(np.float32)
     rows = np.random.default_rng(2).permutation(500)[:n_allowed]
-    allowed = [ids[row] for row in rows] + ["nobody"]
-    found = DenseIndex(ids, vectors).search(queries, k, allowed)
+    index = DenseIndex(ids, vectors)
+    found = index.search(queries, k, chosen(index, [ids[row] for row in rows]))
     assert found == brute_force([ids[row] for row in rows], vectors[rows], queries, k)
 
 
@@ -125,7 +132,7 @@ def test_structures_find_nearly_all_with_exact_scores(kind, asked, monkeypatch):
     assert asked == [60]
     # With few documents, or this many hits, the search is exhaustive.
     few = brute_force(ids[::50], vectors[::50], queries, K)
-    assert index.search(queries, K, ids[::50]) == few
+    assert index.search(queries, K, chosen(index, ids[::50])) == few
     assert index.search(queries, 200) == brute_force(ids, vectors, queries, 200)
     assert asked == [60]
     # A filter that allows half of the documents, on one side of the space.
@@ -133,7 +140,7 @@ def test_structures_find_nearly_all_with_exact_scores(kind, asked, monkeypatch):
     rows = np.argsort(vectors[:, 0])[:7000]
     allowed = [ids[row] for row in rows]
     half = brute_force(allowed, vectors[rows], queries, K)
-    assert recall(index.search(queries, K, allowed), half) >= 0.95
+    assert recall(index.search(queries, K, chosen(index, allowed)), half) >= 0.95
     assert asked == [60, 60]
 
 
@@ -165,9 +172,10 @@ def test_says_whether_all_vectors_are_compared(monkeypatch):
     for k in (1, 10, 50, 51, 1000):
         for allowed in (None, ids[:15_000], ids[:10], []):
             compared.clear()
-            index.search(queries[:1], k, allowed)
+            selection = None if allowed is None else chosen(index, allowed)
+            index.search(queries[:1], k, selection)
             if allowed != []:
-                assert index.is_exact(k, allowed) == bool(compared)
+                assert index.is_exact(k, selection) == bool(compared)
     assert [index.is_exact(k) for k in (10, 1000)] == [False, True]
     assert DenseIndex(ids[:50], vectors[:50]).is_exact(1)
 
@@ -206,7 +214,9 @@ def test_rows_that_came_or_went_since_a_structure_was_built(tmp_path, kind, aske
     assert recall(found, truth) >= 0.95
     assert not {doc_id for hits in found for doc_id, _ in hits} & set(deleted)
     newest = ids[14_000:]
-    assert index.search(queries, K, newest) == brute_force(newest, vectors[14_000:], queries, K)
+    assert index.search(queries, K, chosen(index, newest)) == brute_force(
+        newest, vectors[14_000:], queries, K
+    )
     writer.merge("flat")
     merged = DenseIndex.open(tmp_path / "dense", writer.flush())
     assert merged.kind == "flat"
@@ -228,7 +238,9 @@ def test_flat_segments_are_one_index(tmp_path):
     assert (index.vectors(ids) == vectors).all()
     allowed = ids[100:200]
     expected = brute_force(allowed, vectors[100:200], queries, 40)
-    assert index.search(queries, 40, allowed) == expected
+    assert index.search(queries, 40, chosen(index, allowed)) == expected
+    with pytest.raises(ValueError, match=r"`chosen` must have shape \(\d+,\), got \(3,\)"):
+        index.select(np.ones(3, bool))
 
 
 def test_kinds_by_size():

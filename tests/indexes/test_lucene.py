@@ -8,6 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from lsr.documents import Document
+from lsr.filter import Comparison
 from lsr.indexes import exact
 from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
 
@@ -78,7 +79,7 @@ def test_filters_and_min_score(filled):
     index, truth = filled
     queries = random_impacts(5, 3)
     everything = index.search(queries, 1000)
-    odd = index.search(queries, 1000, filters={"half": "1"})
+    odd = index.search(queries, 1000, filter=Comparison("half", "=", "1"))
     for all_hits, hits in zip(everything, odd, strict=True):
         half = {d.id: d.metadata["half"] for d in index.documents([i for i, _ in all_hits])}
         assert hits == [hit for hit in all_hits if half[hit[0]] == "1"]
@@ -116,7 +117,7 @@ def test_scores_above_2_to_the_24_are_exact(tmp_path, largest):
         for k in (1, 10, 1000):
             expected = [hits[:k] for hits in everything]
             assert index.search(queries, k) == expected
-            odd = index.search(queries, k, filters={"half": "1"})
+            odd = index.search(queries, k, filter=Comparison("half", "=", "1"))
             half = {d.id for d in documents(600) if d.metadata["half"] == "1"}
             assert odd == [[hit for hit in hits if hit[0] in half][:k] for hits in everything]
         floor = everything[0][10][1]
@@ -219,12 +220,10 @@ def test_scores_names_what_is_unknown(filled):
 
 def test_matching_and_document_frequencies(filled):
     index, truth = filled
-    halves = [index.matching({"half": half}) for half in ("0", "1")]
-    assert sorted(halves[0] + halves[1]) == index.matching({}) == sorted(truth)
+    halves = [index.matching(Comparison("half", "=", half)) for half in ("0", "1")]
+    assert sorted(halves[0] + halves[1]) == index.matching() == sorted(truth)
     assert halves[0] == [d.id for d in index.documents(halves[0]) if d.metadata["half"] == "0"]
-    assert index.matching({"half": "2"}) == []
-    with pytest.raises(ValueError, match="low ≤ high"):
-        index.matching({"half": (2, 1)})
+    assert index.matching(Comparison("half", "=", "2")) == []
     index.force_merge()
     index.commit({"part": "merged"})
     stacked = csr_array(np.vstack([row.toarray() for row in truth.values()]))

@@ -19,8 +19,8 @@ SETTINGS = [
     {"mode": "hybrid", "interpolation": {"method": "rrf"}},
     {"mode": "hybrid", "feedback": {}},
     {"feedback": {"documents": 2}},
-    {"filters": {"part": 1}},
-    {"mode": "hybrid", "filters": {"part": 1}},
+    {"filter": "part = 1"},
+    {"mode": "hybrid", "filter": "part = 1"},
 ]
 
 

@@ -14,6 +14,7 @@ from lsr.building.build import build_index
 from lsr.client import AsyncClient, Client, ServiceError
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
+from lsr.filter import Exists
 from lsr.request import ask
 from lsr.search import Searcher
 
@@ -119,7 +120,7 @@ def ranking(answer):
 def test_searches_are_the_engines(client, searcher):
     asked = [
         ask("heat wing", k=7),
-        ask({"heat": 2.0, "wing": 0.5}, filters={"part": 1}),
+        ask({"heat": 2.0, "wing": 0.5}, filter="part = 1"),
         ask("heat wing", feedback={"documents": 2}, min_score=0.1),
         ask("heated wings", mode="words", words={"k1": 1.2, "title": 0.5}),
     ]
@@ -130,9 +131,9 @@ def test_searches_are_the_engines(client, searcher):
     assert [ranking(answer) for answer in answers] == expected
     assert answers[0].state.index == "one"
     assert [answer.mode for answer in answers] == ["sparse", "learned", "sparse", "words"]
-    answer = client.search("heat wing", k=3, filters={"part": (0, 1)})
+    answer = client.search("heat wing", k=3, filter="part = 0..1")
     assert ranking(answer) == [
-        (h.document.id, h.score) for h in searcher.search("heat wing", 3, filters={"part": (0, 1)})
+        (h.document.id, h.score) for h in searcher.search("heat wing", 3, filter="part = 0..1")
     ]
 
 
@@ -157,7 +158,11 @@ def test_an_expansion_can_be_searched_for(client):
 def test_pages_follow_each_other(client):
     everything = ranking(client.search("heat wing", k=100))
     assert len(everything) == len(DOCUMENTS)
-    pages = list(client.pages("heat wing", k=13, filters={"part": (0, 2)}))
+    pages = list(
+        client.pages(
+            "heat wing", k=13, filter={"key": "part", "op": "=", "value": {"from": 0, "to": 2}}
+        )
+    )
     assert [len(page.hits) for page in pages] == [13, 13, 13, 13, 8]
     assert [hit for page in pages for hit in ranking(page)] == everything
 
@@ -194,6 +199,21 @@ def test_documents_are_added_from_any_iterable(writer):
     assert error.value.status == 400
     for doc_id in ("n1", "n2"):
         writer.delete(doc_id)
+
+
+def test_documents_are_deleted_by_filter(writer):
+    writer.add({"id": f"f{n}", "text": "quux", "metadata": {"nozzle": n}} for n in range(5))
+    assert writer.delete_matching("nozzle in (0, 3)").documents == 2
+    with pytest.raises(ServiceError, match="`no = 1`: no document of this index has") as error:
+        writer.delete_matching("no = 1")
+    assert error.value.status == 400
+    with pytest.raises(ValueError, match="character 9: expected a value"):
+        writer.delete_matching("nozzle = ")
+    assert {hit.id for hit in writer.search("quux").hits} == {"f1", "f2", "f4"}
+    assert writer.delete_matching(Exists("nozzle")).documents == 3
+    # Their segment is gone, and the key with it.
+    with pytest.raises(ServiceError, match="value under the key 'nozzle'"):
+        writer.delete_matching({"exists": "nozzle"})
 
 
 def test_what_the_service_says_of_itself(client, url):
@@ -331,6 +351,7 @@ def test_broken_connections_are_tried_again_but_for_writes(kind, pauses):
     for call in (
         lambda client: client.put({"id": "a", "text": "b"}),
         lambda client: client.delete("a"),
+        lambda client: client.delete_matching("a = 1"),
         lambda client: client.add([]),
     ):
         service = Scripted(*broken)

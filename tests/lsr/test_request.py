@@ -1,18 +1,49 @@
 """lsr/request.py: valid requests, and the messages for wrong settings."""
 
-import json
-
-import numpy as np
 import pytest
 
-from lsr.request import Feedback, Interpolation, Request, ask, parse_filters, parse_settings
+from lsr.filter import And, Comparison, Range
+from lsr.request import Feedback, Interpolation, Request, Words, ask, parse_settings
+
+YEAR = {"key": "year", "op": "=", "value": {"from": 1950}}
 
 
-def test_defaults_are_a_plain_sparse_search():
+def test_defaults_are_all_that_the_index_and_the_query_have():
     request = ask("heat flow")
-    assert (request.k, request.mode, request.feedback, request.filters) == (10, "sparse", None, {})
+    assert (request.k, request.mode, request.feedback, request.filter) == (10, None, None, None)
     assert request.sides_moved == ()
     assert request.stages == "none"
+    assert request.words == Words(weight=1.0, k1=1.2, b=0.75, title=0.0)
+    assert request.resolved(dense=True) == ask("heat flow", mode="hybrid")
+    assert request.resolved(dense=False) == ask("heat flow", mode="sparse")
+    # Only passes of Lucene alone are scored in two steps.
+    cut = ask("heat flow", mass=0.5, rescore=9)
+    assert cut.resolved(dense=True).mode == cut.resolved(dense=False).mode == "sparse"
+    for dense in (True, False):
+        assert ask({"heat": 1.0}).resolved(dense=dense) == ask({"heat": 1.0}, mode="learned")
+        given = ask("heat flow", mode="words")
+        assert given.resolved(dense=dense) is given
+
+
+@pytest.mark.parametrize(
+    ("settings", "dense", "told"),
+    [
+        ({"min_score": -1}, False, "`min_score` must be finite and at least 0 in mode 'sparse'"),
+        ({"interpolation": {}}, False, "`interpolation` is for mode 'hybrid', got mode 'sparse'"),
+        ({"feedback": {"side": "dense"}}, False, "feedback's `side` 'dense' needs mode 'hybrid' "),
+        ({"feedback": {"interpolate": "both"}}, False, "`interpolate` 'both' needs mode 'hybrid'"),
+        (
+            {"feedback": {"side": "both", "interpolate": "before"}},
+            True,
+            "feedback on both sides ends in two rankings",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_default_mode_are_refused(settings, dense, told):
+    request = ask("heat", **settings)
+    with pytest.raises(ValueError, match=told):
+        request.resolved(dense=dense)
+    request.resolved(dense=not dense)
 
 
 def test_ask_takes_a_request_and_changes_it():
@@ -29,20 +60,56 @@ def test_ask_takes_a_request_and_changes_it():
         ({"k": "a"}, r"`k`: Input should be a valid integer"),
         ({"max_terms": 0}, "`max_terms` must be in \\[1, 1000000\\], got 0"),
         ({"mass": 0}, r"`mass` must be in \(0, 1\], got 0"),
-        ({"mode": "both"}, "`mode` must be one of 'sparse', 'dense' or 'hybrid', got 'both'"),
+        (
+            {"mode": "both"},
+            "`mode` must be one of 'words', 'learned', 'sparse', 'dense' or 'hybrid', got 'both'",
+        ),
+        ({"words": {"k1": -1}}, r"`words.k1` must be in \[0, 100\], got -1"),
+        ({"words": {"b": 2}}, r"`words.b` must be in \[0, 1\], got 2"),
+        ({"words": {"weight": 1001}}, r"`words.weight` must be in \[0, 1000\], got 1001"),
+        ({"words": {"title": -0.5}}, r"`words.title` must be in \[0, 100\], got -0.5"),
+        ({"words": {"boost": 1}}, "`words.boost` is not a setting of a request"),
         ({"alpha": 1}, "`alpha` is not a setting of a request"),
         (
             {"mode": "hybrid", "interpolation": {"alpha": 2, "depth": 0}},
             r"`interpolation.alpha` must be in \[0, 1\], got 2; `interpolation.depth` must be in "
             r"\[1, 10000\], got 0",
         ),
-        ({"interpolation": {}}, "`interpolation` is for mode 'hybrid', got mode 'sparse'"),
-        ({"min_score": -1}, "`min_score` must be finite and at least 0 in mode 'sparse', got -1"),
-        ({"mode": "dense", "max_terms": 3}, "`max_terms` and `mass` cut sparse queries"),
+        (
+            {"mode": "sparse", "interpolation": {}},
+            "`interpolation` is for mode 'hybrid', got mode 'sparse'",
+        ),
+        *(
+            (
+                {"mode": mode, "min_score": -1},
+                f"`min_score` must be finite and at least 0 in mode '{mode}', got -1",
+            )
+            for mode in ("words", "learned", "sparse")
+        ),
+        *(
+            (
+                {"mode": mode, "max_terms": 3},
+                f"`max_terms` and `mass` cut learned terms; mode is '{mode}'",
+            )
+            for mode in ("dense", "words")
+        ),
         ({"rescore": 100}, "`rescore` needs `max_terms` or `mass`"),
-        ({"rescore": 9, "mass": 0.5, "mode": "hybrid"}, "`rescore` is for mode 'sparse'"),
-        ({"feedback": {"side": "dense"}}, "feedback's `side` 'dense' needs mode 'hybrid' or"),
-        ({"feedback": {"interpolate": "both"}}, "`interpolate` 'both' needs mode 'hybrid'"),
+        (
+            {"rescore": 9, "mass": 0.5, "mode": "hybrid"},
+            "`rescore` is for modes 'learned' and 'sparse', got mode 'hybrid'",
+        ),
+        (
+            {"mode": "sparse", "feedback": {"side": "dense"}},
+            "feedback's `side` 'dense' needs mode 'hybrid' or",
+        ),
+        (
+            {"mode": "words", "feedback": {"first": "learned"}},
+            "feedback's `first` 'learned' needs mode 'hybrid' or 'learned'",
+        ),
+        (
+            {"mode": "words", "feedback": {"interpolate": "both"}},
+            "`interpolate` 'both' needs mode 'hybrid', got 'words'",
+        ),
         ({"feedback": {"gamma": 0.1}}, "`gamma` and `negatives` belong together"),
         ({"feedback": {"alpha": 0, "beta": 0}}, "`alpha` or `beta` must be above 0"),
         (
@@ -71,15 +138,54 @@ def test_wrong_weights_are_named(weight):
         ask({"a": 1.0, "b": weight})
 
 
-def test_dense_modes_need_a_text():
-    with pytest.raises(ValueError, match="mode 'hybrid' needs a text"):
-        ask({"a": 1.0}, mode="hybrid")
+@pytest.mark.parametrize("mode", ["words", "sparse", "dense", "hybrid"])
+def test_term_weights_are_for_mode_learned(mode):
+    with pytest.raises(ValueError, match=f"mode '{mode}' needs a text: term weights have neither"):
+        ask({"a": 1.0}, mode=mode)
+    assert ask({"a": 1.0}, mode="learned").query == {"a": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"sides": ("words",)}, "must be words, learned or sparse, and then dense, got words"),
+        ({"sides": ("dense", "words")}, "and then dense, got dense, words"),
+        ({"sides": ("words", "learned")}, "and then dense, got words, learned"),
+        ({"sides": ("words", "learned", "dense")}, "`sides` of method 'convex' must be words, "),
+        ({"method": "rrf", "sides": ("words",)}, "must be two or three different ones, got words"),
+        ({"method": "rrf", "sides": ("dense", "dense")}, "different ones, got dense, dense"),
+        ({"method": "rrf", "sides": ("sparse", "words")}, "holds words and learned terms already"),
+        ({"method": "rrf", "sides": ("learned", "dense", "sparse")}, "'sparse' holds words and"),
+        (
+            {"method": "rrf", "sides": ("words", "learned", "dense"), "alpha": 0.4},
+            "`alpha` weighs two sides, and `sides` are words, learned, dense",
+        ),
+        ({"method": "rrf", "sides": ("words", "titles")}, "`interpolation.sides.1` must be one of"),
+    ],
+)
+def test_sides_that_cannot_be_fused_are_named(given, told):
+    with pytest.raises(ValueError, match=told):
+        ask("heat", mode="hybrid", interpolation=given)
+
+
+def test_sides_that_can_be_fused():
+    assert Interpolation().sides == ("sparse", "dense")
+    for sides in (("words", "dense"), ("learned", "dense"), ("sparse", "dense")):
+        assert Interpolation(sides=sides).sides == sides
+    for sides in (("dense", "words"), ("words", "learned"), ("words", "learned", "dense")):
+        assert Interpolation(method="rrf", sides=sides).sides == sides
+    pairs = ["interpolation.sides=words,dense", "mode=hybrid", "words.k1=1.5"]
+    request = ask("heat", **parse_settings(pairs))
+    assert request.interpolation == Interpolation(sides=("words", "dense"))
+    assert request.words == Words(k1=1.5)
 
 
 @pytest.mark.parametrize(
     ("settings", "sides", "stages"),
     [
-        ({"feedback": {}}, ("sparse",), "none"),
+        ({"mode": "sparse", "feedback": {}}, ("sparse",), "none"),
+        ({"mode": "words", "feedback": {}}, ("sparse",), "none"),
+        ({"mode": "learned", "feedback": {}}, ("sparse",), "none"),
         ({"mode": "dense", "feedback": {}}, ("dense",), "none"),
         ({"mode": "hybrid", "feedback": {}}, ("dense",), "both"),
         ({"mode": "hybrid", "feedback": {"method": "relevance-model"}}, ("sparse",), "both"),
@@ -93,11 +199,17 @@ def test_sides_and_stages_by_default(settings, sides, stages):
 
 
 def test_settings_from_the_command_line():
-    pairs = ["mode=hybrid", "interpolation.alpha=0.4", "feedback.documents=5", "filters.t=a=b"]
+    pairs = [
+        "mode=hybrid",
+        "interpolation.alpha=0.4",
+        "feedback.documents=5",
+        "filter=t = a",
+        "filter=u > 1 or v = 'x=y'",
+    ]
     request = ask("heat", **parse_settings(pairs))
     assert request.interpolation == Interpolation(alpha=0.4)
     assert request.feedback == Feedback(documents=5)
-    assert request.filters == {"t": "a=b"}
+    assert str(request.filter) == 't = "a" and (u > 1 or v = "x=y")'
     with pytest.raises(ValueError, match="a setting must be KEY=VALUE, got 'mode'"):
         parse_settings(["mode"])
     with pytest.raises(ValueError, match="setting 'mode.x': 'mode' has a value already"):
@@ -105,100 +217,54 @@ def test_settings_from_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("given", "parsed"),
+    "given",
     [
-        ("kind=function", "function"),
-        ("kind=", ""),
-        ("kind=a=b", "a=b"),
-        ("a.b=c.d", "c.d"),
-        ("year=1950..1960", (1950, 1960)),
-        ("year=..1960", (None, 1960)),
-        ("year=-1.5..", (-1.5, None)),
-        ("year=.5...75", (0.5, 0.75)),
-        ("year=1e3 .. 2e3", (1000.0, 2000.0)),
-        ("n=9007199254740993..9007199254740993", (2**53 + 1, 2**53 + 1)),
-        ("rest=..", (None, None)),
-        ("price=5.0", "5.0"),
+        "kind = function and year = 1950..",
+        {"and": [{"key": "kind", "op": "=", "value": "function"}, YEAR]},
+        And((Comparison("kind", "=", "function"), Comparison("year", "=", Range(1950)))),
     ],
 )
-def test_filters_are_values_or_ranges(given, parsed):
-    assert parse_filters([given]) == {given.partition("=")[0]: parsed}
-    assert parse_settings([f"filters.{given}"]) == {"filters": parse_filters([given])}
-    assert list(ask("heat", filters=parse_filters([given])).filters.values()) == [parsed]
+def test_a_filter_is_a_string_or_json_or_a_tree(given):
+    request = ask("heat", filter=given)
+    assert str(request.filter) == 'kind = "function" and year = 1950..'
+    assert ask(request, k=3).filter == request.filter
+    for mode in ("json", "python"):
+        dumped = request.model_dump(mode=mode)
+        assert dumped["filter"] == str(request.filter)
+        assert ask(**dumped).filter == request.filter
 
 
 @pytest.mark.parametrize(
-    "text", ["kind", "=a", "a!=b", "a>=5", "a=>100", "a=<5", "a==5", "a<>b", "a~=b", "a=!b"]
-)
-def test_other_operators_are_refused(text):
-    with pytest.raises(ValueError, match="must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got '"):
-        parse_filters([text])
-    with pytest.raises(ValueError, match="must be KEY=VALUE or"):
-        parse_settings([f"filters.{text}"])
-
-
-@pytest.mark.parametrize(
-    ("bounds", "named"),
+    ("given", "message"),
     [
-        ("2020-01-01..2021-01-01", "2020-01-01"),
-        ("1..b", "b"),
-        ("nan..", "nan"),
-        ("..inf", "inf"),
-        ("1_0..20", "1_0"),
-        ("0x1..0x2", "0x1"),
-        ("../x", "/x"),
-        ("1..2..3", "2..3"),
-        ("..1e999", "1e999"),
+        ("kind", "filter, character 5: expected one of = !="),
+        (5, "`filter` must be a string or an object, got 5"),
+        (["a = 1"], "`filter` must be a string or an object, got .'a = 1'.$"),
+        ({"kind": "function"}, "A comparison is written {'key': 'kind', 'op': '=', 'value': 'func"),
+        ({"not": {"exists": 5}}, "^filter.not: a key must be a string"),
     ],
 )
-def test_bounds_are_numbers(bounds, named):
-    with pytest.raises(
-        ValueError, match=f"filter 'd': the bounds .* must be numbers, got '{named}"
-    ):
-        parse_filters([f"d={bounds}"])
-
-
-def test_one_filter_for_each_key():
-    with pytest.raises(ValueError, match="filter 'a' is given twice, the second time as 'a=2'"):
-        parse_filters(["a=1", "b=1", "a=2"])
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (("2020-01-01", None), "filter 'd': the bounds must be numbers, got '2020-01-01'"),
-        (["open", "closed"], "filter 'd': the bounds must be numbers, got 'open'"),
-        ((True, 1), "filter 'd': the bounds must be numbers, got True"),
-        ((None, 10**400), "filter 'd': the bounds must be within ±1.798e.308, got 1000"),
-        ((2**53 + 1, 2**53), "filter 'd': the bounds must be low ≤ high, got"),
-        ((None, float("inf")), "filter 'd': a number must be finite, got inf"),
-        (None, "`filters.d` must be a string, a number, true or false, or two bounds"),
-        ({"gte": 1}, "`filters.d` must be a string, .*, got {'gte': 1}"),
-        (["a", "b", "c"], "`filters.d` must be a string, .*, got .'a', 'b', 'c'.$"),
-    ],
-)
-def test_filters_of_python_and_http(value, message):
+def test_what_is_no_filter_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        ask("heat", filters={"d": value})
+        ask("heat", filter=given)
 
 
-def test_numbers_of_numpy_are_numbers():
-    given = {"a": np.int64(2**53 + 1), "b": (np.float32(0.5), np.int8(3)), "c": np.float64(2.0)}
-    assert ask("heat", filters=given).filters == {"a": 2**53 + 1, "b": (0.5, 3), "c": 2}
+@pytest.mark.parametrize(
+    ("filters", "new"),
+    [
+        ({"kind": "function", "year": (1950, None)}, 'kind = "function" and year = 1950..$'),
+        ({"my key": 5.0}, '"my key" = 5$'),
+        ({"a": {"b": 1}}, "kind = function and year = 1950..1960$"),
+        ({}, "kind = function and year = 1950..1960$"),
+    ],
+)
+def test_filters_of_older_versions_are_refused_with_their_new_form(filters, new):
+    with pytest.raises(ValueError, match="`filters` has become `filter`, .*: write " + new):
+        ask("heat", filters=filters)
 
 
-def test_integers_of_filters_keep_all_their_digits():
-    values = {
-        "a": 2**53 + 1,
-        "b": 10**400,
-        "c": 5.0,
-        "d": (2**63 + 1, 2.0**70),
-        "e": True,
-        "f": 0.5,
-    }
-    filters = ask("heat", filters=values).filters
-    assert filters == values
-    assert [type(value) for value in filters.values()] == [int, int, int, tuple, bool, float]
-    assert [type(bound) for bound in filters["d"]] == [int, int]
-    sent = json.loads(ask("heat", filters=values).model_dump_json())["filters"]
-    assert ask("heat", filters=sent).filters == filters
+def test_settings_of_older_versions_are_refused_with_their_new_form():
+    with pytest.raises(ValueError, match='`filters` has become `filter`, .*: write t = "a"$'):
+        parse_settings(["filters.t=a"])
+    with pytest.raises(ValueError, match="filter, character 4: expected a value"):
+        parse_settings(["filter=a = "])

@@ -26,7 +26,7 @@ SEARCHES = [
     {"query": "heat flow", "mode": "dense", "k": 3},
     {"query": "heat flow", "mode": "hybrid", "interpolation": {"alpha": 0.3}},
     {"query": "wing", "mode": "hybrid", "feedback": {"documents": 2}},
-    {"query": {"heat": 2.0, "wing": 0.5}, "filters": {"kind": "k1", "year": [1955, 1960]}},
+    {"query": {"heat": 2.0, "wing": 0.5}, "filter": "kind = k1 and year = 1955..1960"},
     {"query": "heat flow shock nose", "mode": "learned", "max_terms": 2, "min_score": 1.0},
     {
         "query": "heat flow",
@@ -236,7 +236,8 @@ def test_expand(api, searcher):
         ({"query": {"zzzz": 1}}, 400, "'zzzz' is not in the index's vocabulary"),
         ({"query": "x" * 10_001}, 400, "`query` must have at most 10000 characters"),
         ({"query": {f"t{i}": 1 for i in range(1025)}}, 400, "at most 1024 terms, got 1025"),
-        ({"query": "x", "filters": {str(i): "a" for i in range(101)}}, 400, "at most 100 keys"),
+        ({"query": "x", "filter": " or ".join(["a = 1"] * 101)}, 400, "at most 100 conditions"),
+        ({"query": "x", "filters": {"kind": "k1"}}, 422, "`filters` has become `filter`, an expr"),
         ({"query": "\ud800"}, 422, "lone surrogate"),
         ({"query": "x", "mode": "dense", "interpolation": {}}, 422, "is for mode 'hybrid'"),
     ],
@@ -265,20 +266,21 @@ def test_metadata_come_back_and_can_be_filtered_by_at_once(writable):
     url = "/indexes/wings/documents"
     given = {"by": {"name": "é", "n": 2**53 + 1}, "sizes": [1, 2.5, None], "no": None, "ok": [True]}
     kept = {"by.name": "é", "by.n": 2**53 + 1, "sizes": [1, 2.5], "ok": [True]}
-    filters = [{"by.n": 2**53 + 1}, {"by.n": [2**53 + 1, 2**60]}, {"sizes": 2.5}, {"ok": True}]
-    body = {"query": "heat", "filters": {"by.n": 1}}
+    n = {"key": "by.n", "op": "=", "value": 2**53 + 1}
+    filters = [n, f"by.n = {2**53 + 1}..{2**60}", {"and": [n, "x"][:1]}, "sizes = 2.5", "ok = true"]
+    body = {"query": "heat", "filter": "by.n = 1"}
     refused = error_of(writable.post("/indexes/wings/search", json=body), 400)
-    assert refused.startswith("filter 'by.n': no document of this index has a value under this key")
+    assert refused.startswith("filter `by.n = 1`: no document of this index has a value under the")
     record = json.dumps({"id": "m2", "text": "heat", "metadata": given})
     writable.put(f"{url}/m1", json={"text": "heat heat", "metadata": given})
     writable.post(url, content=record, headers={"Content-Type": "application/x-ndjson"})
     for doc_id in ("m1", "m2"):
         assert json.loads(writable.get(f"{url}/{doc_id}").content)["metadata"] == kept
     for one in filters:
-        hits = search(writable, query="heat", filters=one)["hits"]
+        hits = search(writable, query="heat", filter=one)["hits"]
         assert [hit["id"] for hit in hits] == ["m1", "m2"]
         assert hits[0]["metadata"] == kept
-    assert search(writable, query="heat", filters={"by.n": 2**53})["hits"] == []
+    assert search(writable, query="heat", filter=f"by.n = {2**53}")["hits"] == []
     for doc_id in ("m1", "m2"):
         writable.delete(f"{url}/{doc_id}")
 
@@ -293,7 +295,7 @@ def test_documents_are_written_and_seen_at_once(writable):
     assert (put["documents"], put["generation"]) == (1, 1) and put["commit"] > before["commit"]
     stored = writable.get(f"{url}/a/b%2Fé").json()
     assert stored == {"id": "a/b/é", **document}
-    filtered = {"query": "heat", "filters": {"kind": "new"}}
+    filtered = {"query": "heat", "filter": "kind = new"}
     assert [hit["id"] for hit in search(writable, **filtered)["hits"]] == ["a/b/é"]
     assert [hit["id"] for hit in search(writable, **filtered, mode="dense")["hits"]] == ["a/b/é"]
     writable.put(f"{url}/a/b%2Fé", json={"text": "flow"})

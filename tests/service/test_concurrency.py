@@ -77,7 +77,7 @@ def requests_of(n_queries):
         ask(
             query,
             mode="hybrid" if n % 2 else "sparse",
-            filters={"part": n % 3} if n % 5 == 4 else {},
+            filter=f"part = {n % 3}" if n % 5 == 4 else None,
         )
         for n, query in enumerate(texts(7, n_queries, (2, 4)))
     ]

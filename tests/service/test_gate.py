@@ -141,6 +141,7 @@ def error(body, headers):
         ("PUT", "/indexes/a/documents/b", "admin"),
         ("DELETE", "/indexes/a/documents/b", "admin"),
         ("POST", "/indexes/a/documents", "admin"),
+        ("POST", "/indexes/a/delete", "admin"),
         ("POST", "/admin/reload", "admin"),
         # Unknown paths need the admin key.
         ("POST", "/", "admin"),

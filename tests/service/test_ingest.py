@@ -16,11 +16,12 @@ from lsr.building.lock import locked
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
 from lsr.encoders.lexical import LexicalEncoder
+from lsr.filter_text import parse
 from lsr.indexes.lucene import IndexLockedError, LuceneIndex
 from lsr.indexes.manifest import read_manifest, write_manifest
 from lsr.search import Searcher
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
-from lsr.service.ingest import Delete, Ingest, Put, Receipt
+from lsr.service.ingest import Delete, DeleteMatching, Ingest, Put, Receipt
 
 
 def put(*pairs):
@@ -44,7 +45,7 @@ def ingest(directory, on_commit=lambda generation, commit: None, **settings):
 def texts(directory):
     """Return id → text of all documents; check that the dense side has their vectors."""
     with open_live(directory) as live:
-        ids = live.index.matching({})
+        ids = live.index.matching()
         documents = live.index.documents(ids)
         if live.dense:
             assert live.dense.ids == ids
@@ -114,6 +115,34 @@ def test_operations_that_wait_are_applied_in_order_and_committed_once(index):
         assert live.commit == commit + 1
 
 
+def test_deleting_by_filter_sees_all_writes_before_it(index):
+    before, commit = texts(index), commit_of(index)
+    new = [
+        Document("a", text="one", metadata={"n": 1}),
+        Document("b", text="two", metadata={"n": 2}),
+        Document("c", text="three", metadata={"n": 3}),
+    ]
+    with ingest(index) as writes:
+        with locked(index):
+            operations = [
+                Put(tuple(new)),
+                Put((Document("c", text="three", metadata={"n": 1}),)),
+                DeleteMatching(parse("n = 1")),
+                Put((Document("a", text="again"),)),
+                DeleteMatching(parse("n > 5")),
+            ]
+            accepted = [writes.submit(operation, soon()) for operation in operations]
+            unknown = writes.submit(DeleteMatching(parse("m = 1")), soon())
+        receipts = [future.result(30) for future in accepted]
+        with pytest.raises(ValueError, match="no document of this index has a value under the key"):
+            unknown.result(30)
+    assert [receipt.documents for receipt in receipts] == [3, 1, 2, 1, 0]
+    assert receipts[0].commit == commit + 1 and receipts[2].commit == commit + 2
+    assert texts(index) == before | {"a": "again", "b": "two"}
+    with open_live(index) as live:
+        assert live.dense.ids == live.index.matching()
+
+
 def test_a_commit_takes_no_more_than_a_group(index):
     with ingest(index, group=10) as writes:
         with locked(index):
@@ -142,7 +171,7 @@ def test_an_acknowledged_write_is_visible(index):
                 receipt = writes.submit(Put((doc,)), soon()).result(30)
                 assert seen[-1] == receipt[:2]
                 for mode in ("sparse", "dense"):
-                    (hit,) = searcher.search("flutter", filters={"n": f"x{number}"}, mode=mode)
+                    (hit,) = searcher.search("flutter", filter=f"n = x{number}", mode=mode)
                     assert hit.document == doc
         assert [commit for _, commit in seen] == list(range(seen[0][1], seen[0][1] + 5))
 

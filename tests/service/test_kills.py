@@ -30,7 +30,7 @@ from lsr.service.ingest import Delete, Ingest, Put
 
 words = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory".split()
 with open_live(folder / "wings") as live:
-    there = live.index.matching({})
+    there = live.index.matching()
 ingest = Ingest(folder / "wings", lambda generation, commit: None, idle_seconds=0.02)
 journal = (folder / "journal").open("a")
 writing = threading.Lock()
@@ -108,7 +108,7 @@ def documents(directory):
     with open_live(directory) as live:
         clean, report = live.index.check()
         assert clean, report
-        ids = live.index.matching({})
+        ids = live.index.matching()
         assert live.dense.ids == ids and live.index.n_docs == len(ids)
         found = live.index.documents(ids)
         texts = [document.content for document in found]

@@ -63,7 +63,7 @@ def build(corpus, directory, model, **settings):
 
 def check_sides(opened):
     """Check that both sides hold the same documents, each with the vector of its text."""
-    ids = opened.index.matching({})
+    ids = opened.index.matching()
     assert opened.dense.ids == ids
     assert len(opened.dense) == opened.index.n_docs == len(ids)
     texts = [document.content for document in opened.index.documents(ids)]
@@ -271,7 +271,9 @@ def test_another_dense_model_is_refused_when_it_is_needed(corpus, tmp_path, mode
     shutil.rmtree(path)
     save_model(path, seed=1)
     with Searcher(tmp_path / "index") as searcher:
-        assert searcher.search("heat", 3)
+        assert searcher.search("heat", 3, mode="sparse")
+        with pytest.raises(ValueError, match="has other weights"):
+            searcher.search("heat", 3)
     with open_live(tmp_path / "index") as opened:
         with pytest.raises(ValueError, match="has other weights .* than those the vectors were"):
             opened.dense_encoder.encode_queries(["heat"])

@@ -104,7 +104,7 @@ def check_dense(folder):
     """Check that the dense side has Lucene's documents, and the vectors of their texts."""
     with open_live(folder / "index") as live:
         if live.dense:
-            assert live.dense.ids == (ids := live.index.matching({}))
+            assert live.dense.ids == (ids := live.index.matching())
             live.dense.check()
             texts = [document.content for document in live.index.documents(ids)]
             vectors = live.dense_encoder.encode_documents(texts)

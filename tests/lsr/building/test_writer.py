@@ -115,7 +115,7 @@ def test_changes_are_part_of_the_index_with_a_commit(directory):
         assert reader.index.documents(["d3", "new"]) == documents
         assert (reader.index.impacts(["d3", "new"]) != encoded.impacts).nnz == 0
         if reader.dense:
-            assert reader.dense.ids == reader.index.matching({})
+            assert reader.dense.ids == reader.index.matching()
             assert (reader.dense.vectors(["d3", "new"]) == encoded.vectors).all()
         after = reader.index.user_data
         assert after.keys() == before.keys()
@@ -160,17 +160,19 @@ def test_an_index_from_before_impacts_had_a_cap(directory):
         live.index.commit(data | {"max_impact": "65535", "commit": "8"})
     with Searcher(directory) as searcher:
         ids = [f"d{n}" for n in range(30)]
-        batch = searcher.passes.encode([" ".join(WORDS)], ask(""), 1)
-        vector, (factor,) = searcher.passes.impacts(batch)
+        request = ask(" ".join(WORDS), mode="learned")
+        batch = searcher.passes.encode([request.query], request, 1)
+        vector, _, (factor,) = searcher.passes.impacts(batch, "learned", request)
         (expected,) = exact.search(searcher.index.impacts(ids), ids, vector, 30)
         assert expected[1][1] > 2**24
-        (found,) = searcher.rank([" ".join(WORDS)], 30)
+        (found,) = searcher.rank([request.query], 30, mode="learned")
         assert found == [(doc_id, score * factor) for doc_id, score in expected]
     delete_documents(directory, ["d1"])
     with Searcher(directory) as searcher:
         assert "max_impact" not in searcher.index.user_data
         assert searcher.index.user_data["n_capped"] == "0"
-        assert searcher.rank([" ".join(WORDS)], 30) == [[hit for hit in found if hit[0] != "d1"]]
+        left = [hit for hit in found if hit[0] != "d1"]
+        assert searcher.rank([request.query], 30, mode="learned") == [left]
 
 
 def test_what_was_not_committed_is_lost(directory):
@@ -183,7 +185,7 @@ def test_what_was_not_committed_is_lost(directory):
     with open_live(directory) as live:
         assert live.index.n_docs == 30
         if live.dense:
-            assert live.dense.ids == live.index.matching({})
+            assert live.dense.ids == live.index.matching()
 
 
 def test_rows_of_what_is_encoded(directory):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -146,6 +147,14 @@ def test_add_delete_merge_and_doctor(built, tmp_path):
     result = lsr("delete", index, "d9", "d8")
     assert (result.exit_code, "no document 'd8'" in result.stderr) == (1, True)
     assert lsr("delete", index, "d9").exit_code == 0
+    for arguments in ((), ("d0", "--filter", "year = 1")):
+        result = lsr("delete", index, *arguments)
+        assert (result.exit_code, "give ids of documents, or --filter" in result.stderr) == (
+            2,
+            True,
+        )
+    result = lsr("delete", index, "--filter", "yaer = 1")
+    assert (result.exit_code, "under the key 'yaer'" in result.stderr) == (1, True)
     assert lsr("merge", index).exit_code == 0
     result = lsr("search", index, "wing")
     assert (result.exit_code, result.stdout) == (0, "")
@@ -288,18 +297,23 @@ def filterable(tmp_path_factory):
     ("filters", "ids"),
     [
         (["price=5"], ["d1"]),
-        (["price=5.0"], ["d1", "d3"]),
+        (["price=5.0"], ["d1"]),
+        (["price='5.0'"], ["d3"]),
         (["price=5..5.5"], ["d1", "d2"]),
         ([f"n={2**53 + 1}"], ["d2"]),
         ([f"n={2**53 + 1}..{2**53 + 1}"], ["d2"]),
         (["by.tags=b"], ["d2"]),
-        (["status=a,b"], ["d3"]),
-        (["status=open", "price=5"], ["d1"]),
+        (["by.tags has all (a, b) and not price > 6"], ["d2"]),
+        (["status='a,b'"], ["d3"]),
+        (["status!=open"], ["d2", "d3"]),
+        (["status in (open, closed)"], ["d1"]),
+        (["exists(by)"], ["d2"]),
+        (["status=open or n > 5", "price=5"], ["d1"]),
         (["status=closed"], []),
     ],
 )
 def test_filters(filterable, filters, ids):
-    for option, prefix in (("--filter", ""), ("--set", "filters.")):
+    for option, prefix in (("--filter", ""), ("--set", "filter=")):
         options = [part for one in filters for part in (option, prefix + one)]
         result = lsr("search", filterable, "heat", "--json", *options)
         hits = [json.loads(line) for line in result.stdout.splitlines()]
@@ -314,23 +328,29 @@ def test_filters(filterable, filters, ids):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (
-            "state=open",
-            "filter 'state': no document of this index has a value under this key; the ",
-        ),
-        ("state=open", "the keys are by.tags, n, price, status"),
-        ("status!=open", "must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got 'status!=open'"),
-        ("status=open,closed", "no document has the value 'open,closed', and a comma does not sep"),
-        ("state=open,closed", "filter 'state': no document of this index has a value under this"),
-        ("price=>100", "must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got 'price=>100'"),
-        ("price=2020-01-01..", "the bounds LOW..HIGH must be numbers, got '2020-01-01'"),
-        ("price=6..5", "filter 'price': the bounds must be low ≤ high, got (6, 5)"),
+        ("state=open", 'filter `state = "open"`: no document of this index has a value under'),
+        ("state=open", "the keys are status (string), by.tags (string), n (integer), price (str"),
+        ("status=open,closed", "character 12: expected .., `and`, `or` or the end, got ',closed'"),
+        ("price=>100", "filter, character 7: expected a value or .., got '>100'"),
+        ("price=2020-01-01..", "'price' holds strings and integers and floats in this index, and"),
+        ("price=6..5", "the bounds of a range must be low ≤ high, got 6..5"),
     ],
 )
 def test_filters_that_are_none(filterable, given, message):
     result = lsr("search", filterable, "heat", "--filter", given)
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_delete_by_filter(filterable, tmp_path):
+    shutil.copytree(filterable, tmp_path / "index")
+    result = lsr("delete", tmp_path / "index", "--filter", "status = open or n > 9007199254740993")
+    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert result.stderr.startswith("deleted 2 documents from ")
+    hits = lsr("search", tmp_path / "index", "heat", "--json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in hits] == ["d2"]
+    result = lsr("delete", tmp_path / "index", "--filter", "price = 6")
+    assert (result.exit_code, result.stderr[:19]) == (0, "deleted 0 documents")
 
 
 def test_settings_hold_beside_options(filterable):
@@ -346,7 +366,8 @@ def test_settings_hold_beside_options(filterable):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("heat", "--filter", "kind"), "must be KEY=VALUE or, for numbers, KEY=LOW..HIGH, got 'ki"),
+        (("heat", "--filter", "kind"), "filter, character 5: expected one of = != < <= > >="),
+        (("heat", "--set", "filters.a=1"), "`filters` has become `filter`, an expression: write"),
         (("--weights", "{"), "--weights is not valid JSON"),
         (("--weights", "[1]"), '--weights must be a JSON object {"term": weight}'),
         (("--weights", '{"heat": -1}'), "the weight of 'heat' must be in [1e-100, 1e+100], got -1"),

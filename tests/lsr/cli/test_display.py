@@ -7,7 +7,7 @@ from lsr.cli.display import chart, hit_view, number, progress_bar, snippet
 from lsr.documents import Document
 from lsr.encoders.load import default_tokenizer
 from lsr.search import Hit
-from lsr.search.explanation import Contribution, Explanation
+from lsr.search.explanation import Contribution, Explanation, SideScore
 from lsr.search.highlight import EXCERPT
 
 
@@ -61,7 +61,7 @@ def test_chart_sums_up_what_is_below_the_limit():
 
 def test_markup_in_documents_is_text(tokenizer):
     hit = Hit(Document("[bold]d1[/]", "[red]title", "[link=x]heat[/link]"), 1.5)
-    why = Explanation(1.5, 1.5, 0.0, 1.5, None, [reason("heat", 1.0)])
+    why = Explanation(1.5, [SideScore("sparse", 1.5, 1.5)], [reason("heat", 1.0)])
     shown = printed(hit_view(1, hit, why, tokenizer))
     for part in ("[bold]d1[/]", "[red]title", "[link=x]heat[/link]", "1.500"):
         assert part in shown
@@ -69,13 +69,13 @@ def test_markup_in_documents_is_text(tokenizer):
 
 def test_sides_and_terms_of_feedback_are_shown(tokenizer):
     terms = [reason("heat", 0.6), reason("flow", 0.4)._replace(from_feedback=True)]
-    why = Explanation(0.9, 0.5, 0.4, 12.0, 0.7, terms)
+    why = Explanation(0.9, [SideScore("sparse", 0.5, 12.0), SideScore("dense", 0.4, 0.7)], terms)
     shown = " ".join(
         printed(hit_view(1, Hit(Document("d", "", "heat"), 0.9), why, tokenizer)).split()
     )
     assert "= sparse 0.5000 (score 12.000) + dense 0.4000 (score 0.700)" in shown
     assert "flow 2.000 feedback" in shown and "heat 2.000 literal" in shown
-    alone = Explanation(0.7, 0.0, 0.7, None, 0.7, [])
+    alone = Explanation(0.7, [SideScore("dense", 0.7, 0.7)], [])
     shown = printed(hit_view(1, Hit(Document("d", "", "heat"), 0.7), alone, tokenizer))
     assert "sparse" not in shown and "share" not in shown
 

@@ -209,12 +209,12 @@ def test_what_a_model_did_not_read_is_said(tmp_path, short_sighted):
 
 def test_an_explanation_of_0_says_that_the_document_goes_on(tmp_path, short_sighted, monkeypatch):
     from lsr.search import Searcher
-    from lsr.search.explanation import Explanation
+    from lsr.search.explanation import Explanation, SideScore
 
     long = " ".join(f"w{number}" for number in range(12))
     write(tmp_path / "corpus.jsonl", {"long": long, "short": "w1"})
     build_index(open_corpus(tmp_path / "corpus.jsonl"), tmp_path / "index", short_sighted)
-    nothing = Explanation(0.0, 0.0, 0.0, 0.0, None, [])
+    nothing = Explanation(0.0, [SideScore("sparse", 0.0, 0.0)], [])
     monkeypatch.setattr(Searcher, "explain", lambda *arguments, **settings: nothing)
     result = lsr("explain", tmp_path / "index", "w11", "long")
     assert result.exit_code == 0

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lsr.request import Interpolation
-from lsr.search.fusion import Fused, contenders, interpolate
+from lsr.search.fusion import Fused, contenders, interpolate, reciprocal_rank_fusion
 
 SPARSE = [("a", 10.0), ("b", 6.0), ("c", 2.0)]
 DENSE = [("b", 1.0), ("d", 0.5), ("a", 0.0)]
@@ -17,9 +17,9 @@ def how(**settings) -> Interpolation:
     return Interpolation(**settings)
 
 
-def by_id(fused: list[Fused]) -> dict[str, tuple[float, float]]:
-    """Return each document's shares from the two sides."""
-    return {doc.doc_id: (doc.sparse, doc.dense) for doc in fused}
+def by_id(fused: list[Fused]) -> dict[str, tuple[float, ...]]:
+    """Return each document's shares from the sides."""
+    return {doc.doc_id: doc.shares for doc in fused}
 
 
 def scores_of(fused: list[Fused]) -> dict[str, float]:
@@ -32,10 +32,10 @@ def scores_of(fused: list[Fused]) -> dict[str, float]:
 
 def test_min_max_with_exact_scores() -> None:
     assert interpolate(SPARSE, DENSE, how(alpha=0.5), EXACT) == [
-        ("b", 0.75, 0.25, 0.5),  # (6 − 2) / 8 = 1/2 · and 1
-        ("a", 0.5, 0.5, 0.0),  #   (10 − 2) / 8 = 1    and 0
-        ("d", 0.125, -0.125, 0.25),  # (0 − 2) / 8 = −1/4 and 1/2
-        ("c", -0.25, 0.0, -0.25),  #  0                  and −1/2
+        ("b", 0.75, (0.25, 0.5)),  # (6 − 2) / 8 = 1/2 · and 1
+        ("a", 0.5, (0.5, 0.0)),  #   (10 − 2) / 8 = 1    and 0
+        ("d", 0.125, (-0.125, 0.25)),  # (0 − 2) / 8 = −1/4 and 1/2
+        ("c", -0.25, (0.0, -0.25)),  #  0                  and −1/2
     ]
 
 
@@ -109,7 +109,7 @@ def test_no_normalisation() -> None:
 
 def test_reciprocal_ranks() -> None:
     # `missing` is "exact", which reciprocal ranks do not use.
-    fused = interpolate(SPARSE, DENSE, how(method="rrf"))
+    fused = reciprocal_rank_fusion([SPARSE, DENSE], how(method="rrf"))
     assert [doc.doc_id for doc in fused] == ["b", "a", "d", "c"]
     assert by_id(fused) == {
         "a": (1 / 61, 1 / 63),
@@ -120,21 +120,25 @@ def test_reciprocal_ranks() -> None:
 
 
 def test_reciprocal_ranks_weighted() -> None:
-    fused = by_id(interpolate(SPARSE, DENSE, how(method="rrf", alpha=0.25, rank_constant=1)))
+    setting = how(method="rrf", alpha=0.25, rank_constant=1)
+    fused = by_id(reciprocal_rank_fusion([SPARSE, DENSE], setting))
     assert fused["a"] == (0.5 / 2, 1.5 / 4)
     assert fused["d"] == (0.0, 1.5 / 3)
 
 
 def test_ranks_of_ties_go_by_id() -> None:
-    fused = by_id(interpolate([("z", 1.0), ("x", 1.0), ("y", 2.0)], [], how(method="rrf")))
+    lists = [[("z", 1.0), ("x", 1.0), ("y", 2.0)], []]
+    fused = by_id(reciprocal_rank_fusion(lists, how(method="rrf")))
     assert fused == {"y": (1 / 61, 0.0), "x": (1 / 62, 0.0), "z": (1 / 63, 0.0)}
 
 
-@pytest.mark.parametrize("method", ["convex", "rrf"])
-def test_ties_go_by_id(method: str) -> None:
-    setting = how(method=method, missing="zero")
-    mirrored = interpolate([("n", 2.0), ("k", 1.0)], [("é", 2.0), ("Z", 1.0)], setting)
-    assert [doc.doc_id for doc in mirrored] == ["n", "é", "Z", "k"]  # by code point
+def test_ties_go_by_id() -> None:
+    lists = [("n", 2.0), ("k", 1.0)], [("é", 2.0), ("Z", 1.0)]
+    convex = interpolate(*lists, how(missing="zero"))
+    ranks = reciprocal_rank_fusion(lists, how(method="rrf"))
+    for mirrored in (convex, ranks):
+        # By code point; the second of each side ties with the other side's.
+        assert [doc.doc_id for doc in mirrored] == ["n", "é", "Z", "k"]
 
 
 # Lists with nothing to divide by.
@@ -195,8 +199,8 @@ def test_scores_so_small_that_squares_vanish(normalisation: str) -> None:
 
 
 def test_nothing() -> None:
-    for method in ("convex", "rrf"):
-        assert interpolate([], [], how(method=method)) == []
+    assert interpolate([], [], how()) == []
+    assert reciprocal_rank_fusion([[], []], how(method="rrf")) == []
 
 
 @pytest.mark.parametrize("normalisation", ["min-max", "theoretical", "z-score", "none"])
@@ -205,10 +209,10 @@ def test_an_empty_side_gives_nothing(normalisation: str, missing: str) -> None:
     setting = how(normalisation=normalisation, missing=missing)
     fused = interpolate([], DENSE, setting)  # a query without terms has no exact scores either
     assert [doc.doc_id for doc in fused] == ["b", "d", "a"]
-    assert all(doc.sparse == 0 and doc.score == doc.dense for doc in fused)
+    assert all(doc.shares == (0, doc.score) for doc in fused)
     fused = interpolate(SPARSE, [], setting, ({}, {"a": 0.5}))
     assert [doc.doc_id for doc in fused] == ["a", "b", "c"]
-    assert all(doc.dense == 0 and doc.score == doc.sparse for doc in fused)
+    assert all(doc.shares == (doc.score, 0) for doc in fused)
 
 
 def test_disjoint_lists() -> None:
@@ -226,7 +230,7 @@ def test_identical_lists(alpha: float) -> None:
 
 def test_alpha_one_does_not_let_negative_zeros_out() -> None:
     fused = interpolate(SPARSE, DENSE, how(alpha=1), EXACT)
-    assert all(math.copysign(1, doc.dense) == 1 for doc in fused)
+    assert all(math.copysign(1, doc.shares[1]) == 1 for doc in fused)
 
 
 # Errors.

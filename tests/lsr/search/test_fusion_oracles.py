@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.request import Interpolation
-from lsr.search.fusion import interpolate
+from lsr.search.fusion import Fused, interpolate, reciprocal_rank_fusion
 
 SCORE = st.floats(-1e3, 1e3, width=32)
 # Coarse, since normalised differences below float64's precision would vanish.
@@ -31,6 +31,12 @@ SETTINGS = st.builds(
     missing=st.sampled_from(["exact", "zero", "minimum"]),
     rank_constant=st.integers(1, 100),
 )
+
+
+def fuse(sparse: list, dense: list, setting: Interpolation, exact: tuple = ({}, {})) -> list[Fused]:
+    if setting.method == "rrf":
+        return reciprocal_rank_fusion([sparse, dense], setting)
+    return interpolate(sparse, dense, setting, exact)
 
 
 def fuse_slowly(
@@ -90,15 +96,15 @@ def root(value: Fraction) -> Fraction:
 @given(RANKING, RANKING, SETTINGS, EXACTS, EXACTS)
 @settings(max_examples=400, deadline=None)
 def test_equals_the_oracle(sparse, dense, setting, first, second) -> None:
-    fused = interpolate(sparse, dense, setting, (first, second))
+    fused = fuse(sparse, dense, setting, (first, second))
     expected = fuse_slowly(sparse, dense, setting, (first, second))
     assert len(fused) == len(expected)
     for doc in fused:
         # Normalising almost equal scores magnifies rounding errors.
-        for got, wanted in zip((doc.sparse, doc.dense), expected[doc.doc_id], strict=True):
+        for got, wanted in zip(doc.shares, expected[doc.doc_id], strict=True):
             assert math.isfinite(got)
             assert got == pytest.approx(wanted, rel=1e-9, abs=1e-12)
-        assert doc.score == doc.sparse + doc.dense
+        assert doc.score == doc.shares[0] + doc.shares[1]
     assert fused == sorted(fused, key=lambda doc: (-doc.score, doc.doc_id))
 
 
@@ -112,17 +118,17 @@ ANY_SCORE = st.floats(allow_nan=False, allow_infinity=False, width=32)
     st.fixed_dictionaries(dict.fromkeys("abcdefgh", ANY_SCORE)),
 )
 def test_float32_scores_give_finite_ones(sparse, dense, setting, known) -> None:
-    for doc in interpolate(sparse, dense, setting, (known, known)):
-        assert math.isfinite(doc.sparse) and math.isfinite(doc.dense) and math.isfinite(doc.score)
+    for doc in fuse(sparse, dense, setting, (known, known)):
+        assert all(map(math.isfinite, (doc.score, *doc.shares)))
 
 
 @given(RANKING, RANKING, SETTINGS, EXACTS, st.randoms(use_true_random=False))
 def test_input_order_does_not_matter(sparse, dense, setting, known, random) -> None:
-    fused = interpolate(sparse, dense, setting, (known, known))
+    fused = fuse(sparse, dense, setting, (known, known))
     random.shuffle(sparse)
     random.shuffle(dense)
     backwards = dict(reversed(known.items()))
-    assert interpolate(sparse, dense, setting, (backwards, backwards)) == fused
+    assert fuse(sparse, dense, setting, (backwards, backwards)) == fused
 
 
 @given(
@@ -136,7 +142,7 @@ def test_alpha_one_keeps_the_sparse_order(sparse, dense, known, normalisation) -
     returned = dict(sparse)
     sparse_scores = [
         returned[doc.doc_id]
-        for doc in interpolate(sparse, dense, setting, (known, known))
+        for doc in fuse(sparse, dense, setting, (known, known))
         if doc.doc_id in returned
     ]
     assert sparse_scores == sorted(sparse_scores, reverse=True)
@@ -148,9 +154,9 @@ def test_swapping_the_sides_mirrors_alpha(sparse, dense, setting) -> None:
     if setting.normalisation == "theoretical":  # it treats the sides differently
         return
     mirrored = setting.model_copy(update={"alpha": 0.75})
-    swapped = interpolate(dense, sparse, mirrored)
-    assert [(d.doc_id, d.score, d.dense, d.sparse) for d in swapped] == [
-        tuple(d) for d in interpolate(sparse, dense, setting)
+    swapped = fuse(dense, sparse, mirrored)
+    assert [(d.doc_id, d.score, d.shares[::-1]) for d in swapped] == [
+        tuple(d) for d in fuse(sparse, dense, setting)
     ]
 
 
@@ -189,7 +195,7 @@ def test_equals_ranx(norm: str | None, method: str, setting: Interpolation) -> N
         params={"weights": (0.3, 0.7)} if method == "wsum" else {"k": 60},
     ).to_dict()
     for query, expected in theirs.items():
-        fused = interpolate(list(runs[0][query].items()), list(runs[1][query].items()), setting)
+        fused = fuse(list(runs[0][query].items()), list(runs[1][query].items()), setting)
         assert {doc.doc_id: doc.score for doc in fused} == pytest.approx(
             expected, rel=1e-12, abs=1e-12
         )

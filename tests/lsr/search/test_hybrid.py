@@ -11,10 +11,11 @@ from lsr.building.build import build_index
 from lsr.building.tuning import write_tuning
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.load import default_tokenizer
+from lsr.indexes.words import as_counts, as_vectors
 from lsr.request import Interpolation, ask
 from lsr.search import Searcher
 from lsr.search.feedback import heaviest, move_dense, move_sparse
-from lsr.search.fusion import interpolate
+from lsr.search.fusion import interpolate, reciprocal_rank_fusion
 from lsr.search.passes import Batch
 
 WORDS = (
@@ -58,14 +59,23 @@ def searcher(folder):
         yield opened
 
 
-class Oracle:
-    """Scores every document on both sides, for one query."""
+@pytest.fixture(scope="module")
+def truth(searcher, brute_force):
+    return brute_force(searcher, [f"d{number}" for number in range(N)])
 
-    def __init__(self, searcher, settings, query):
-        self.request = ask(query, **settings)
+
+class Oracle:
+    """Scores every document on every side, for one query."""
+
+    def __init__(self, searcher, truth, settings, query):
+        self.request = ask(query, **settings).resolved(dense=True)
+        self.how = self.request.interpolation or Interpolation()
+        self.sides = self.how.sides if self.request.mode == "hybrid" else (self.request.mode,)
+        self.truth = truth
         self.passes = searcher.passes
         self.ids = [f"d{number}" for number in range(N)]
         self.impacts = searcher.index.impacts(self.ids)
+        self.words = truth.counts(query)
         self.weights = self.impacts.astype(np.float32) / np.float32(searcher.manifest.impact_scale)
         self.vectors = self.passes.dense.vectors(self.ids).astype(np.float64)
         self.sparse = searcher.encoder.encode_queries([query])
@@ -73,15 +83,16 @@ class Oracle:
         self.allowed = [
             number
             for number in range(N)
-            if self.request.filters.get("part", number % 3) == number % 3
+            if not self.request.filter or number % 3 == self.request.filter.value
         ]
 
     def list(self, side, depth):
-        if side == "sparse":
-            batch = Batch(self.sparse, np.ones(1), None, 1)
-            impacts, (factor,) = self.passes.impacts(batch)
-            scores = (impacts.astype(np.int64) @ self.impacts.T.astype(np.int64)).toarray()[0]
-            scores = scores * factor
+        if side != "dense":
+            batch = Batch(self.sparse, np.ones(1), [self.words], None, 1)
+            impacts = self.passes.impacts(batch, side, self.request)
+            found, _ = self.truth.whole_numbers(impacts, self.request.words)
+            by_id = dict(zip(self.truth.ids, found, strict=True))
+            scores = np.array([by_id[doc_id] for doc_id in self.ids]) * impacts.factors[0]
             hits = [(self.ids[n], float(scores[n])) for n in self.allowed if scores[n] > 0]
         else:
             scores = (self.vectors @ self.dense.astype(np.float64)).astype(np.float32)
@@ -92,21 +103,24 @@ class Oracle:
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:depth]
 
     def fused(self):
-        how = self.request.interpolation or Interpolation()
-        lists = self.list("sparse", how.depth), self.list("dense", how.depth)
-        return interpolate(*lists, how, (self.all["sparse"], self.all["dense"]))
+        lists = [self.list(side, self.how.depth) for side in self.sides]
+        if self.how.method == "rrf":
+            return reciprocal_rank_fusion(lists, self.how)
+        return interpolate(*lists, self.how, tuple(self.all[side] for side in self.sides))
 
     def feed_back(self):
         how = self.request.feedback
         for _ in range(how.iterations):
             moved = {}
             for side in self.request.sides_moved:
+                # Of two sides of Lucene the first is meant.
+                own = "dense" if side == "dense" else self.sides[0]
                 if self.request.stages in ("before", "both"):
                     hits = [(hit.doc_id, hit.score) for hit in self.fused()]
                 else:
-                    hits = self.list(how.first or side, 1000)
+                    hits = self.list(how.first or own, 1000)
                     if self.request.mode == "hybrid":
-                        hits = hits[: (self.request.interpolation or Interpolation()).depth]
+                        hits = hits[: self.how.depth]
                 rows = [self.ids.index(doc_id) for doc_id, _ in hits]
                 good = rows[: how.documents]
                 bad = rows[how.documents :][-how.negatives :] if how.negatives else []
@@ -118,11 +132,20 @@ class Oracle:
                     moved[side] = new * np.float32(length / norm) if norm else new
                 else:
                     scores = np.array([s for _, s in hits[: how.documents]], np.float64)
-                    moved[side] = move_sparse(
+                    moved["sparse"] = move_sparse(
                         self.sparse, self.weights[good], scores, self.weights[bad], how
                     )
+                    moved["words"] = self.moved_words(good, scores, bad)
             for side, vector in moved.items():
                 setattr(self, side, vector)
+
+    def moved_words(self, good, scores, bad):
+        texts = self.passes._live.index.documents([self.ids[row] for row in good + bad])
+        counts = [self.truth.counts(document.content) for document in texts]
+        names, (query, documents) = as_vectors([self.words], counts)
+        relevant, negatives = documents[: len(good)], documents[len(good) :]
+        moved = move_sparse(query, relevant, scores, negatives, self.request.feedback)
+        return as_counts(names, [moved])[0]
 
     def answer(self, k):
         request = self.request
@@ -131,13 +154,15 @@ class Oracle:
         single = request.mode != "hybrid"
         if not single and not (request.feedback and request.stages in ("none", "before")):
             return [(hit.doc_id, hit.score) for hit in self.fused()][:k]
-        return self.list(request.mode if single else request.sides_moved[0], k)
+        if single or request.sides_moved[0] == "dense":
+            return self.list(request.mode if single else "dense", k)
+        return self.list(self.sides[0], k)
 
 
-def check(searcher, settings, k=20):
+def check(searcher, truth, settings, k=20):
     found = searcher.rank(QUERIES, k, **settings)
     for query, ranking in zip(QUERIES, found, strict=True):
-        expected = Oracle(searcher, settings, query).answer(k)
+        expected = Oracle(searcher, truth, settings, query).answer(k)
         assert [doc_id for doc_id, _ in ranking] == [doc_id for doc_id, _ in expected], query
         assert [score for _, score in ranking] == pytest.approx(
             [score for _, score in expected], rel=1e-6, abs=1e-6
@@ -147,15 +172,25 @@ def check(searcher, settings, k=20):
 
 @pytest.mark.parametrize("missing", ["exact", "zero", "minimum"])
 @pytest.mark.parametrize("normalisation", ["min-max", "theoretical", "z-score", "none"])
-def test_interpolation_equals_whole_matrices(searcher, normalisation, missing):
+@pytest.mark.parametrize("side", ["sparse", "learned", "words"])
+def test_interpolation_equals_whole_matrices(searcher, truth, side, normalisation, missing):
     how = {"alpha": 0.3, "normalisation": normalisation, "missing": missing, "depth": 15}
-    check(searcher, {"mode": "hybrid", "interpolation": how})
+    how["sides"] = (side, "dense")
+    check(searcher, truth, {"mode": "hybrid", "interpolation": how})
 
 
-def test_rrf_dense_and_default_settings(searcher):
-    check(searcher, {"mode": "hybrid", "interpolation": {"method": "rrf", "depth": 30}})
-    check(searcher, {"mode": "dense"})
-    check(searcher, {"mode": "hybrid"})
+def test_rrf_dense_and_default_settings(searcher, truth):
+    check(searcher, truth, {"mode": "hybrid", "interpolation": {"method": "rrf", "depth": 30}})
+    three = {"method": "rrf", "depth": 25, "sides": ("words", "learned", "dense")}
+    check(searcher, truth, {"mode": "hybrid", "interpolation": three})
+    pair = {"method": "rrf", "depth": 25, "sides": ("words", "learned"), "alpha": 0.3}
+    check(searcher, truth, {"mode": "hybrid", "interpolation": pair})
+    check(searcher, truth, {"mode": "dense"})
+    check(searcher, truth, {"mode": "words"})
+    check(searcher, truth, {"mode": "learned"})
+    check(searcher, truth, {"mode": "sparse", "words": {"weight": 2.0, "title": 1.0}})
+    check(searcher, truth, {"mode": "hybrid"})
+    check(searcher, truth, {})
 
 
 FEEDBACK = [
@@ -166,14 +201,17 @@ FEEDBACK = [
 
 
 @pytest.mark.parametrize("feedback", FEEDBACK)
-def test_feedback_of_one_side(searcher, feedback):
-    check(searcher, {"mode": "dense", "feedback": feedback})
-    check(searcher, {"feedback": feedback})
+def test_feedback_of_one_side(searcher, truth, feedback):
+    for mode in ("dense", "words", "learned", "sparse"):
+        check(searcher, truth, {"mode": mode, "feedback": feedback})
 
 
-def test_relevance_model_mass_and_ratio(searcher):
-    check(searcher, {"feedback": {"method": "relevance-model", "terms": 8}})
-    check(searcher, {"feedback": {"mass": 0.8, "ratio": 0.1, "terms": None}})
+def test_relevance_model_mass_and_ratio(searcher, truth):
+    for mode in ("words", "learned", "sparse"):
+        how = {"method": "relevance-model", "terms": 8}
+        check(searcher, truth, {"mode": mode, "feedback": how})
+        how = {"mass": 0.8, "ratio": 0.1, "terms": None}
+        check(searcher, truth, {"mode": mode, "feedback": how})
 
 
 @pytest.mark.parametrize(
@@ -183,34 +221,55 @@ def test_relevance_model_mass_and_ratio(searcher):
         *product(["both"], ["after", "both"]),
     ],
 )
-@pytest.mark.parametrize("feedback", FEEDBACK)
-def test_feedback_at_every_stage(searcher, side, stages, feedback):
+@pytest.mark.parametrize(
+    ("own", "feedback"), [*product(["learned"], FEEDBACK), ("sparse", FEEDBACK[2])]
+)
+def test_feedback_at_every_stage(searcher, truth, side, stages, own, feedback):
     settings = {
         "mode": "hybrid",
-        "interpolation": {"depth": 25, "alpha": 0.6},
+        "interpolation": {"depth": 25, "alpha": 0.6, "sides": (own, "dense")},
         "feedback": feedback | {"side": side, "interpolate": stages},
     }
-    check(searcher, settings)
+    check(searcher, truth, settings)
 
 
-def test_feedback_taken_from_the_other_side(searcher):
-    for side, first in (("dense", "sparse"), ("sparse", "dense")):
+def test_feedback_taken_from_the_other_side(searcher, truth):
+    for side, first in (("dense", "sparse"), ("sparse", "dense"), ("dense", "words")):
         for stages in ("none", "after"):
             how = {"side": side, "first": first, "interpolate": stages}
-            check(searcher, {"mode": "hybrid", "feedback": how})
+            check(searcher, truth, {"mode": "hybrid", "feedback": how})
 
 
-def test_filters_hold_on_both_sides(searcher):
+@pytest.mark.parametrize("stages", ["none", "after", "both"])
+@pytest.mark.parametrize("side", ["sparse", "dense"])
+def test_feedback_with_three_sides(searcher, truth, side, stages):
+    how = {"method": "rrf", "depth": 25, "sides": ("learned", "words", "dense")}
+    feedback = {"documents": 3, "side": side, "interpolate": stages}
+    check(searcher, truth, {"mode": "hybrid", "interpolation": how, "feedback": feedback})
+
+
+def test_feedback_without_a_dense_ranking(searcher, truth):
+    how = {"method": "rrf", "depth": 25, "sides": ("words", "learned")}
+    settings = {"mode": "hybrid", "interpolation": how, "feedback": {"documents": 3}}
+    assert ask("heat", **settings).sides_moved == ("sparse",)
+    found = check(searcher, truth, settings)
+    assert found != searcher.rank(QUERIES, 20, mode="hybrid", interpolation=how)
+    for side in ("dense", "both"):
+        with pytest.raises(ValueError, match=f"feedback's `side` '{side}' moves the dense query"):
+            searcher.search("heat", **(settings | {"feedback": {"side": side}}))
+
+
+def test_filters_hold_on_both_sides(searcher, truth):
     for settings in ({"mode": "dense"}, {"mode": "hybrid"}, {"mode": "hybrid", "feedback": {}}):
-        found = check(searcher, settings | {"filters": {"part": 1}}, 500)
+        found = check(searcher, truth, settings | {"filter": "part = 1"}, 500)
         assert {int(doc_id[1:]) % 3 for hits in found for doc_id, _ in hits} == {1}
 
 
-def test_a_first_pass_from_elsewhere(searcher):
+def test_a_first_pass_from_elsewhere(searcher, truth):
     elsewhere = [[("d7", 2.0), ("d3", 1.0)]] * len(QUERIES)
-    settings = {"feedback": {"documents": 2}}
+    settings = {"mode": "learned", "feedback": {"documents": 2}}
     found = searcher.rank(QUERIES, 10, first_pass=elsewhere, **settings)
-    oracle = Oracle(searcher, settings, QUERIES[0])
+    oracle = Oracle(searcher, truth, settings, QUERIES[0])
     oracle.sparse = move_sparse(
         oracle.sparse,
         oracle.weights[[7, 3]],
@@ -218,7 +277,7 @@ def test_a_first_pass_from_elsewhere(searcher):
         oracle.weights[[]],
         oracle.request.feedback,
     )
-    assert found[0] == oracle.list("sparse", 10)
+    assert found[0] == oracle.list("learned", 10)
     with pytest.raises(ValueError, match="`first_pass` must hold a ranking for each query"):
         searcher.rank(QUERIES, 10, first_pass=elsewhere)
 
@@ -236,9 +295,9 @@ def test_scores_that_are_not_asked_for_change_nothing(searcher, monkeypatch, nor
     rng = np.random.default_rng(6)
     asked = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(40)]
     everything = searcher.passes.interpolated
-    for alpha, filters in product((0.0, 0.4, 1.0), ({}, {"part": 1})):
+    for alpha, condition in product((0.0, 0.4, 1.0), (None, "part = 1")):
         how = {"alpha": alpha, "normalisation": normalisation, "depth": 30}
-        settings = {"mode": "hybrid", "interpolation": how, "filters": filters}
+        settings = {"mode": "hybrid", "interpolation": how, "filter": condition}
         pruned = searcher.rank(asked, 3, **settings)
         with monkeypatch.context() as patch:
             patch.setattr(searcher.passes, "interpolated", lambda *of: everything(*of[:2]))
@@ -258,8 +317,8 @@ def test_batches_and_threads_change_nothing(searcher, n):
 
 def test_pruned_queries_and_their_rescoring(searcher):
     query = "wing flutter mach speed heat flow"
-    whole = searcher.search(query, 10)
-    cut = searcher.search(query, 10, mass=0.5)
+    whole = searcher.search(query, 10, mode="learned")
+    cut = searcher.search(query, 10, mode="learned", mass=0.5)
     terms = heaviest(searcher.encoder.encode_queries([query]), None, 0.5, None)
     assert 0 < terms.nnz < 6
     kept = {
@@ -269,14 +328,18 @@ def test_pruned_queries_and_their_rescoring(searcher):
     assert cut == searcher.search(kept, 10)
     assert cut != whole
     # With all documents as candidates, the scores are those of the whole query.
-    assert searcher.search(query, 10, mass=0.5, rescore=N) == [
-        hit for hit in whole if hit in searcher.search(query, 10, mass=0.5, rescore=N)
+    assert searcher.search(query, 10, mode="learned", mass=0.5, rescore=N) == [
+        hit
+        for hit in whole
+        if hit in searcher.search(query, 10, mode="learned", mass=0.5, rescore=N)
     ]
-    some = searcher.search(query, 10, mass=0.5, rescore=30)
-    candidates = {hit.document.id for hit in searcher.search(query, 30, mass=0.5)}
-    expected = [h for h in searcher.search(query, N) if h.document.id in candidates][:10]
+    some = searcher.search(query, 10, mode="learned", mass=0.5, rescore=30)
+    candidates = {hit.document.id for hit in searcher.search(query, 30, mode="learned", mass=0.5)}
+    expected = [
+        h for h in searcher.search(query, N, mode="learned") if h.document.id in candidates
+    ][:10]
     assert some == expected
-    told = searcher.approximations(query, mass=0.5, rescore=30)
+    told = searcher.approximations(query, mode="learned", mass=0.5, rescore=30)
     assert told == ["only the 30 best by the cut query are scored by all its terms"]
     assert searcher.approximations(query, mode="hybrid") == []
 
@@ -285,7 +348,7 @@ def test_explanations_of_both_sides_sum_to_the_score(searcher):
     for settings in (
         {"mode": "dense"},
         {"mode": "dense", "feedback": {}},
-        {"feedback": {"documents": 4}},
+        {"mode": "sparse", "feedback": {"documents": 4}},
         {"mode": "hybrid"},
         {"mode": "hybrid", "feedback": {"side": "both"}},
         {"mode": "hybrid", "feedback": {"side": "sparse", "interpolate": "before"}},
@@ -293,17 +356,18 @@ def test_explanations_of_both_sides_sum_to_the_score(searcher):
     ):
         for hit in searcher.search("wing flutter", 8, **settings):
             why = searcher.explain("wing flutter", hit.document.id, **settings)
-            assert why.score == hit.score == why.sparse + why.dense
-            if why.sparse_score is None:
-                assert why.terms == [] and why.dense == why.dense_score
+            assert why.score == hit.score == sum(part.share for part in why.sides)
+            sparse = why.score_of("sparse")
+            if sparse is None:
+                assert why.terms == [] and why.sides == [("dense", why.score, why.score)]
             else:
-                total = sum(term.contribution for term in why.terms)
-                assert total == why.sparse_score
+                assert sum(term.contribution for term in why.terms) == sparse
 
 
 def test_terms_of_feedback_are_marked(searcher):
-    (hit,) = searcher.search("flutter", 1, feedback={"documents": 5})
-    why = searcher.explain("flutter", hit.document.id, feedback={"documents": 5})
+    settings = {"mode": "learned", "feedback": {"documents": 5}}
+    (hit,) = searcher.search("flutter", 1, **settings)
+    why = searcher.explain("flutter", hit.document.id, **settings)
     # "flutter" is two word pieces; neither counts as a term from feedback.
     own = {searcher.encoder.vocabulary[term] for term in searcher.encoder.own_terms("flutter")}
     assert {term.term for term in why.terms if not term.from_feedback} <= own
@@ -314,7 +378,7 @@ def test_a_document_of_neither_side_has_no_interpolated_score(searcher):
     settings = {"mode": "hybrid", "interpolation": {"depth": 1}}
     ranked = {doc_id for doc_id, _ in searcher.rank(["heat"], 1000, **settings)[0]}
     absent = next(f"d{number}" for number in range(N) if f"d{number}" not in ranked)
-    with pytest.raises(KeyError, match="is not among the 1 first of either side"):
+    with pytest.raises(KeyError, match="is not among the 1 first of any side"):
         searcher.explain("heat", absent, **settings)
 
 
@@ -339,3 +403,15 @@ def test_an_index_without_a_dense_side_says_so(folder):
     with Searcher(folder / "sparse") as sparse:
         with pytest.raises(ValueError, match="no dense side: build it with `lsr index … --dense"):
             sparse.search("heat", mode="hybrid")
+        # Two of Lucene's sides can be fused without one.
+        how = {"method": "rrf", "sides": ("words", "learned")}
+        (hit, *_) = sparse.search("heat", mode="hybrid", interpolation=how)
+        assert hit.score == sum(
+            1
+            / (
+                60
+                + [of.document for of in sparse.search("heat", N, mode=side)].index(hit.document)
+                + 1
+            )
+            for side in ("words", "learned")
+        )

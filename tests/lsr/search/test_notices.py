@@ -6,7 +6,7 @@ from lsr.building.build import build_index
 from lsr.corpus.corpus import open_corpus
 from lsr.request import ask
 from lsr.search import Searcher
-from lsr.search.explanation import Explanation
+from lsr.search.explanation import Contribution, Explanation, SideScore
 from lsr.search.notices import of_document, of_query
 
 
@@ -16,11 +16,19 @@ def test_a_document_without_a_score_that_goes_on_is_said_to(tmp_path, short_sigh
     build_index(open_corpus(tmp_path / "corpus.jsonl"), tmp_path / "short", short_sighted)
     with Searcher(tmp_path / "short") as opened:
         document = opened.index.documents(["long"])[0]
-        said = of_document(opened, document, Explanation(0.0, 0.0, 0.0, 0.0, None, []))
+        nothing = Explanation(0.0, [SideScore("learned", 0.0, 0.0)], [])
+        said = of_document(opened, document, nothing)
         assert said == [
             f"the document has 12 tokens, of which encoder {short_sighted!r} reads the first 8: "
             "what follows them matches nothing"
         ]
-        assert of_document(opened, document, Explanation(1.0, 1.0, 0.0, 1.0, None, [])) == []
+        # No learned term has a part in the score, though a word has.
+        word = Contribution("w11", 1.0, 1.0, 1.0, 1.0, True, True, field="words")
+        sparse = Explanation(1.0, [SideScore("sparse", 1.0, 1.0)], [word])
+        assert of_document(opened, document, sparse) == said
+        term = word._replace(field="learned")
+        assert of_document(opened, document, sparse._replace(terms=[term])) == []
+        by_words = Explanation(1.0, [SideScore("words", 1.0, 1.0)], [word])
+        assert of_document(opened, document, by_words) == []
         (notice,) = of_query(opened, ask(words), found=True)
         assert notice.startswith(f"the query has 12 tokens, of which encoder {short_sighted!r}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.encoders.lexical import inverse_document_frequency
+from lsr.idf import inverse_document_frequency
 from lsr.indexes.buffers import WordQueries
 from lsr.indexes.lucene import WORD_SCALE, LuceneIndex
 from lsr.request import Words
