@@ -218,7 +218,8 @@ function drawControls() {
   choices.draw(known, names);
   find("unavailable").hidden = !known || known.dense !== null;
   find("forget").hidden = !hasKey();
-  find("legend").hidden = find("terms").hidden = !state.query;
+  find("legend").hidden = !state.query;
+  find("terms").hidden = !state.query || !known?.sides.includes("learned");
   find("legend-feedback").hidden = !names.includes("feedback");
 }
 

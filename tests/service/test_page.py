@@ -18,7 +18,7 @@ CODE = f'</style></script><img src=x onerror="{BROKEN}"><script>{BROKEN}</script
 METADATA = {
     "by": {"name": "N", "n": 2**53 + 1},
     "tags": ["a", "b"],
-    "sizes": [1, 2.5, 2**64],
+    "sizes": [1, 2.5, 2**63 - 1],
     "ok": [True],
     "none": [],
 }
@@ -47,8 +47,20 @@ def code(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(built, code, serving):
-    with serving(create_app([built, code], Settings())) as (host, port):
+def alone(tmp_path_factory, corpus_of):
+    """An index of words alone."""
+    from lsr.building.build import build_index
+    from lsr.corpus.corpus import open_corpus
+
+    folder = tmp_path_factory.mktemp("alone")
+    corpus = open_corpus(corpus_of(folder / "corpus.jsonl", 50))
+    build_index(corpus, folder / "alone", "bm25")
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def url(built, code, alone, serving):
+    with serving(create_app([built, code, alone], Settings())) as (host, port):
         yield f"http://{host}:{port}/"
 
 
@@ -356,6 +368,21 @@ def test_without_a_dense_side(visit, expect, api):
     assert added
     chips = page.locator(".feedback-terms .chip")
     expect(chips).to_have_count(len(added))
+
+
+def test_an_index_of_words_alone(visit, expect, api):
+    page = visit(q=QUERY, index="alone")
+    settled(expect, page, "sparse")
+    found = api("search", index="alone", query=QUERY, mode="words")
+    assert shown(page) == ids(found) and ids(found)
+    expect(page.locator("#terms")).to_be_hidden()
+    expect(page.get_by_role("button", name="Learned")).to_be_disabled()
+    expect(page.get_by_role("button", name="Words")).to_be_enabled()
+    assert column(page).bounding_box()["width"] > 600
+    column(page).locator(".open").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".total")).to_contain_text(f"{found['hits'][0]['score']:.3f}")
+    assert {*dialog.locator(".terms .field").all_inner_texts()} == {"word"}
 
 
 # Explanations.
@@ -761,7 +788,7 @@ def test_nested_metadata_lists_and_large_integers_are_shown(visit, expect):
     column(page).locator(".open").first.click()
     metadata = page.get_by_role("dialog").locator(".metadata")
     expect(metadata.locator("dt")).to_have_text(["by.name", "by.n", "tags", "sizes", "ok", "none"])
-    values = ["N", str(2**53 + 1), "a, b", f"1, 2.5, {2**64}", "true", ""]
+    values = ["N", str(2**53 + 1), "a, b", f"1, 2.5, {2**63 - 1}", "true", ""]
     expect(metadata.locator("dd")).to_have_text(values)
 
 
