@@ -30,8 +30,8 @@ class IndexState(State):
     dense: str | None = Field(description="the dense side's model; null without one")
     language: str = Field(description="whose analyzer makes the words")
     sides: list[str] = Field(
-        description="words, learned and dense, as the index has them. Mode sparse needs words and "
-        "learned, mode hybrid needs dense"
+        description="words, learned and dense, as the index has them: the modes that it answers, "
+        "besides sparse, and hybrid where it has dense"
     )
     mode: str = Field(description="of a search by a text that names none")
 

@@ -92,8 +92,12 @@ class Served:
 
     def _now(self, searcher: Searcher) -> IndexState:
         manifest = searcher.manifest
-        has_dense = manifest.dense is not None
-        mode = ask(WARM).resolved(dense=has_dense).mode
+        has = {
+            "words": True,
+            "learned": manifest.vocabulary_size > 0,
+            "dense": manifest.dense is not None,
+        }
+        mode = ask(WARM).resolved(dense=has["dense"]).mode
         assert mode is not None
         return IndexState(
             index=self.name,
@@ -104,7 +108,7 @@ class Served:
             encoder=manifest.encoder,
             dense=manifest.dense,
             language=manifest.language,
-            sides=["words", "learned", *(["dense"] if has_dense else [])],
+            sides=[side for side, is_there in has.items() if is_there],
             mode=mode,
         )
 
@@ -115,7 +119,7 @@ def _opened(directory: Path, before: Searcher | None) -> Searcher:
     try:
         if before and searcher.encoder is before.encoder:
             # The older searcher still encodes with it on another thread: warm up without encoding.
-            searcher.search({searcher.encoder.vocabulary[0]: 1.0})
+            searcher.search({term: 1.0 for term in searcher.encoder.vocabulary[:1]})
             searcher.search(WARM, mode="words")
         else:
             searcher.search(WARM, mode="sparse")

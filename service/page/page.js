@@ -1,7 +1,9 @@
 // The page: its state, its address, and when it calls the service.
 
+import * as address from "./address.js";
 import { call, connect, hasKey, setKey } from "./api.js";
-import { debounced, find, make, plural } from "./dom.js";
+import { Choices, factsView } from "./controls.js";
+import { debounced, find, make } from "./dom.js";
 import { Explanation } from "./explanation.js";
 import { glide } from "./glide.js";
 import { columnView, describeColumn, errorView, pair } from "./hits.js";
@@ -24,9 +26,6 @@ const columns = new Map(); // name → {answer, base, error, busy, asking}; see 
 let expanding = new AbortController(); // the text, and by feedback
 let feeding = new AbortController();
 let settled = true; // whether the next letter begins a new entry of the history
-// While the history goes back from a hit that was closed: {push}, whether what changes meanwhile
-// gets an entry of its own; else null.
-let returning = null;
 
 const queryField = find("query");
 const results = find("results");
@@ -41,6 +40,7 @@ const post = (what, body, signal) =>
 const current = () => indexes.find(({ index }) => index === state.index);
 const settingsOf = (name) => RANKINGS[name].settings(current());
 const isEditable = (name) => name === "learned";
+
 /** The chosen rankings that the index has; the index's own where none is. */
 function shown() {
   const known = current();
@@ -50,6 +50,7 @@ function shown() {
   );
   return names.length ? names : [known.mode];
 }
+
 /** The request of a column, as it is now. */
 const requestOf = (name) => ({
   ...settingsOf(name),
@@ -59,7 +60,7 @@ const requestOf = (name) => ({
 // The address.
 
 function readAddress() {
-  const given = new URLSearchParams(location.search);
+  const given = address.read();
   state.query = given.get("q") ?? "";
   const asked = given.get("index");
   state.index = indexes.some(({ index }) => index === asked) ? asked : (indexes[0]?.index ?? null);
@@ -69,24 +70,20 @@ function readAddress() {
   state.opened = state.query && id !== null && name ? { name, id } : null;
 }
 
-function writeAddress(push) {
-  if (returning) {
-    returning.push ||= push;
-    return;
-  }
-  const given = new URLSearchParams();
-  if (state.query) given.set("q", state.query);
-  if (indexes.length > 1) given.set("index", state.index);
+/** The parameters of the address that `readAddress` reads. */
+function parameters() {
   const names = shown();
-  if (names.length && String(names) !== current().mode) given.set("columns", names);
-  if (state.opened) given.set("hit", state.opened.id);
-  if (state.opened && names.length > 1) given.set("of", state.opened.name);
-  const query = String(given).replaceAll("%2C", ",");
-  const address = location.pathname + (query ? `?${query}` : "");
-  if (address === location.pathname + location.search) return;
-  if (push) history.pushState({ opened: state.opened !== null }, "", address);
-  else history.replaceState(history.state, "", address);
+  const { query, index, opened } = state;
+  return [
+    query && ["q", query],
+    indexes.length > 1 && ["index", index],
+    names.length && String(names) !== current().mode && ["columns", names],
+    opened && ["hit", opened.id],
+    opened && names.length > 1 && ["of", opened.name],
+  ].filter(Boolean);
 }
+
+const writeAddress = (push) => address.write(parameters(), push, state.opened !== null);
 
 // Searching.
 
@@ -209,43 +206,21 @@ async function follow({ index, generation, commit }) {
 
 // Drawing.
 
-const toggles = new Map(
-  Object.entries(RANKINGS).map(([name, { label }]) => [
-    name,
-    make("button", { type: "button", class: "toggle", onclick: () => toggle(name) }, label),
-  ]),
-);
-find("columns").append(...toggles.values());
+const choices = new Choices(find("columns"), toggle);
 
 function drawControls() {
-  const known = current();
+  const [known, names] = [current(), shown()];
   const several = indexes.length > 1;
   find("index").hidden = !several;
   find("index").value = state.index;
   find("index-name").textContent = several || !known ? "" : known.index;
-  find("facts").replaceChildren(
-    ...(known
-      ? [
-          `${plural(known.documents, "document")} \u00b7 generation ${known.generation}`,
-          make(
-            "span",
-            { class: "more-facts" },
-            ` \u00b7 language ${known.language} \u00b7 encoder ${known.encoder}`,
-            known.dense === null ? "" : ` \u00b7 dense ${known.dense}`,
-          ),
-        ]
-      : []),
-  );
-  for (const [name, button] of toggles) {
-    button.disabled = known !== undefined && !has(known, name);
-    button.setAttribute("aria-pressed", shown().includes(name));
-    if (button.disabled) button.setAttribute("aria-describedby", "unavailable");
-    else button.removeAttribute("aria-describedby");
-  }
+  find("facts").replaceChildren(...(known ? factsView(known) : []));
+  choices.draw(known, names);
   find("unavailable").hidden = !known || known.dense !== null;
   find("forget").hidden = !hasKey();
-  find("legend").hidden = find("terms").hidden = !state.query;
-  find("legend-feedback").hidden = !shown().includes("feedback");
+  find("legend").hidden = !state.query;
+  find("terms").hidden = !state.query || !known?.sides.includes("learned");
+  find("legend-feedback").hidden = !names.includes("feedback");
 }
 
 function draw() {
@@ -340,12 +315,7 @@ function closed(from) {
   focusOn(from);
   if (!state.opened) return; // the history has gone back to the list
   state.opened = null;
-  if (!history.state?.opened) {
-    writeAddress(false); // the page was opened with this hit
-    return;
-  }
-  returning = { push: false };
-  history.back();
+  address.leave(parameters());
 }
 
 results.addEventListener("click", (event) => {
@@ -409,13 +379,7 @@ find("forget").addEventListener("click", () => {
 
 const searched = () => JSON.stringify([state.query, state.index, shown()]);
 
-addEventListener("popstate", () => {
-  if (returning) {
-    const { push } = returning;
-    returning = null;
-    writeAddress(push); // what has changed meanwhile
-    return;
-  }
+address.listenToHistory(() => {
   const [before, opened] = [searched(), markOf(state.opened)];
   readAddress();
   if (searched() !== before) {

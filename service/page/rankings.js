@@ -20,7 +20,7 @@ export const RANKINGS = {
   sparse: {
     label: "Sparse",
     about: "words + learned terms",
-    needs: ["words", "learned"],
+    needs: ["words"],
     settings: () => ({ mode: "sparse" }),
   },
   dense: {

@@ -17,7 +17,7 @@ export function startView(index) {
   if (!index) return make("p", { class: "note" }, "No index is served here.");
   const facts = [
     [whole(index.documents), "documents"],
-    [whole(index.terms), "terms in the vocabulary"],
+    [index.terms ? whole(index.terms) : "none", "terms in the vocabulary"],
     [index.encoder, "encoder"],
     [index.dense ?? "none", "dense side"],
     [index.language, "language"],

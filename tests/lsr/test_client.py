@@ -122,6 +122,7 @@ def test_searches_are_the_engines(client, searcher):
         ask("heat wing", k=7),
         ask({"heat": 2.0, "wing": 0.5}, filter="part = 1"),
         ask("heat wing", feedback={"documents": 2}, min_score=0.1),
+        ask("heated wings", mode="words", words={"k1": 1.2, "title": 0.5}),
     ]
     expected = [[(h.document.id, h.score) for h in searcher.search(request)] for request in asked]
     assert all(expected)
@@ -129,6 +130,7 @@ def test_searches_are_the_engines(client, searcher):
     answers = client.search_batch(asked)
     assert [ranking(answer) for answer in answers] == expected
     assert answers[0].state.index == "one"
+    assert [answer.mode for answer in answers] == ["sparse", "learned", "sparse", "words"]
     answer = client.search("heat wing", k=3, filter="part = 0..1")
     assert ranking(answer) == [
         (h.document.id, h.score) for h in searcher.search("heat wing", 3, filter="part = 0..1")
@@ -150,7 +152,7 @@ def test_what_answers_show(client):
 def test_an_expansion_can_be_searched_for(client):
     terms = client.expand("heat wing").terms
     weights = {term.term: term.weight for term in terms}
-    assert ranking(client.search(weights)) == ranking(client.search("heat wing"))
+    assert ranking(client.search(weights)) == ranking(client.search("heat wing", mode="learned"))
 
 
 def test_pages_follow_each_other(client):
@@ -260,7 +262,16 @@ def test_settings_are_checked_before_anything_is_sent(kind):
 
 
 STATE = {"index": "one", "generation": 1, "commit": 2}
-ANSWER = {"state": STATE, "hits": [], "cursor": None, "approximate": [], "took_ms": 1.0}
+ANSWER = {
+    "state": STATE,
+    "mode": "sparse",
+    "hits": [],
+    "cursor": None,
+    "approximate": [],
+    "took_ms": 1.0,
+}
+INDEX = STATE | {"documents": 1, "terms": 2, "encoder": "e", "dense": None, "language": "en"}
+INDEX |= {"sides": ["words", "learned"], "mode": "sparse"}
 ACKNOWLEDGED = STATE | {"documents": 2}
 BUSY = httpx.Response(
     429, headers={"Retry-After": "2"}, json={"error": "the queue is full", "request_id": "r1"}
@@ -408,8 +419,7 @@ def test_asynchronous_iterables_are_added():
 
 
 def test_the_only_index_is_found_once():
-    states = {"indexes": [STATE | {"documents": 1, "terms": 2, "encoder": "e", "dense": None}]}
-    service = Scripted(states, ANSWER, ANSWER)
+    service = Scripted({"indexes": [INDEX]}, ANSWER, ANSWER)
     with Client("http://service", transport=service) as client:
         client.search("heat")
         client.search("heat")

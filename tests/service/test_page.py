@@ -18,7 +18,7 @@ CODE = f'</style></script><img src=x onerror="{BROKEN}"><script>{BROKEN}</script
 METADATA = {
     "by": {"name": "N", "n": 2**53 + 1},
     "tags": ["a", "b"],
-    "sizes": [1, 2.5, 2**64],
+    "sizes": [1, 2.5, 2**63 - 1],
     "ok": [True],
     "none": [],
 }
@@ -47,8 +47,20 @@ def code(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(built, code, serving):
-    with serving(create_app([built, code], Settings())) as (host, port):
+def alone(tmp_path_factory, corpus_of):
+    """An index of words alone."""
+    from lsr.building.build import build_index
+    from lsr.corpus.corpus import open_corpus
+
+    folder = tmp_path_factory.mktemp("alone")
+    corpus = open_corpus(corpus_of(folder / "corpus.jsonl", 50))
+    build_index(corpus, folder / "alone", "bm25")
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def url(built, code, alone, serving):
+    with serving(create_app([built, code, alone], Settings())) as (host, port):
         yield f"http://{host}:{port}/"
 
 
@@ -358,6 +370,21 @@ def test_without_a_dense_side(visit, expect, api):
     expect(chips).to_have_count(len(added))
 
 
+def test_an_index_of_words_alone(visit, expect, api):
+    page = visit(q=QUERY, index="alone")
+    settled(expect, page, "sparse")
+    found = api("search", index="alone", query=QUERY, mode="words")
+    assert shown(page) == ids(found) and ids(found)
+    expect(page.locator("#terms")).to_be_hidden()
+    expect(page.get_by_role("button", name="Learned")).to_be_disabled()
+    expect(page.get_by_role("button", name="Words")).to_be_enabled()
+    assert column(page).bounding_box()["width"] > 600
+    column(page).locator(".open").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".total")).to_contain_text(f"{found['hits'][0]['score']:.3f}")
+    assert {*dialog.locator(".terms .field").all_inner_texts()} == {"word"}
+
+
 # Explanations.
 
 
@@ -453,6 +480,84 @@ def test_the_sides_of_an_explanation_add_up(visit, expect, api, name):
     assert (marked > 0) == (name == "feedback")
 
 
+def asking(page, what, **settings):
+    """Give all requests of the page to one path of the API these settings."""
+
+    def ask(route):
+        route.continue_(post_data=json.dumps(route.request.post_data_json | settings))
+
+    page.route(f"**/{what}", ask)
+
+
+def test_words_are_a_ranking(visit, expect, api):
+    query = "heated flows, the 17"
+    page = visit(q=query, index="wings", columns="words")
+    settled(expect, page, "words")
+    found = api("search", query=query, mode="words")
+    assert shown(page, "words") == ids(found) and ids(found)[0] == "d17"
+    asking(page, "explain", words={"title": 0.5})
+    column(page, "words").locator(".open").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Rank 1 in words")
+    why = api("explain", query=query, id="d17", mode="words", words={"title": 0.5})["why"]
+    names = dialog.locator(".terms tbody .term").all_inner_texts()
+    fields = dialog.locator(".terms .field").all_inner_texts()
+    kinds = {"words": "word", "title": "word of the title"}
+    assert [*zip(names, fields, strict=True)] == [
+        (term["term"], kinds[term["field"]]) for term in why["terms"]
+    ]
+    assert {("heated", "word"), ("flows", "word"), ("17", "word of the title")} <= {
+        *zip(names, fields, strict=True)
+    }
+    assert dialog.locator("thead th").first.inner_text() == "word"
+    assert numbers(dialog.locator(".total").inner_text()) == [round(why["score"], 3)]
+
+
+def test_words_and_learned_terms_add_up_to_a_sparse_score(visit, expect):
+    page = visit(q=QUERY, index="wings", columns="sparse")
+    settled(expect, page, "sparse")
+    (score,) = numbers(column(page).locator(".score").first.inner_text())
+    column(page).locator(".open").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".terms")).to_have_count(1)
+    parts = {}
+    for field in ("words", "learned"):
+        rows = dialog.locator(f".terms tbody tr:has(.field.{field})")
+        parts[field] = [numbers(row)[-1] for row in rows.all_inner_texts()]
+    assert min(map(len, parts.values())) > 1
+    assert sum(map(sum, parts.values())) == pytest.approx(score, abs=4e-3)
+    assert dialog.locator(".rail .bar.words").count() == len(parts["words"])
+    assert dialog.locator(".rail .bar.learned").count() == len(parts["learned"])
+
+
+def test_three_sides_are_explained_one_by_one(visit, expect, api):
+    sides = ["words", "learned", "dense"]
+    how = {"interpolation": {"method": "rrf", "sides": sides}}
+    page = visit(index="wings", columns="hybrid")
+    asking(page, "search", **how)
+    asking(page, "explain", **how)
+    page.get_by_label("Search", exact=True).fill(QUERY)
+    settled(expect, page, "hybrid")
+    (hit, *_) = api("search", query=QUERY, mode="hybrid", explain=True, **how)["hits"]
+    of_hit = column(page, "hybrid").locator(".hit").first.locator(".sides")
+    expected = [f"{part['side']} {part['share']:.4f}" for part in hit["why"]["sides"]]
+    expect(of_hit).to_have_text(" + ".join(expected))
+    assert of_hit.locator(".bar").count() == 3
+    column(page, "hybrid").locator(".open").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".of-sides tbody tr")).to_have_count(3)
+    assert dialog.locator(".of-sides tbody th").all_inner_texts() == sides
+    assert dialog.locator("h4").all_inner_texts() == [
+        f"What made the {part['side']} side’s {part['score']:.3f}"
+        for part in hit["why"]["sides"][:2]
+    ]
+    for part in hit["why"]["sides"][:2]:
+        table = dialog.locator(f".terms[data-side={part['side']}]")
+        kind = {"words": "word", "learned": "learned"}[part["side"]]
+        assert {*table.locator(".field").all_inner_texts()} == {kind}
+        assert numbers(table.locator(".total").inner_text()) == [round(part["score"], 3)]
+
+
 def test_long_explanations_show_the_first_terms(visit, expect, api):
     query = "heat flow wing plate layer pressure shock nose cone cylinder boundary theory"
     why = api("explain", query=query, id="d0", mode="learned")["why"]
@@ -474,6 +579,83 @@ def test_long_explanations_show_the_first_terms(visit, expect, api):
     assert numbers(dialog.locator("tfoot").inner_text()) == [1.0, 3.0]
     dialog.get_by_role("button", name="Show all").click()
     expect(dialog.locator(".terms tbody tr")).to_have_count(30)
+
+
+# The opened hit in the address.
+
+
+def test_the_opened_hit_is_in_the_address(visit, expect, api):
+    page = visit(q=QUERY, index="wings", columns="sparse,hybrid")
+    settled(expect, page, "sparse", "hybrid")
+    second, third = shown(page, "hybrid")[1:3]
+    dialog = page.get_by_role("dialog")
+    column(page, "hybrid").locator(".open").nth(1).click()
+    expect(page).to_have_url(re.compile(f"columns=sparse,hybrid&hit={second}&of=hybrid$"))
+    expect(dialog).to_contain_text("Rank 2 in hybrid")
+    page.reload()
+    expect(dialog).to_contain_text("Rank 2 in hybrid")
+    why = api("explain", query=QUERY, id=second)["why"]
+    expect(dialog.locator(".of-sides tfoot")).to_contain_text(f"{why['score']:.4f}")
+    # Back closes it, forward opens it.
+    page.go_back()
+    expect(dialog).to_have_count(0)
+    expect(page).to_have_url(re.compile("columns=sparse,hybrid$"))
+    page.go_forward()
+    expect(dialog).to_contain_text("Rank 2 in hybrid")
+    # To close it is to go back: the next one that is opened takes its place in the history.
+    entries = page.evaluate("history.length")
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile("columns=sparse,hybrid$"))
+    expect(column(page, "hybrid").locator(".open").nth(1)).to_be_focused()
+    column(page, "hybrid").locator(".open").nth(2).click()
+    expect(page).to_have_url(re.compile(f"hit={third}&of=hybrid$"))
+    expect(dialog).to_contain_text("Rank 3 in hybrid")
+    assert page.evaluate("history.length") == entries
+
+
+def test_what_is_opened_while_the_history_goes_back(visit, expect):
+    """A hit is opened, and a text is typed, before closing another has brought the history back."""
+    page = visit(q=QUERY, index="wings")
+    settled(expect, page, "hybrid")
+    first, second = shown(page, "hybrid")[:2]
+    dialog = page.get_by_role("dialog")
+    column(page, "hybrid").locator(".open").first.click()
+    expect(dialog.locator(".of-sides")).to_be_visible()
+    page.evaluate(
+        """() => {
+          const dialog = document.getElementById("explanation");
+          const next = document.querySelectorAll(".open")[1];
+          dialog.addEventListener("close", () => next.click(), { once: true });
+          dialog.close();
+        }"""
+    )
+    expect(dialog).to_contain_text("Rank 2 in hybrid")
+    expect(page).to_have_url(re.compile(f"hit={second}$"))
+    page.go_back()
+    expect(dialog).to_have_count(0)
+    expect(page).to_have_url(re.compile("q=heat.flow.wing&index=wings$"))
+
+
+def test_a_link_to_a_hit_opens_it(visit, expect, api):
+    (*_, last) = ids(api("search", query=QUERY, k=30, mode="sparse"))
+    page = visit(q=QUERY, index="wings", columns="sparse", hit=last)
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Not among the first 10 of sparse")
+    why = api("explain", query=QUERY, id=last, mode="sparse")
+    expect(dialog.locator("h2")).to_have_text(why["document"]["title"])
+    expect(dialog.locator(".total")).to_contain_text(f"{why['why']['score']:.3f}")
+    # There is no list to go back to.
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile("columns=sparse$"))
+    expect(column(page).locator(".hit")).to_have_count(10)
+    assert page.evaluate("history.length") == 2
+
+
+def test_a_link_to_what_is_not_there_says_so(visit, expect):
+    page = visit(q=QUERY, index="wings", columns="sparse", hit="<i>", refused=[404])
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("no document '<i>'")
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile("columns=sparse$"))
 
 
 # Weights.
@@ -606,7 +788,7 @@ def test_nested_metadata_lists_and_large_integers_are_shown(visit, expect):
     column(page).locator(".open").first.click()
     metadata = page.get_by_role("dialog").locator(".metadata")
     expect(metadata.locator("dt")).to_have_text(["by.name", "by.n", "tags", "sizes", "ok", "none"])
-    values = ["N", str(2**53 + 1), "a, b", f"1, 2.5, {2**64}", "true", ""]
+    values = ["N", str(2**53 + 1), "a, b", f"1, 2.5, {2**63 - 1}", "true", ""]
     expect(metadata.locator("dd")).to_have_text(values)
 
 

@@ -76,6 +76,19 @@ def test_a_generation_is_opened_beside_the_old_one(dispatcher, served, index, tm
         assert hits == [(h.document.id, h.score) for h in fresh.search("heat flow", mode="hybrid")]
 
 
+def test_an_index_of_words_alone_changes_its_generation(dispatcher, corpus_of, tmp_path):
+    corpus = open_corpus(corpus_of(tmp_path / "c.jsonl", 20))
+    build_index(corpus, tmp_path / "alone", "bm25")
+    served = Served("alone", tmp_path / "alone")
+    try:
+        assert (served.state.sides, served.state.mode) == (["words"], "sparse")
+        build_index(corpus, tmp_path / "alone", "bm25")
+        assert served.look(dispatcher.control).generation == 2
+        assert found(dispatcher, served)[1] == found(dispatcher, served, mode="words")[1] != []
+    finally:
+        served.close()
+
+
 def test_one_that_cannot_be_opened_leaves_the_old_one_answering(
     dispatcher, served, index, tmp_path, corpus_of
 ):
