@@ -91,7 +91,11 @@ def test_systems_by_path(two, monkeypatch):
         ("lexical?max_terms=1&max_terms=2", ValueError, "'max_terms' is given 2 times"),
         ("lexical?max_terms", ValueError, "a setting must be KEY=VALUE, got 'max_terms'"),
         ("lexical?top_k=0", ValueError, "'top_k' must be a number from 1 on, got '0'"),
-        ("lexical?dense=default", ValueError, "'dense' is for mode 'dense' or 'hybrid'"),
+        (
+            "lexical?mode=learned&dense=default",
+            ValueError,
+            "'dense' is for mode 'dense' or 'hybrid'",
+        ),
         ("runs/one.trec?max_terms=1", ValueError, "a run file takes no settings, got 'max_terms=1"),
         ("index?top_k=5", ValueError, "'top_k' is for an index that is built, index is there"),
         ("one/qrels", ValueError, "one/qrels: this folder holds no index .*manifest.json"),

@@ -36,7 +36,8 @@ def test_round_trip_and_overwrite(tmp_path):
 @pytest.mark.parametrize("version", [1, 2])
 def test_older_versions_lack_fields_and_are_read_to_be_upgraded(tmp_path, version):
     content = asdict(MANIFEST) | {"format_version": version}
-    for name in ("language", *(("dense", "dense_sha256", "dense_kind") if version == 1 else ())):
+    since_2 = ("dense", "dense_sha256", "dense_kind") if version == 1 else ()
+    for name in ("language", "word_scale", *since_2):
         del content[name]
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     assert read_manifest(tmp_path, older=True) == replace(MANIFEST, format_version=version)

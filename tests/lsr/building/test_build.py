@@ -167,8 +167,9 @@ def test_merging_leaves_one_segment_without_deleted_documents(tmp_path, small_st
     assert contents(tmp_path / "index", mode="learned") == before
     assert len(list(lucene.glob("*.si"))) == 1
     # From now on, words are scored as if the deleted documents had never been there.
-    corpus = write_corpus(tmp_path / "rest.jsonl", before[0])
-    build_index(corpus, tmp_path / "rest", "lexical")
+    rest = [json.dumps({"_id": d.id, "title": d.title, "text": d.text}) for d in before[1]]
+    (tmp_path / "rest.jsonl").write_text("\n".join(rest))
+    build_index(open_corpus(tmp_path / "rest.jsonl"), tmp_path / "rest", "lexical")
     found, _, _ = contents(tmp_path / "index", mode="words")
     assert found == contents(tmp_path / "rest", mode="words")[0]
     with Searcher(tmp_path / "index") as searcher:
