@@ -584,6 +584,7 @@ def test_long_explanations_show_the_first_terms(visit, expect, api):
 # The opened hit in the address.
 
 
+@pytest.mark.slow
 def test_the_opened_hit_survives_a_reload(visit, expect, api):
     page = visit(q=QUERY, index="wings", columns="sparse,hybrid")
     settled(expect, page, "sparse", "hybrid")
