@@ -77,7 +77,7 @@ def test_systems_by_path(two, monkeypatch):
     ("text", "error", "message"),
     [
         ("x=", ValueError, r"'x=': must be \[NAME=\]SYSTEM"),
-        ("lexical?mode=hybird", ValueError, "`mode` must be one of 'sparse', .* got 'hybird'"),
+        ("lexical?mode=hybird", ValueError, "`mode` must be one of 'words', .* got 'hybird'"),
         ("lexical?colour=red", ValueError, "unknown setting 'colour' with value 'red'; known are"),
         ("lexical?feedback.x=1", ValueError, "'feedback.x' .* feedback.documents, .*top_k, dense"),
         ("lexical?query=x", ValueError, "unknown setting 'query'"),

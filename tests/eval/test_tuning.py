@@ -18,6 +18,7 @@ from lsr.eval.feedback_report import stage_comparisons, write_stages
 from lsr.eval.measures import evaluate
 from lsr.eval.tuning import (
     ALPHAS,
+    WEIGHTS,
     best_setting,
     cross_validate,
     folds,
@@ -92,7 +93,8 @@ def test_no_query_is_answered_by_what_was_chosen_on_it():
 def test_tuned_values_are_those_of_searches_with_the_setting(index):
     data = dataset("dev", 12, 1)
     found = tune(index, data, store=False)
-    assert found.n_queries == 12 and list(found.means["z-score"]) == list(ALPHAS)
+    assert found.n_queries == 12 and list(found.means) == list(WEIGHTS)
+    assert all(list(of["z-score"]) == list(ALPHAS) for of in found.means.values())
     texts = [query.text for query in data.queries]
     with Searcher(index) as searcher:
 
@@ -101,27 +103,54 @@ def test_tuned_values_are_those_of_searches_with_the_setting(index):
             run = Run({q.id: hits for q, hits in zip(data.queries, rankings, strict=True)})
             return evaluate(run, data.qrels, ["nDCG@10"]).means["nDCG@10"]
 
-        for normalisation, alpha in (("min-max", 0.35), ("theoretical", 0.8), ("z-score", 0.0)):
+        for weight, normalisation, alpha in (
+            (0.0, "min-max", 0.35),
+            (1.0, "theoretical", 0.8),
+            (4.0, "min-max", 0.9),
+            (2.0, "z-score", 0.0),
+        ):
             how = {"normalisation": normalisation, "alpha": alpha}
-            expected = measured(mode="hybrid", interpolation=how)
-            assert found.means[normalisation][alpha] == pytest.approx(expected)
-        assert found.sparse == pytest.approx(measured())
-        assert found.dense == pytest.approx(measured(mode="dense"))
-        best = found.interpolation
-        assert found.tuned == pytest.approx(
-            measured(mode="hybrid", interpolation=best.model_dump())
-        )
-    assert found.tuned == max(max(of.values()) for of in found.means.values())
+            expected = measured(mode="hybrid", interpolation=how, words={"weight": weight})
+            assert found.means[weight][normalisation][alpha] == pytest.approx(expected)
+        for weight in WEIGHTS:
+            expected = measured(mode="sparse", words={"weight": weight})
+            assert found.sides[f"sparse {weight:g}"] == pytest.approx(expected)
+        assert found.sides["sparse 0"] == pytest.approx(measured(mode="learned"))
+        assert found.sides["dense"] == pytest.approx(measured(mode="dense"))
+        assert len(found.sides) == len(WEIGHTS) + 1
+        best = found.best
+        assert found.tuned == pytest.approx(measured(mode="hybrid", **best.model_dump()))
+    assert found.tuned == max(
+        max(of.values()) for of_weight in found.means.values() for of in of_weight.values()
+    )
     assert found.cross_validated <= found.tuned
-    assert json.loads(json.dumps(found.record()))["interpolation"]["alpha"] == best.alpha
+    record = json.loads(json.dumps(found.record()))
+    assert record["best"] == json.loads(best.model_dump_json())
+    assert record["means"]["0.25"]["z-score"]["0.05"] == found.means[0.25]["z-score"][0.05]
+
+
+def test_without_a_dense_side_the_weight_of_words_is_tuned(tmp_path, index):
+    build_index(open_corpus(index.parent / "corpus.jsonl"), tmp_path / "index", "lexical")
+    data = dataset("dev", 12, 1)
+    found = tune(tmp_path / "index", data)
+    assert found.best.words.weight in WEIGHTS
+    assert found.means == {
+        weight: {"sparse": {1.0: found.sides[f"sparse {weight:g}"]}} for weight in WEIGHTS
+    }
+    assert found.tuned == max(found.sides.values())
+    texts = [query.text for query in data.queries]
+    with Searcher(tmp_path / "index") as searcher:
+        words = found.best.words.model_dump()
+        tuned = searcher.rank(texts, 30)
+        assert tuned == searcher.rank(texts, 30, mode="sparse", words=words)
 
 
 def test_what_is_found_is_stored_with_the_index(index):
     found = tune(index, dataset("dev", 12, 1))
-    path = index / "generation-1" / "interpolation.json"
+    path = index / "generation-1" / "tuning.json"
     try:
         with Searcher(index) as searcher:
-            how = {"interpolation": found.interpolation.model_dump()}
+            how = found.best.model_dump()
             tuned = searcher.rank(["heat flow"], 20, mode="hybrid")
             assert tuned == searcher.rank(["heat flow"], 20, mode="hybrid", **how)
     finally:
@@ -136,8 +165,9 @@ def test_errors_of_tuning(index, tmp_path):
         tune(index, dataset("dev", 3, 1))
     (tmp_path / "corpus.tsv").write_text("d1\theat\n")
     build_index(open_corpus(tmp_path / "corpus.tsv"), tmp_path / "sparse", "lexical")
-    with pytest.raises(ValueError, match="no dense side"):
-        tune(tmp_path / "sparse", dataset("dev", 12, 1))
+    with Searcher(tmp_path / "sparse") as searcher:
+        with pytest.raises(ValueError, match="no dense side"):
+            interpolations(searcher, dataset("dev", 12, 1), "nDCG@10")
 
 
 @pytest.fixture
@@ -313,6 +343,6 @@ def test_the_command_line_tunes_and_writes_the_grid(index, tmp_path, few_variant
     tuned = lsr("tune", built, folder, "--json")
     assert tuned.exit_code == 0, tuned.output
     assert json.loads(tuned.stdout)["n_queries"] == 9
-    assert (built / "generation-1" / "interpolation.json").exists()
+    assert (built / "generation-1" / "tuning.json").exists()
     refused = lsr("tune", built, folder, "--split", "train")
     assert refused.exit_code == 1 and "no split 'train'" in refused.stderr

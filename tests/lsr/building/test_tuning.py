@@ -8,16 +8,18 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from lsr.building.build import add_documents, build_index
-from lsr.building.tuning import NAME, read_tuning, write_tuning
+from lsr.building.tuning import NAME, Tuned, read_tuning, write_tuning
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.load import default_tokenizer
 from lsr.indexes.manifest import read_manifest
-from lsr.request import Interpolation
+from lsr.request import Interpolation, Words
 from lsr.search import Searcher
 
-TUNED = Interpolation(alpha=0.35, normalisation="z-score")
-KEPT = "kept the interpolation that `lsr tune` stored (α 0.35, z-score): "
-DROPPED = "dropped the interpolation that `lsr tune` stored (α 0.35, z-score): "
+TUNED = Tuned(
+    words=Words(weight=2.5), interpolation=Interpolation(alpha=0.35, normalisation="z-score")
+)
+KEPT = "kept what `lsr tune` stored (words 2.5, α 0.35, z-score): "
+DROPPED = "dropped what `lsr tune` stored (words 2.5, α 0.35, z-score): "
 
 
 def corpus_of(path, *texts):
@@ -52,8 +54,10 @@ def test_the_same_build_again_keeps_it(corpus, tuned):
     assert build.notices == (f"{KEPT}models and documents are the same",)
     with Searcher(index) as searcher:
         tuned_hits = searcher.search("heat", mode="hybrid")
-        assert tuned_hits == searcher.search("heat", mode="hybrid", interpolation=TUNED)
-        assert tuned_hits != searcher.search("heat", mode="hybrid", interpolation={})
+        given = TUNED.model_dump()
+        assert tuned_hits == searcher.search("heat", mode="hybrid", **given)
+        for name in given:
+            assert tuned_hits != searcher.search("heat", mode="hybrid", **(given | {name: {}}))
 
 
 @pytest.mark.parametrize("how", ["another corpus", "documents were added before"])
@@ -85,6 +89,7 @@ def other_dense(path):
     [
         ({"encoder": "default"}, "the encoder was 'lexical' and is 'default'"),
         ({"top_k": 16}, "--top-k was 256 and is 16"),
+        ({"language": "de"}, "--language was 'en' and is 'de'"),
         ({"dense": None}, "the index has no dense side any more"),
         ({"dense": "other"}, "the dense model was "),
     ],
@@ -122,6 +127,20 @@ def test_a_damaged_file_is_dropped_and_named(corpus, tuned):
     (notice,) = build_index(corpus, index, **settings).notices
     assert notice.startswith("dropped what `lsr tune` stored, which cannot be read")
     assert stored(index) is None
+
+
+def test_what_was_tuned_before_there_were_words_is_about_learned_terms(corpus, tuned):
+    index, settings = tuned
+    folder = read_manifest(index).folder(index)
+    (folder / NAME).unlink()
+    older = Interpolation(alpha=0.35, normalisation="z-score")
+    (folder / "interpolation.json").write_text(older.model_dump_json(exclude={"sides"}))
+    expected = Tuned(interpolation=older.model_copy(update={"sides": ("learned", "dense")}))
+    assert stored(index) == expected
+    (notice,) = build_index(corpus, index, **settings).notices
+    assert notice.startswith("kept what `lsr tune` stored (words 1, α 0.35, z-score): ")
+    assert stored(index) == expected
+    assert not (read_manifest(index).folder(index) / "interpolation.json").exists()
 
 
 def test_nothing_is_said_where_nothing_was_tuned(corpus, tmp_path):

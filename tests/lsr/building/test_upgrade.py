@@ -44,7 +44,8 @@ def test_everything_is_kept_and_words_are_added(older, tmp_path):
     manifest = read_manifest(older)
     assert (manifest.format_version, manifest.generation, manifest.language) == (3, 2, "en")
     assert not generation.exists()
-    assert read_tuning(manifest.folder(older)).alpha == 0.3
+    tuned = read_tuning(manifest.folder(older)).interpolation
+    assert (tuned.alpha, tuned.sides) == (0.3, ("learned", "dense"))
     with open_live(older) as live:
         assert live.index.documents(["a", "b"]) == [
             Document("a", "Heat", "Heat transfer in a pipe.", {"year": 1957, "tags": ["x", "y"]}),

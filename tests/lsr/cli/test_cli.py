@@ -81,9 +81,15 @@ def test_a_build_an_addition_and_doctor_say_how_many_weights_reached_the_cap(
 
 
 def test_explain_prints_a_chart(built):
-    result = lsr("explain", built / "index", "heat", "d2")
+    result = lsr("explain", built / "index", "heat", "d2", "--mode", "learned")
     assert result.exit_code == 0
     assert "100.0%" in result.stdout
+    result = lsr("explain", built / "index", "heat", "d2")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("heat ")]
+    assert {row[4] for row in rows} == {"literal", "word"}
+    shares = [float(row[6].rstrip("%")) for row in rows]
+    assert min(shares) > 0 and abs(sum(shares) - 100) <= 0.1
 
 
 def test_a_second_build_replaces_the_first(built):
@@ -182,7 +188,7 @@ def test_eval_builds_the_index_that_is_not_there(built, tmp_path):
 
 def test_commands_are_listed_in_order():
     text = lsr("--help").stdout
-    names = ("index", "add", "delete", "merge", "search", "explain", "serve", "eval")
+    names = ("index", "add", "delete", "merge", "upgrade", "search", "explain", "serve", "eval")
     names += (
         "compare",
         "tune",

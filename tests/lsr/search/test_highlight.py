@@ -3,7 +3,15 @@
 import pytest
 
 from lsr.encoders.load import default_tokenizer
-from lsr.search.highlight import EXCERPT, Match, excerpt, matches
+from lsr.indexes.lucene import Word
+from lsr.search.highlight import (
+    EXCERPT,
+    Match,
+    excerpt,
+    matches,
+    without_overlaps,
+    word_matches,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +41,28 @@ def test_a_word_of_several_terms_takes_the_query_s_own(tokenizer):
     assert (match.term, match.literal) == (last, True)
     (match,) = matches(tokenizer, "memoize", {first: False, last: False})
     assert (match.term, match.literal) == (first, False)
+
+
+def test_words_of_the_query_are_marked_where_the_text_has_them():
+    text = "Heated wings and heat"
+    words = [Word("heat", 0, 6), Word("wing", 7, 12), Word("heat", 17, 21)]
+    assert word_matches(words, {"heat": "heating"}) == [
+        Match(0, 6, "heating", True),
+        Match(17, 21, "heating", True),
+    ]
+    assert [text[m.start : m.end] for m in word_matches(words, {"wing": "wing"})] == ["wings"]
+    assert word_matches([], {"heat": "heat"}) == []
+
+
+def test_of_overlapping_matches_the_query_s_own_are_kept_and_then_the_longest():
+    own, longer = Match(2, 5, "own", True), Match(0, 9, "longer", False)
+    after, same = Match(5, 7, "after", False), Match(2, 5, "same", False)
+    assert without_overlaps([longer, same, after, own]) == [own, after]
+    assert without_overlaps([after, same, longer]) == [longer]
+    assert without_overlaps([Match(4, 8, "b", True), Match(0, 5, "a", True)]) == [
+        Match(0, 5, "a", True)
+    ]
+    assert without_overlaps([]) == []
 
 
 def test_offsets_count_code_points(tokenizer):

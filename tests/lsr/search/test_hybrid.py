@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lsr.building.build import build_index
-from lsr.building.tuning import write_tuning
+from lsr.building.tuning import Tuned, write_tuning
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.load import default_tokenizer
 from lsr.indexes.words import as_counts, as_vectors
-from lsr.request import Interpolation, ask
+from lsr.request import Interpolation, Words, ask
 from lsr.search import Searcher
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import interpolate, reciprocal_rank_fusion
@@ -90,7 +90,7 @@ class Oracle:
         if side != "dense":
             batch = Batch(self.sparse, np.ones(1), [self.words], None, 1)
             impacts = self.passes.impacts(batch, side, self.request)
-            found, _ = self.truth.whole_numbers(impacts, self.request.words)
+            found, _ = self.truth.whole_numbers(impacts, self.request.words or Words())
             by_id = dict(zip(self.truth.ids, found, strict=True))
             scores = np.array([by_id[doc_id] for doc_id in self.ids]) * impacts.factors[0]
             hits = [(self.ids[n], float(scores[n])) for n in self.allowed if scores[n] > 0]
@@ -383,16 +383,27 @@ def test_a_document_of_neither_side_has_no_interpolated_score(searcher):
 
 
 def test_what_tuning_stored_is_used_without_settings(folder, searcher):
-    stored = Interpolation(alpha=0.9, normalisation="z-score", depth=50)
+    stored = Tuned(
+        words=Words(weight=3.5, k1=0.4),
+        interpolation=Interpolation(alpha=0.9, normalisation="z-score", depth=50),
+    )
     write_tuning(searcher.index.path.parent, stored)
     try:
         with Searcher(folder / "index") as tuned:
-            explicit = {"mode": "hybrid", "interpolation": stored.model_dump()}
+            explicit = {"mode": "hybrid", **stored.model_dump()}
             assert tuned.rank(QUERIES, 9, mode="hybrid") == searcher.rank(QUERIES, 9, **explicit)
             assert tuned.rank(QUERIES, 9, mode="hybrid") != searcher.rank(QUERIES, 9, mode="hybrid")
-        path = searcher.index.path.parent / "interpolation.json"
+            assert tuned.rank(QUERIES, 9) == tuned.rank(QUERIES, 9, mode="hybrid")
+            for mode in ("words", "sparse"):
+                expected = searcher.rank(QUERIES, 9, mode=mode, words=stored.words.model_dump())
+                assert tuned.rank(QUERIES, 9, mode=mode) == expected
+                assert expected != searcher.rank(QUERIES, 9, mode=mode)
+            # What a request says counts, whatever is stored.
+            own = {"words": {}, "interpolation": {}}
+            assert tuned.rank(QUERIES, 9, **own) == searcher.rank(QUERIES, 9)
+        path = searcher.index.path.parent / "tuning.json"
         path.write_bytes(path.read_bytes()[:-5])
-        with pytest.raises(ValueError, match="interpolation.json: not an interpolation, or"):
+        with pytest.raises(ValueError, match="tuning.json: not what `lsr tune` writes, or trunc"):
             Searcher(folder / "index")
     finally:
         path.unlink()

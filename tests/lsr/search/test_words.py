@@ -16,6 +16,7 @@ from lsr.corpus.corpus import open_corpus
 from lsr.indexes.lucene import WORD_SCALE
 from lsr.request import Feedback, Words, ask
 from lsr.search import Searcher
+from lsr.search.highlight import Match
 from lsr.search.notices import of_query
 
 STEMS = (
@@ -71,7 +72,7 @@ def oracle(searcher, brute_force):
 def check(searcher, oracle, batch, side, request, hits, real):
     """Hits are those of the query's whole numbers, which differ from `real` by rounding alone."""
     impacts = searcher.passes.impacts(batch, side, request)
-    whole, slack = oracle.whole_numbers(impacts, request.words)
+    whole, slack = oracle.whole_numbers(impacts, request.words or Words())
     (factor,) = impacts.factors
     best = sorted(zip(oracle.ids, whole, strict=True), key=lambda hit: (-hit[1], hit[0]))
     expected = [(doc_id, score * factor) for doc_id, score in best if score]
@@ -179,7 +180,7 @@ def test_terms_sum_to_their_side_and_shares_to_the_score(searcher, settings, sid
                 seen[term.field] += 1
     expected = {"learned"} if {"learned", "sparse"} & set(sides) else set()
     if {"words", "sparse"} & set(sides):
-        expected |= {"words", "title"} if request.words.title else {"words"}
+        expected |= {"words", "title"} if request.words and request.words.title else {"words"}
     assert seen.keys() == expected
 
 
@@ -401,6 +402,25 @@ def test_texts_and_term_weights_have_their_own_defaults_in_one_batch(searcher):
     assert found == [searcher.rank([query], 7)[0] for query in batch]
     assert found[0] == searcher.rank(["heat flow"], 7, mode="hybrid")[0]
     assert found[1] == searcher.rank([{"wing": 2.5}], 7, mode="learned")[0]
+
+
+def test_terms_and_words_of_the_query_are_highlighted(searcher):
+    text = "Heated wings, the heat"
+
+    def marked(**settings):
+        found = searcher.highlighter(ask("heating the wing", **settings))(text)
+        return [(text[match.start : match.end], match.term, match.literal) for match in found]
+
+    words = [("Heated", "heating", True), ("wings", "wing", True), ("heat", "heating", True)]
+    assert marked(mode="words") == words
+    assert marked(mode="learned") == [("the", "the", True)]
+    both = [*words[:2], ("the", "the", True), words[2]]
+    for settings in ({"mode": "sparse"}, {"mode": "dense"}, {}):
+        assert marked(**settings) == both
+    highlight = searcher.highlighter(ask({"heat": 1.0}))
+    assert highlight(text) == [Match(18, 22, "heat", True)]
+    moved = searcher.highlighter(ask("cone", mode="words", feedback={"documents": 3, "terms": 30}))
+    assert len(moved(" ".join(STEMS))) > 5
 
 
 # What changes with the index.
