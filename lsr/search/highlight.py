@@ -43,16 +43,18 @@ def matches(tokenizer: Any, text: str, terms: Mapping[str, bool]) -> list[Match]
     ]
 
 
-def word_matches(words: Iterable[Word], asked: Mapping[str, str]) -> list[Match]:
+def word_matches(
+    words: Iterable[Word], added: Iterable[str], own: Mapping[str, str]
+) -> list[Match]:
     """Return the words of a text that are words of the query, in order.
 
     Args:
         words: of the text.
-        asked: word → as it is shown.
+        added: words that feedback added to the query.
+        own: the query's own words → as it writes them.
     """
-    return [
-        Match(word.start, word.end, asked[word.word], True) for word in words if word.word in asked
-    ]
+    shown = {word: (word, False) for word in added} | {w: (name, True) for w, name in own.items()}
+    return [Match(word.start, word.end, *shown[word.word]) for word in words if word.word in shown]
 
 
 def without_overlaps(matched: Iterable[Match]) -> list[Match]:

@@ -377,19 +377,20 @@ class Searcher:
         terms: dict[str, bool] = {}
         if sides & {"sparse", "learned"}:
             terms = {term.term: term.literal for term in self.expand(request)}
-        words: dict[str, str] = {}
+        added: list[str] = []
+        own: dict[str, str] = {}
         if sides & {"sparse", "words"} and isinstance(request.query, str):
             batch = self.passes.encode([request.query], request, 1)
             self.passes.feed_back(batch, request)
             assert batch.words is not None
             own = written(self.index, request.query)
-            words = {word: own.get(word, word) for word in (*batch.words[0], *own)}
+            added = [word for word in batch.words[0] if word not in own]
 
         def highlight(text: str) -> list[Match]:
             found = matches(self.encoder.tokenizer, text, terms) if terms else []
-            if words:
+            if added or own:
                 (of_text,) = self.index.words([text])
-                found += word_matches(of_text, words)
+                found += word_matches(of_text, added, own)
             return without_overlaps(found)
 
         return highlight

@@ -46,12 +46,14 @@ def test_a_word_of_several_terms_takes_the_query_s_own(tokenizer):
 def test_words_of_the_query_are_marked_where_the_text_has_them():
     text = "Heated wings and heat"
     words = [Word("heat", 0, 6), Word("wing", 7, 12), Word("heat", 17, 21)]
-    assert word_matches(words, {"heat": "heating"}) == [
+    assert word_matches(words, [], {"heat": "heating"}) == [
         Match(0, 6, "heating", True),
         Match(17, 21, "heating", True),
     ]
-    assert [text[m.start : m.end] for m in word_matches(words, {"wing": "wing"})] == ["wings"]
-    assert word_matches([], {"heat": "heat"}) == []
+    assert [text[m.start : m.end] for m in word_matches(words, [], {"wing": "wing"})] == ["wings"]
+    assert word_matches([], [], {"heat": "heat"}) == []
+    (match,) = word_matches(words, ["wing"], {})
+    assert (match.term, match.literal) == ("wing", False)
 
 
 def test_of_overlapping_matches_the_query_s_own_are_kept_and_then_the_longest():
