@@ -118,7 +118,9 @@ def test_bad_systems(two, monkeypatch, text, error, message):
 @pytest.mark.slow
 def test_two_datasets_and_two_systems_and_a_second_time_nothing_is_done(two, builds, monkeypatch):
     out, cache = two[0].parent / "out", two[0].parent / "cache"
-    arguments = (*two, "--system", "BM25=lexical", "--system", "cut=lexical?max_terms=1")
+    arguments = (*two, "--system", "BM25=lexical?mode=learned")
+    # Words are not cut.
+    arguments += ("--system", "cut=lexical?mode=learned&max_terms=1")
     arguments += ("--measures", "RR@10 R@1", "--cache", cache, "--out", out)
     first = lsr_eval(*arguments, "--json")
     assert f"cache: {cache}" in first.stderr

@@ -160,6 +160,36 @@ def test_swapping_the_sides_mirrors_alpha(sparse, dense, setting) -> None:
     ]
 
 
+@given(rankings(st.sampled_from([0.5, 1.0, 2.0])), RANKING, RANKING, st.integers(1, 100))
+@settings(max_examples=300, deadline=None)
+def test_three_rankings_equal_the_sum_of_reciprocal_ranks(first, second, third, constant) -> None:
+    """Ties, which the first ranking is full of, go by id; empty rankings add nothing."""
+    lists = [first, second, third]
+    sides = ("words", "learned", "dense")
+    setting = Interpolation(method="rrf", sides=sides, rank_constant=constant)
+    expected: dict[str, list[float]] = {}
+    for side, ranking in enumerate(lists):
+        for rank, (_, doc_id) in enumerate(sorted((-score, name) for name, score in ranking), 1):
+            expected.setdefault(doc_id, [0.0] * 3)[side] = 1 / (constant + rank)
+    fused = reciprocal_rank_fusion(lists, setting)
+    assert {doc.doc_id: list(doc.shares) for doc in fused} == expected
+    for doc in fused:
+        assert doc.score == doc.shares[0] + doc.shares[1] + doc.shares[2]
+    assert fused == sorted(fused, key=lambda doc: (-doc.score, doc.doc_id))
+    assert reciprocal_rank_fusion(lists, setting, 2) == fused[:2]
+
+
+def test_an_empty_one_of_three_rankings_adds_nothing() -> None:
+    setting = Interpolation(method="rrf", sides=("words", "learned", "dense"))
+    ranking = [("b", 1.0), ("a", 1.0)]
+    fused = reciprocal_rank_fusion([ranking, [], ranking[:1]], setting)
+    assert fused == [
+        ("b", 1 / 62 + 1 / 61, (1 / 62, 0.0, 1 / 61)),
+        ("a", 1 / 61, (1 / 61, 0.0, 0.0)),
+    ]
+    assert reciprocal_rank_fusion([[], [], []], setting) == []
+
+
 # ranx, an independent implementation.
 
 
