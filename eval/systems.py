@@ -97,11 +97,6 @@ def parse_system(text: str) -> System:
         raise ValueError(f"system {text!r}: 'dense' is for mode 'dense' or 'hybrid'")
     if mode in ("dense", "hybrid") and kind == "encoder":
         dense = dense or DEFAULT
-    if kind == "encoder":
-        try:
-            ask("", **settings).resolved(dense=dense is not None)
-        except ValueError as error:
-            raise ValueError(f"system {text!r}: {error}") from error
     top_k = build.get("top_k", str(TOP_K))
     if not (top_k.isdecimal() and int(top_k) >= 1):
         raise ValueError(f"system {text!r}: 'top_k' must be a number from 1 on, got {top_k!r}")
