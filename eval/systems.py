@@ -92,6 +92,13 @@ def parse_system(text: str) -> System:
             f"system {text!r}: {min(build)!r} is for an index that is built, {source} is there"
         )
     dense = build.get("dense")
+    if kind == "encoder" and "mode" not in settings:
+        # Said here, because the index may have a dense side that only other systems need.
+        try:
+            mode = ask("", **settings).resolved(dense=dense is not None).mode
+        except ValueError as error:
+            raise ValueError(f"system {text!r}: {error}") from error
+        settings = {"mode": mode, **settings}
     mode = settings.get("mode")
     if mode in SPARSE and dense:
         raise ValueError(f"system {text!r}: 'dense' is for mode 'dense' or 'hybrid'")
