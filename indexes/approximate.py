@@ -123,9 +123,17 @@ class Structure:
             self.size_bytes = os.fstat(self._file.fileno()).st_size
             weakref.finalize(self, self._file.close)
 
-    def fetch(self, k: int) -> int:
-        """Return how many candidates to ask for when k hits are wanted."""
-        return max(OVERFETCH[self.kind] * k, FETCH_LEAST)
+    def fetch(self, k: int, share: float = 1.0) -> int:
+        """Return how many candidates to ask for when k hits are wanted.
+
+        Args:
+            k: hits.
+            share: of the rows that may be found, in (0, 1]. A graph leads to the others too, and so
+                the best may stand far down. Where at least half may be found, a sixth more
+                candidates must do, lest a filter make a search much slower.
+        """
+        wider = min(1 / share, 1.15) if share >= 0.5 else 1 / share
+        return max(int(OVERFETCH[self.kind] * k * wider), FETCH_LEAST)
 
     def search(self, queries: np.ndarray, n: int, selector: Any = None) -> np.ndarray:
         """Return the rows of n candidates a query, int64, shape (m, n); −1 fills a short row.

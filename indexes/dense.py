@@ -165,6 +165,11 @@ class DenseIndex:
         row_of = self._rows.row_of
         return np.fromiter((row_of.get(doc_id, -1) for doc_id in ids), np.int64, len(ids))
 
+    def ids_of(self, rows: Sequence[int]) -> list[str]:
+        """Return the documents whose vectors rows hold, or held before these were deleted."""
+        ids = self._rows.ids
+        return [ids[row] for row in rows]
+
     def select(self, chosen: np.ndarray) -> Selection:
         """Return a selection of rows for searches until `refresh`.
 
@@ -181,9 +186,14 @@ class DenseIndex:
         return self._rows.select(chosen)
 
     @property
-    def n_rows(self) -> int:
-        """The number of rows, those of deleted documents that were not merged away included."""
-        return len(self._rows.alive)
+    def alive(self) -> np.ndarray:
+        """Which rows are those of documents that are not deleted, bool, shape (rows,)."""
+        return self._rows.alive
+
+    @property
+    def n_base(self) -> int:
+        """The number of rows that stay the same while the first of `names` does."""
+        return len(self._rows.base)
 
     def is_exact(self, k: int, allowed: Selection | None = None) -> bool:
         """Whether `search` with these arguments compares all vectors."""

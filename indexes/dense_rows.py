@@ -26,8 +26,11 @@ ERROR = 1e-5
 BLOCK = 4096
 # A structure serves for up to 1 in 100 of the rows that may be found. For more, all of these rows
 # are compared, which is exact and no slower: for 4,000 of 200,000 a graph took 17 ms, comparing all
-# took 10 ms.
+# took 10 ms. Behind a filter a row costs twice as much, and a candidate the same: 1 in 50 there.
 WIDEST = 100
+# Selections of up to so many rows are scored at once, which is exact: faiss would first look at the
+# bit of each row of the index, 0.4 ms for 200,000.
+FEW = 1000
 
 
 class Selection(NamedTuple):
@@ -37,6 +40,7 @@ class Selection(NamedTuple):
     n_base: int
     tail: Any
     n_tail: int
+    few: np.ndarray | None  # their numbers, where they are no more than FEW
 
     @property
     def n(self) -> int:
@@ -95,6 +99,8 @@ class Rows(NamedTuple):
 
     def candidates(self, queries: np.ndarray, k: int, selection: Selection) -> list[np.ndarray]:
         """Return for each query rows that hold its k best, or very likely do (by a structure)."""
+        if selection.few is not None:
+            return [selection.few] * len(queries)
         asked = self.asked(k, selection)
         if self.structure is None or not asked:
             return self._exhaustive(queries, k, selection)
@@ -116,11 +122,11 @@ class Rows(NamedTuple):
 
     def asked(self, k: int, selection: Selection) -> int:
         """Return how many candidates the structure gives for k hits; 0 if all rows are compared."""
-        if self.structure is None or not selection.n_base:
+        if self.structure is None or not selection.n_base or selection.few is not None:
             return 0
-        # Only some of a structure's candidates are allowed, and the best may stand far down.
-        asked = self.structure.fetch(k) * len(self.base) // selection.n_base
-        return 0 if asked > selection.n_base // WIDEST else asked
+        asked = self.structure.fetch(k, selection.n_base / len(self.base))
+        widest = WIDEST if selection.base is None else WIDEST / 2
+        return 0 if asked > selection.n_base / widest else asked
 
     def _exhaustive(self, queries: np.ndarray, k: int, selection: Selection) -> list[np.ndarray]:
         found = [np.empty(0, np.int64)] * len(queries)
@@ -171,13 +177,19 @@ def _knn(
 
 
 def _select(chosen: np.ndarray, n_base: int) -> Selection:
-    parts: list[Any] = []
-    for part in (chosen[:n_base], chosen[n_base:]):
-        n = int(part.sum())
-        # faiss is faster without a selector, most of all for many queries.
-        bits = None if n == len(part) else np.packbits(part, bitorder="little")
-        parts += [None if bits is None else faiss_module().IDSelectorBitmap(bits), n]
-    return Selection(*parts)
+    base, in_base = _selector(chosen[:n_base])
+    tail, in_tail = _selector(chosen[n_base:])
+    n = in_base + in_tail
+    few = np.flatnonzero(chosen) if n <= FEW and n < len(chosen) else None
+    return Selection(base, in_base, tail, in_tail, few)
+
+
+def _selector(chosen: np.ndarray) -> tuple[Any, int]:
+    """The IDSelector of these rows, and their number."""
+    n = int(chosen.sum())
+    if n == len(chosen):  # faiss is faster without a selector, most of all for many queries
+        return None, n
+    return faiss_module().IDSelectorBitmap(np.packbits(chosen, bitorder="little")), n
 
 
 def read_rows(folder: Path, names: tuple[str, ...], before: Rows | None) -> Rows:

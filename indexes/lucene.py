@@ -40,6 +40,8 @@ LANGUAGES = tuple(
 )
 # A word of weight 1 adds less than this to a score, see WordSimilarity.java.
 WORD_SCALE = 1024
+# Filters that are kept as the engine takes them.
+PACKED = 256
 
 
 class Word(NamedTuple):
@@ -79,6 +81,7 @@ class LuceneIndex:
         self.n_terms = len(vocabulary)
         self.state = 0  # rises with each change that searches see
         self._types: Types | None = None  # not read since the last change
+        self._packed: dict[tuple[int, Filter], bytes] = {}
         terms = pack_strings(vocabulary)
         # Java keeps the working directory in which its VM was started.
         place = str(self.path.absolute())
@@ -219,6 +222,7 @@ class LuceneIndex:
 
     def _changed(self) -> None:
         self._types = None
+        self._packed.clear()
         self.state += 1
 
     def force_merge(self) -> None:
@@ -260,7 +264,7 @@ class LuceneIndex:
         n = queries.shape[0]
         numbers = pack_queries(queries)
         strings = pack_words(words, n)
-        packed = b"" if filter is None else pack_filter(filter, self.metadata_types)
+        packed = b"" if filter is None else self._pack(filter)
         answer = self._ask(
             lambda: bytes(
                 self._engine.search(numbers, strings, packed, k, min_score, threads).tostring()
@@ -314,17 +318,9 @@ class LuceneIndex:
         Raises:
             ValueError: the filter does not fit the metadata.
         """
-        return sorted(self.ids_in_place(filter))
-
-    def ids_in_place(self, filter: Filter | None = None) -> list[str]:  # noqa: A002
-        """Return the ids of all documents that match a filter, in the order of `passing`.
-
-        Raises:
-            ValueError: the filter does not fit the metadata.
-        """
-        packed = pack_filter(filter, self.metadata_types)
+        packed = self._pack(filter)
         answer = self._ask(lambda: bytes(self._engine.matching(packed).tostring()))
-        return read_strings(answer[4:], int.from_bytes(answer[:4], "little"))
+        return sorted(read_strings(answer[4:], int.from_bytes(answer[:4], "little")))
 
     def count(self, filter: Filter | None = None) -> int:  # noqa: A002
         """Return the number of documents that match a filter; None matches all.
@@ -332,7 +328,7 @@ class LuceneIndex:
         Raises:
             ValueError: the filter does not fit the metadata.
         """
-        packed = pack_filter(filter, self.metadata_types)
+        packed = self._pack(filter)
         return int(self._ask(lambda: self._engine.count(packed)))
 
     def passing(self, filter: Filter | None = None) -> np.ndarray:  # noqa: A002
@@ -345,7 +341,7 @@ class LuceneIndex:
         Raises:
             ValueError: the filter does not fit the metadata.
         """
-        packed = pack_filter(filter, self.metadata_types)
+        packed = self._pack(filter)
         answer = self._ask(lambda: bytes(self._engine.passing(packed).tostring()))
         parts, at = [np.empty(0, bool)], 0
         while at < len(answer):
@@ -354,6 +350,35 @@ class LuceneIndex:
             parts.append(np.unpackbits(words, count=n, bitorder="little").view(bool))
             at += 4 + len(words)
         return np.concatenate(parts)
+
+    def segments(self) -> list[tuple[str, int]]:
+        """Return a name that no other segment ever has, and the number of documents, of each one.
+
+        The order is that of `passing`; deleted documents that were not merged away are counted.
+        """
+        answer = Reader(self._ask(lambda: bytes(self._engine.segments().tostring())))
+        found = []
+        while answer.left:
+            found.append((answer.string(), answer.integer()))
+        return found
+
+    def ids_of_segment(self, name: str, n: int) -> list[str]:
+        """Return the ids of the n documents of a segment, deleted ones included, in their order."""
+        answer = self._ask(lambda: bytes(self._engine.idsOf(name).tostring()))
+        return read_strings(answer, n)
+
+    def _pack(self, given: Filter | None) -> bytes:
+        if given is None:
+            return pack_filter(None, {})
+        # With the state, lest a thread that is late keeps a filter packed for fields of before.
+        key = (self.state, given)
+        packed = self._packed.get(key)
+        if packed is None:
+            packed = pack_filter(given, self.metadata_types)
+            if len(self._packed) == PACKED:
+                self._packed.clear()
+            self._packed[key] = packed
+        return packed
 
     @property
     def metadata_types(self) -> Types:

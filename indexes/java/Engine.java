@@ -105,7 +105,7 @@ public final class Engine {
    * Postings of a query that cost as much as the score of one document by its forward vector. A
    * property of the VM sets it for benchmarks.
    */
-  private static final long DIRECT = Long.getLong("lsr.direct", 8);
+  private static final long DIRECT = Long.getLong("lsr.direct", 128);
 
   private final FSDirectory directory;
   private final BytesRef[] vocabulary;
@@ -415,6 +415,21 @@ public final class Engine {
       out.bits(docs.bits());
     }
     return out.bytes();
+  }
+
+  /** Of each segment a name that no other ever has, and its number of documents. */
+  public byte[] segments() throws IOException {
+    Packed.Writer out = new Packed.Writer();
+    for (LeafReaderContext leaf : reader.leaves()) {
+      out.string(Lookup.name(leaf).getBytes(StandardCharsets.UTF_8));
+      out.integer(leaf.reader().maxDoc());
+    }
+    return out.bytes();
+  }
+
+  /** The ids of a segment's documents, those deleted too, as in Packed.strings. */
+  public byte[] idsOf(String segment) throws IOException {
+    return Lookup.idsOf(reader, segment);
   }
 
   /** The fields of metadata, see Metadata: a string each. */

@@ -59,13 +59,16 @@ final class Filters {
   List<Docs> of(IndexReader reader, byte[] plan) throws IOException {
     IndexSearcher searcher = new IndexSearcher(reader);
     searcher.setQueryCache(null);
-    Node node = read(Packed.little(plan), plan);
+    BytesRef whole = new BytesRef(plan);
+    Node node = null;
     List<Docs> found = new ArrayList<>();
     for (LeafReaderContext leaf : reader.leaves()) {
       Bits live = leaf.reader().getLiveDocs();
-      Key key = new Key(leaf.reader().getReaderCacheHelper().getKey(), node.key);
-      Docs docs = live == null ? null : get(key);
+      // Without deletions this is the segment's own key, and its own bit set.
+      Key key = new Key(leaf.reader().getReaderCacheHelper().getKey(), whole);
+      Docs docs = get(key);
       if (docs == null) {
+        node = node == null ? read(Packed.little(plan), plan) : node;
         docs = docs(node, searcher, leaf, true);
         if (live != null) {
           FixedBitSet bits = FixedBitSet.copyOf(live);

@@ -10,14 +10,17 @@ import org.apache.lucene.document.Document;
 import org.apache.lucene.index.BinaryDocValues;
 import org.apache.lucene.index.DirectoryReader;
 import org.apache.lucene.index.DocValues;
+import org.apache.lucene.index.FilterLeafReader;
 import org.apache.lucene.index.LeafReader;
 import org.apache.lucene.index.LeafReaderContext;
 import org.apache.lucene.index.PostingsEnum;
+import org.apache.lucene.index.SegmentReader;
 import org.apache.lucene.index.Terms;
 import org.apache.lucene.index.TermsEnum;
 import org.apache.lucene.util.BitSetIterator;
 import org.apache.lucene.util.Bits;
 import org.apache.lucene.util.BytesRef;
+import org.apache.lucene.util.StringHelper;
 
 /** Finds documents by id or by filter, not by terms, and reads what is stored about them. */
 final class Lookup {
@@ -131,6 +134,26 @@ final class Lookup {
     }
     Packed.Writer out = new Packed.Writer();
     out.integer(found.size());
+    out.strings(found);
+    return out.bytes();
+  }
+
+  static String name(LeafReaderContext leaf) {
+    SegmentReader segment = (SegmentReader) FilterLeafReader.unwrap(leaf.reader());
+    return StringHelper.idToString(segment.getSegmentInfo().info.getId());
+  }
+
+  static byte[] idsOf(DirectoryReader reader, String segment) throws IOException {
+    List<BytesRef> found = new ArrayList<>();
+    for (LeafReaderContext leaf : reader.leaves()) {
+      if (name(leaf).equals(segment)) {
+        BinaryDocValues ids = DocValues.getBinary(leaf.reader(), Engine.ID);
+        while (ids.nextDoc() != BinaryDocValues.NO_MORE_DOCS) {
+          found.add(BytesRef.deepCopyOf(ids.binaryValue()));
+        }
+      }
+    }
+    Packed.Writer out = new Packed.Writer();
     out.strings(found);
     return out.bytes();
   }

@@ -15,7 +15,7 @@ K = 10
 
 def chosen(index, ids):
     """The selection of these documents."""
-    rows = np.zeros(index.n_rows, bool)
+    rows = np.zeros(len(index.alive), bool)
     rows[index.rows_of(ids)] = True
     return index.select(rows)
 
@@ -85,7 +85,9 @@ def test_equals_brute_force_ties_included(n, distinct, k):
 
 @pytest.mark.parametrize("n_allowed", [0, 1, 40, 499, 500])
 @pytest.mark.parametrize("k", [1, 30, 1000])
-def test_allowed_documents_are_ranked_as_if_there_were_no_others(n_allowed, k):
+@pytest.mark.parametrize("few", [0, 1000])  # by a bitmap, and one by one
+def test_allowed_documents_are_ranked_as_if_there_were_no_others(monkeypatch, n_allowed, k, few):
+    monkeypatch.setattr(dense_rows, "FEW", few)
     ids, vectors = collection(500, 24, 0, 60)
     queries = np.random.default_rng(1).standard_normal((70, 24)).astype(np.float32)
     rows = np.random.default_rng(2).permutation(500)[:n_allowed]
@@ -163,6 +165,7 @@ def test_says_whether_all_vectors_are_compared(monkeypatch):
     ids, vectors, queries = clusters(20_000)
     index = DenseIndex(ids, vectors, kind="hnsw")
     compared = []
+    monkeypatch.setattr(dense_rows, "FEW", 9)
     exhaustive = dense_rows.Rows._exhaustive
     monkeypatch.setattr(
         dense_rows.Rows,

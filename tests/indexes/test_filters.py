@@ -162,9 +162,10 @@ class Collection:
         assert self.index.count(condition) == len(expected)
         passing = self.index.passing(condition)
         assert passing.sum() == len(expected)
-        live = np.flatnonzero(self.index.passing())
-        place = dict(zip(live.tolist(), self.index.ids_in_place(), strict=True))
-        assert sorted(place[number] for number in np.flatnonzero(passing).tolist()) == expected
+        in_place = []
+        for name, n in self.index.segments():
+            in_place += self.index.ids_of_segment(name, n)
+        assert sorted(in_place[number] for number in np.flatnonzero(passing).tolist()) == expected
         query = np.array([[self.rng.randint(1, 5), self.rng.randint(0, 2)]], np.int32)
         k = self.rng.choice([1, 3, 1000])
         (hits,) = self.index.search(csr_array(query), k, filter=condition)
