@@ -112,7 +112,7 @@ def test_systems_by_path(two, monkeypatch):
         ("lexical?max_terms", ValueError, "a setting must be KEY=VALUE, got 'max_terms'"),
         ("lexical?top_k=0", ValueError, "'top_k' must be a number from 1 on, got '0'"),
         (
-            "lexical?dense=default",
+            "lexical?mode=words&dense=default",
             ValueError,
             "'dense' is for mode 'dense' or 'hybrid'",
         ),
