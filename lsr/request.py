@@ -60,7 +60,7 @@ class Words(_Settings):
     )
     b: Share = Field(default=0.75, description="strength of the normalisation by length")
     title: Annotated[float, Field(ge=0, le=100)] = Field(
-        default=0.0,
+        default=0.25,
         description="weight of a word in the title alone, beside 1 in title and text together",
     )
 

@@ -253,9 +253,9 @@ def _report(build: Build, corpus: Corpus, what: str) -> None:
 
     show_notices(build)
     parts = [f"{build.n_documents:,} documents {what}"]
-    if build.encode_seconds:
+    if build.quantisation_loss:  # else there are no learned terms
         parts.append(f"encoded at {build.n_documents / build.encode_seconds:,.0f} documents/s")
-    parts.append(f"quantisation loss {build.quantisation_loss:.2%}")
+        parts.append(f"quantisation loss {build.quantisation_loss:.2%}")
     if build.n_empty:
         parts.append(f"{build.n_empty} without a term (no query finds them)")
     if build.n_capped:
