@@ -127,31 +127,18 @@ def tune(
     folds(list(dataset.qrels))
     names_of_measures([measure], dataset)
     check_index(directory, dataset)
-    values: dict[Tuned, dict[str, float]] = {}
-    means: dict[float, dict[str, dict[float, float]]] = {}
-    alone: dict[str, float] = {}
     with Searcher(directory) as searcher:
-        has_dense = searcher.manifest.dense is not None
-        for done, weight in enumerate(WEIGHTS):
-            words = Words(weight=weight)
-            progress("tuning", done, len(WEIGHTS))
-            if has_dense:
-                found, sides = interpolations(
-                    searcher, dataset, measure, words=words, normalisations=normalisations
-                )
-            else:
-                found, sides = {}, {"sparse": _sparse(searcher, dataset, measure, words)}
-                means[weight] = {"sparse": {1.0: mean(sides["sparse"].values())}}
-                values[Tuned(words=words)] = sides["sparse"]
-            alone[f"sparse {weight:g}"] = mean(sides["sparse"].values())
-            if "dense" in sides:
-                alone["dense"] = mean(sides["dense"].values())
-            for how, of_query in found.items():
-                values[Tuned(words=words, interpolation=how)] = of_query
-                of_weight = means.setdefault(weight, {name: {} for name in normalisations})
-                of_weight[how.normalisation][how.alpha] = mean(of_query.values())
-        progress("tuning", len(WEIGHTS), len(WEIGHTS))
+        values, alone = weighings(
+            searcher, dataset, measure, normalisations=normalisations, progress=progress
+        )
         folder = searcher.manifest.folder(directory)
+    means: dict[float, dict[str, dict[float, float]]] = {}
+    for setting, of_query in values.items():
+        how = setting.interpolation
+        name, alpha = (how.normalisation, how.alpha) if "dense" in alone else ("sparse", 1.0)
+        means.setdefault(setting.words.weight, {}).setdefault(name, {})[alpha] = mean(
+            of_query.values()
+        )
     query_ids = list(dataset.qrels)
     best: Tuned = best_setting(values, query_ids)
     chosen = cross_validate(values, query_ids)
@@ -168,9 +155,41 @@ def tune(
         best=best,
         tuned=mean(values[best].values()),
         cross_validated=mean(values[chosen[query_id]][query_id] for query_id in query_ids),
-        sides=alone,
+        sides={side: mean(of_query.values()) for side, of_query in alone.items()},
         means=means,
     )
+
+
+def weighings(
+    searcher: Searcher,
+    dataset: Dataset,
+    measure: str,
+    *,
+    normalisations: Sequence[str] = NORMALISATIONS,
+    progress: Progress = lambda step, done, total: None,
+) -> tuple[dict[Tuned, dict[str, float]], dict[str, dict[str, float]]]:
+    """Return the measure by setting and query id, and by side alone and query id.
+
+    Raises:
+        ValueError: an unknown measure or normalisation.
+    """
+    values: dict[Tuned, dict[str, float]] = {}
+    alone: dict[str, dict[str, float]] = {}
+    for done, weight in enumerate(WEIGHTS):
+        words = Words(weight=weight)
+        progress("tuning", done, len(WEIGHTS))
+        if searcher.manifest.dense is None:
+            sides = {"sparse": _sparse(searcher, dataset, measure, words)}
+            values[Tuned(words=words)] = sides["sparse"]
+        else:
+            found, sides = interpolations(
+                searcher, dataset, measure, words=words, normalisations=normalisations
+            )
+            alone["dense"] = sides["dense"]
+            values |= {Tuned(words=words, interpolation=how): of for how, of in found.items()}
+        alone[f"sparse {weight:g}"] = sides["sparse"]
+    progress("tuning", len(WEIGHTS), len(WEIGHTS))
+    return values, alone
 
 
 def _sparse(searcher: Searcher, dataset: Dataset, measure: str, words: Words) -> dict[str, float]:

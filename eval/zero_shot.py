@@ -4,17 +4,17 @@
 
 COLLECTIONS has the BEIR folders of FOLDERS. Each is ranked by
 
-    lexical        BM25 over WordPieces, our index: the baseline of the tests
-    bm25s          BM25 over stemmed words (bm25s, lucene, k1 1.2, b 0.75, English stop words)
+    words          BM25, mode words of our index: the baseline of the tests
+    bm25s          BM25 of another engine (bm25s, lucene, k1 1.2, b 0.75, English stop words)
     dense          all-MiniLM-L6-v2, cosine, every document compared
-    grafted        lexical and the head before training
-    default        the model that ships
+    grafted        BM25 over WordPieces and the head before training
+    default        the learned terms of the model that ships, without words
     default+dense  their mean after min-max over the 1,000 best of each; absent documents have 0
 
 All models compute in float32, on every CPU. Indexes and runs go under DIR; those found there are
 reused, so that a run that was cut off goes on.
 Those of the default model have its fingerprint in their names: other weights are measured anew.
-Then what a query costs: encoding, postings touched and latency, of `default` beside `lexical`.
+Then what a query costs: encoding, postings touched and latency, of `default` beside `words`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,13 @@ from lsr.search import Searcher
 from lsr.search.fusion import interpolate
 
 FOLDERS = ("nfcorpus", "arguana", "cranfield", "mlquestions", "msmarco-dl19")
-INDEXED = ("lexical", "grafted", "default")
-SYSTEMS = ("lexical", "bm25s", "dense", "grafted", "default", "default+dense")
+# Systems that are searched in an index → its encoder and the mode.
+INDEXED = {
+    "words": ("default", "words"),
+    "grafted": ("grafted", "learned"),
+    "default": ("default", "learned"),
+}
+SYSTEMS = ("words", "bm25s", "dense", "grafted", "default", "default+dense")
 MEASURE = "nDCG@10"
 # Chosen before any measurement, and not tuned.
 FIXED = Interpolation(alpha=0.5, normalisation="min-max", missing="zero")
@@ -67,11 +72,12 @@ def run_of(system: str, folder: Path, dataset: Dataset, out: Path) -> Run:
     if path.exists():
         return Run.read_trec(path)
     if system in INDEXED:
-        index = out / kept_as(system)
+        encoder, mode = INDEXED[system]
+        index = out / kept_as(encoder)
         if not (index / NAME).exists():
-            build_index(open_corpus(folder), index, system, dtype="float32")
+            build_index(open_corpus(folder), index, encoder, dtype="float32")
         with Searcher(index) as searcher:
-            run = rank_queries(searcher, dataset)
+            run = rank_queries(searcher, dataset, settings={"mode": mode})
     elif system == "default+dense":
         sparse, dense = (run_of(side, folder, dataset, out) for side in ("default", "dense"))
         run = interpolate_runs(sparse, dense, FIXED)
@@ -154,16 +160,16 @@ def table(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[
     """Return means and tests of each system on each collection.
 
     Args:
-        values: collection → system → query id → nDCG@10, with SYSTEMS' "lexical" and "dense".
+        values: collection → system → query id → nDCG@10, with SYSTEMS' "words" and "dense".
 
     Returns:
-        A record for each: mean; difference and p value of the randomisation test against lexical,
+        A record for each: mean; difference and p value of the randomisation test against words,
         and against dense, both corrected by Holm over the systems.
     """
     records = []
     for collection, systems in values.items():
         tests: dict[str, dict[str, Any]] = {name: {} for name in systems}
-        for baseline in ("lexical", "dense"):
+        for baseline in ("words", "dense"):
             others = [name for name in systems if name != baseline]
             pairs = [compare(systems[baseline], systems[name]) for name in others]
             corrected = holm([pair.p_randomisation for pair in pairs])
@@ -176,7 +182,7 @@ def table(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[
 
 
 def markdown(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the README's table: † differs from lexical, ‡ from dense (p < 0.05, Holm)."""
+    """Return the README's table: † differs from words, ‡ from dense (p < 0.05, Holm)."""
     collections = list(dict.fromkeys(record["collection"] for record in records))
     head = " | ".join([*collections, "mean"])
     lines = [f"| | {head} |", "|---" * (len(collections) + 2) + "|"]
@@ -184,7 +190,7 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
         rows = [record for record in records if record["system"] == system]
         cells = [
             f"{row[MEASURE]:.3f}"
-            + ("†" if row.get("p_lexical", 1) < 0.05 else "")
+            + ("†" if row.get("p_words", 1) < 0.05 else "")
             + ("‡" if row.get("p_dense", 1) < 0.05 else "")
             for row in rows
         ]
@@ -211,9 +217,10 @@ def main(arguments: Sequence[str]) -> None:
             values[name][system] = evaluate(run, dataset.qrels, [MEASURE]).per_query[MEASURE]
             print(f"{name} {system}: {mean(values[name][system].values()):.4f}", file=sys.stderr)
         costs[name] = {}
-        for system in ("lexical", "default"):
-            with Searcher(out / kept_as(system)) as searcher:
-                costs[name][system] = measure_cost(searcher, dataset)
+        for system in ("words", "default"):
+            encoder, mode = INDEXED[system]
+            with Searcher(out / kept_as(encoder)) as searcher:
+                costs[name][system] = measure_cost(searcher, dataset, settings={"mode": mode})
     records = table(values)
     if options.json:
         dictionaries = {
@@ -231,7 +238,7 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps({"quality": records, "cost": dictionaries}))
         return
     print(markdown(records))
-    print("\n† differs from lexical, ‡ from dense (p < 0.05, randomisation test, Holm)\n")
+    print("\n† differs from words, ‡ from dense (p < 0.05, randomisation test, Holm)\n")
     for name, of in costs.items():
         for system, cost in of.items():
             print(

@@ -34,22 +34,22 @@ def test_interpolation_by_hand():
 def test_a_table_of_means_and_marks():
     queries = [f"q{number}" for number in range(40)]
     systems = {
-        "lexical": dict.fromkeys(queries, 0.2),
+        "words": dict.fromkeys(queries, 0.2),
         "dense": {query: 0.2 + 0.01 * (number % 3) for number, query in enumerate(queries)},
         "default": {query: 0.5 + 0.01 * (number % 5) for number, query in enumerate(queries)},
     }
-    records = table({"one": systems, "two": systems | {"default": systems["lexical"]}})
-    assert [record["system"] for record in records[:3]] == ["lexical", "dense", "default"]
+    records = table({"one": systems, "two": systems | {"default": systems["words"]}})
+    assert [record["system"] for record in records[:3]] == ["words", "dense", "default"]
     best = records[2]
     assert best["nDCG@10"] == pytest.approx(0.52)
-    assert best["over_lexical"] == pytest.approx(0.32)
+    assert best["over_words"] == pytest.approx(0.32)
     assert best["over_dense"] == pytest.approx(0.52 - systems_mean(systems["dense"]))
-    assert best["p_lexical"] < 0.01 and best["p_dense"] < 0.01
-    assert "p_lexical" not in records[0]
-    assert records[5]["p_lexical"] == 1.0
+    assert best["p_words"] < 0.01 and best["p_dense"] < 0.01
+    assert "p_words" not in records[0]
+    assert records[5]["p_words"] == 1.0
     lines = markdown(records).splitlines()
     assert lines[0] == "| | one | two | mean |" and len(lines) == 5
-    assert lines[2].startswith("| lexical | 0.200")
+    assert lines[2].startswith("| words | 0.200")
     assert lines[4].startswith("| default | 0.520†‡ | 0.200")
     assert lines[4].endswith("| 0.360 |")
 
@@ -72,7 +72,7 @@ def test_every_system_ranks_and_a_second_run_reads_what_the_first_wrote(
         run = Run.read_trec(tmp_path / "out" / "small" / f"{kept_as(record['system'])}.trec")
         # Its own document is dropped; a comes before b by BM25, which has one more word.
         assert "q1" not in dict(run["q1"]) and {"a", "b"} <= dict(run["q1"]).keys()
-    cost = found["cost"]["small"]["lexical"]
+    cost = found["cost"]["small"]["words"]
     # "heat" is in three documents, "flow" in one; q2's word in none.
     assert cost["postings"] == 2.0
     assert cost["encode_us"] > 0 and cost["p50_ms"] <= cost["p95_ms"]
@@ -89,7 +89,7 @@ def test_what_other_weights_of_the_default_model_gave_is_not_reused(monkeypatch)
     monkeypatch.setattr(DefaultEncoder, "fingerprint", "0123456789abcdef")
     others = [kept_as(system) for system in zero_shot.SYSTEMS]
     assert others[4:] == ["default-float32-0123456789ab", "default+dense-float32-0123456789ab"]
-    assert others[:4] == names[:4] == ["lexical", "bm25s", "dense", "grafted-float32"]
+    assert others[:4] == names[:4] == ["words", "bm25s", "dense", "grafted-float32"]
     assert len({*names, *others}) == 8
 
 

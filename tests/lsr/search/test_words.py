@@ -142,6 +142,7 @@ RRF = {"method": "rrf", "sides": ("words", "learned", "dense")}
     ("settings", "sides"),
     [
         ({"mode": "words"}, ["words"]),
+        ({"mode": "words", "words": {"title": 0}}, ["words"]),
         ({"mode": "words", "words": {"title": 2.5}}, ["words"]),
         ({"mode": "learned"}, ["learned"]),
         ({"mode": "sparse"}, ["sparse"]),
@@ -180,7 +181,7 @@ def test_terms_sum_to_their_side_and_shares_to_the_score(searcher, settings, sid
                 seen[term.field] += 1
     expected = {"learned"} if {"learned", "sparse"} & set(sides) else set()
     if {"words", "sparse"} & set(sides):
-        expected |= {"words", "title"} if request.words and request.words.title else {"words"}
+        expected |= {"words", "title"} if (request.words or Words()).title else {"words"}
     assert seen.keys() == expected
 
 
@@ -420,7 +421,7 @@ def test_terms_and_words_of_the_query_are_highlighted(searcher):
     highlight = searcher.highlighter(ask({"heat": 1.0}))
     assert highlight(text) == [Match(18, 22, "heat", True)]
     moved = searcher.highlighter(ask("cone", mode="words", feedback={"documents": 3, "terms": 30}))
-    assert len(moved(" ".join(STEMS))) > 5
+    assert len(moved(" ".join(STEMS))) > 3
 
 
 # What changes with the index.
