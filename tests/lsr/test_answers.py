@@ -99,7 +99,8 @@ def test_pages_never_reorder_or_repeat_while_documents_come_in(folder, tmp_path)
     with Searcher(tmp_path / "index") as searcher:
         found, place = [], None
         for number in range(8):
-            (page,) = searcher.answer([ask("heat wing", k=5)], [place])
+            # Words are scored by statistics that follow every commit.
+            (page,) = searcher.answer([ask("heat wing", k=5, mode="learned")], [place])
             found += listed(page)
             place = Position(page[-1].score, page[-1].document.id, len(found))
             # Most of these rank above the cursor's place: the search must go deeper.
@@ -126,13 +127,14 @@ def test_expand_is_what_is_searched_for(searcher):
     assert [t.weight for t in terms] == sorted((t.weight for t in terms), reverse=True)
     assert all(t.literal and not t.from_feedback for t in terms)
     weights = {t.term: t.weight for t in terms}
-    assert listed(searcher.search(weights)) == listed(searcher.search("heat of the flow"))
+    of_text = searcher.search("heat of the flow", mode="learned")
+    assert listed(searcher.search(weights)) == listed(of_text)
     assert searcher.expand("heat", mode="dense") == searcher.expand("heat")
     assert searcher.expand("") == []
 
 
 def test_expand_marks_what_feedback_added(searcher):
-    terms = searcher.expand("heat", feedback={"documents": 30})
+    terms = searcher.expand("heat", mode="sparse", feedback={"documents": 30})
     own, added = [t for t in terms if not t.from_feedback], [t for t in terms if t.from_feedback]
     assert [t.term for t in own] == ["heat"] and own[0].literal
     assert added and not any(t.literal for t in added)
@@ -151,9 +153,13 @@ def test_explanations_of_many_are_those_of_each(searcher, settings):
 
 def test_postings_of_the_query_s_terms_are_counted(searcher):
     before = searcher.postings
-    searcher.search("heat flow")
+    searcher.search("heat flow", mode="learned")
     searcher.search("heat", mode="dense")
     ids = [f"d{number}" for number in range(200)]
     vectors = searcher.index.impacts(ids).toarray() > 0
     terms = [searcher.encoder.vocabulary.index(term) for term in ("heat", "flow")]
-    assert searcher.postings - before == vectors[:, terms].sum() > 0
+    of_terms = vectors[:, terms].sum()
+    assert searcher.postings - before == of_terms > 0
+    searcher.search("heat flow", mode="sparse")
+    of_words = searcher.index.word_frequencies(["heat", "flow"])[1].sum()
+    assert searcher.postings - before == 2 * of_terms + of_words

@@ -31,6 +31,7 @@ ENDPOINTS = {
     ("PUT", "/indexes/{name}/documents/{id}"): "admin",
     ("DELETE", "/indexes/{name}/documents/{id}"): "admin",
     ("POST", "/indexes/{name}/documents"): "admin",
+    ("POST", "/indexes/{name}/delete"): "admin",
     ("POST", "/admin/reload"): "admin",
 }
 # Paths that are not in the OpenAPI document.
