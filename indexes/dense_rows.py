@@ -26,7 +26,7 @@ ERROR = 1e-5
 BLOCK = 4096
 # A structure serves for up to 1 in 100 of the rows that may be found. For more, all of these rows
 # are compared, which is exact and no slower: for 4,000 of 200,000 a graph took 17 ms, comparing all
-# took 10 ms. Behind a filter a row costs twice as much, and a candidate the same: 1 in 50 there.
+# took 10 ms. Behind a filter a row costs three times as much, and a candidate the same: 1 in 33.
 WIDEST = 100
 # Selections of up to so many rows are scored at once, which is exact: faiss would first look at the
 # bit of each row of the index, 0.4 ms for 200,000.
@@ -125,7 +125,7 @@ class Rows(NamedTuple):
         if self.structure is None or not selection.n_base or selection.few is not None:
             return 0
         asked = self.structure.fetch(k, selection.n_base / len(self.base))
-        widest = WIDEST if selection.base is None else WIDEST / 2
+        widest = WIDEST if selection.base is None else WIDEST / 3
         return 0 if asked > selection.n_base / widest else asked
 
     def _exhaustive(self, queries: np.ndarray, k: int, selection: Selection) -> list[np.ndarray]:

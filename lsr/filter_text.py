@@ -218,6 +218,8 @@ def _unexpected(text: str, at: int, expected: Any) -> str:
         return (
             f"{place}: expected {wanted}, got {reserved[0]}, which needs quotes as a key or value"
         )
+    if text[at : at + 1] == "," and "_DOTS" in expected:
+        found += "; several values are written KEY in (A, B)"
     return f"{place}: expected {wanted}, got {found}"
 
 

@@ -22,6 +22,10 @@ EXAMPLES: list[JsonValue] = [
     {"query": "copy a file with its metadata", "k": 10},
     {"query": {"copy": 2.0, "metadata": 1.0}, "filter": "kind = function", "explain": True},
     {"query": "copy a file", "mode": "sparse", "words": {"weight": 0.5, "title": 0.3}},
+    {
+        "query": "copy a file",
+        "filter": {"key": "tags", "op": "has any", "value": ["files", "paths"]},
+    },
     {"query": "copy a file", "mode": "hybrid", "interpolation": {"alpha": 0.3}, "feedback": {}},
 ]
 

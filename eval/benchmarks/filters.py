@@ -3,10 +3,11 @@
     python -m lsr.eval.benchmarks.filters [--documents N] [--queries N] [--folder DIR] [--json]
 
 For each filter a query is run without it, with it, and without it for k divided by the share of
-documents that match, one after the other. "direct" is the same search where each matching document
-is scored alone. A filter's limit is 1.3 times a query without it where at least half of the
-documents match, and below that 1.3 times the cheaper of the two others. The filter's bit sets are
-kept between queries; what they cost the first time is in a column of its own.
+documents that match ("wider"), in turns. "direct" is the search with it where each matching
+document is scored alone, "query" where none is. A filter's limit is 1.3 times a query without it
+where at least half of the documents match, and below that 1.3 times the cheaper of "wider" and
+"direct". The filter's bit sets are kept between queries; what they cost the first time is in a
+column of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +40,10 @@ from lsr.search.selections import Selections
 
 K = 10
 LIMIT = 1.3
+# Times that each query is run, of which the least counts.
+REPEATS = 3
+# Rounds of all queries before the first is measured.
+WARM = 20
 DIMENSION = 384
 BATCH = 2000
 DAYS = 10_000
@@ -132,7 +138,8 @@ def build(folder: Path, n: int) -> None:
     (folder / "built.json").write_text(json.dumps(names))
 
 
-Search = Callable[[int, int, Any], Any]  # of a query's number, k and a filter
+Search = Callable[..., Any]  # of a query's number, k and a filter
+Searches = dict[str, Callable[[int], Any]]  # by name, of a query's number
 
 
 def sparse_searches(index: LuceneIndex, n: int) -> dict[str, Search]:
@@ -169,8 +176,8 @@ def timed(function: Callable[..., Any], *arguments: Any) -> float:
     return 1000 * (time.process_time() - start)
 
 
-def measure_sparse(folder: Path, n: int) -> dict[str, Any]:
-    """Return the medians of each side and filter, and what each filter costs the first time."""
+def measure_sparse(folder: Path, n: int, way: str) -> dict[str, Any]:
+    """Return the times of each side and filter; what the ways other than "as chosen" need alone."""
     report: dict[str, Any] = {}
     with LuceneIndex.open(folder / "lucene", VOCABULARY) as index:
         n_docs = index.n_docs
@@ -178,14 +185,20 @@ def measure_sparse(folder: Path, n: int) -> dict[str, Any]:
             for text in FILTERS:
                 index.count(parse(f"({text}) and code != c{time.perf_counter_ns()}"))
         for side, search in sparse_searches(index, n).items():
-            for k in (K, 1000):
-                for query in range(n):
-                    search(query, k, None)
+            # The VM compiles what has run often: all ways must have, before the first is measured.
+            warm = [None, *map(parse, ("flag = true", "bucket < 1000", "bucket < 30"))]
+            for _, query, condition in product(range(WARM), range(n), warm):
+                search(query, K, condition)
             for text in FILTERS:
                 condition = parse(text)
                 first = timed(index.count, parse(f"not not ({text})"))
                 share = index.count(condition) / n_docs
-                report[f"{side}: {text}"] = _compare(search, n, condition, share, first)
+                searches: Searches = {"with": partial(search, k=K, condition=condition)}
+                if way == "as chosen":
+                    searches |= _without(search, share)
+                if way != "direct" or share < 0.5:
+                    times = _medians(searches, n)
+                    report[f"{side}: {text}"] = {"share": share, "first": first} | times
     return report
 
 
@@ -210,15 +223,20 @@ def measure_dense(folder: Path, n: int, kind: str) -> dict[str, Any]:
             condition = parse(text)
             first = timed(selections.of, condition)
             share = index.count(condition) / n_docs
-            row = _compare(search, n, condition, share, first)
             rows = dense.rows_of(index.matching(condition))
-            row["direct"] = median(
-                timed(dense._rows.best, queries[query], rows, K) for query in range(min(n, 20))
-            )
-            row["recall"] = _recall(dense, queries, rows, partial(search, k=K, condition=condition))
+            searches: Searches = {"with": partial(search, k=K, condition=condition)}
+            searches |= _without(search, share)
+            if share < 0.5:
+                searches["direct"] = partial(_direct, dense, queries, rows)
+            row = {"share": share, "first": first} | _medians(searches, n)
+            row["recall"] = _recall(dense, queries, rows, searches["with"])
             report[f"dense, {kind}: {text}"] = row
     report[f"dense, {kind}: rows of documents, once for a commit"] = {"first": first_of_all}
     return report
+
+
+def _direct(dense: DenseIndex, queries: np.ndarray, rows: np.ndarray, query: int) -> Any:
+    return dense._rows.best(queries[query], rows, K)
 
 
 def _recall(
@@ -230,43 +248,46 @@ def _recall(
     """Return the share of each query's K best matching documents that a search finds."""
     found = []
     for query in range(min(len(queries), 20)):
-        truth = {doc_id for doc_id, _ in dense._rows.best(queries[query], rows, K)}
+        truth = {doc_id for doc_id, _ in _direct(dense, queries, rows, query)}
         found.append(len(truth & {doc_id for doc_id, _ in search(query)[0]}) / len(truth))
     return float(np.mean(found))
 
 
-def _compare(
-    search: Search, n: int, condition: Any, share: float, first: float
-) -> dict[str, float]:
-    """Return medians of the three searches, which follow each other for each query."""
-    wider = min(int(K / share), 1_000_000) if share else 0
-    times: dict[str, list[float]] = {"without": [], "with": [], "wider": []}
-    for query in range(n):
-        times["without"].append(timed(search, query, K, None))
-        times["with"].append(timed(search, query, K, condition))
-        if share >= 0.001:
-            times["wider"].append(timed(search, query, wider, None))
-    return {"share": share, "first": first} | {name: median(of) for name, of in times.items() if of}
+def _without(search: Search, share: float) -> Searches:
+    """Return searches without a filter: for K documents, and for K divided by a share of them."""
+    searches: Searches = {"without": partial(search, k=K, condition=None)}
+    if 0.001 <= share < 0.5:
+        searches["wider"] = partial(search, k=int(K / share), condition=None)
+    return searches
+
+
+def _medians(searches: Searches, n: int) -> dict[str, float]:
+    """Return the median over n queries of the least of REPEATS times of each search.
+
+    These follow each other, so that none finds the processor's caches as another has left them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in searches}
+    for query, (name, search) in product(range(n), searches.items()):
+        times[name].append(min(timed(search, query) for _ in range(REPEATS)))
+    return {name: median(of) for name, of in times.items()}
 
 
 def compare(folder: Path, n_documents: int, n: int) -> dict[str, Any]:
     """Build and measure; return each filter's times and its ratio to what it may cost."""
     build(folder, n_documents)
     found = {
-        way: _in_process("measure_sparse", folder, n, options) for way, options in WAYS.items()
+        way: _in_process("measure_sparse", folder, n, options, way) for way, options in WAYS.items()
     }
     report: dict[str, Any] = found["as chosen"]
-    for name, row in report.items():
-        row["direct"] = found["direct"][name]["with"]
-        row["query"] = found["query"][name]["with"]
+    for way in ("direct", "query"):
+        for name, row in found[way].items():
+            report[name][way] = row["with"]
     for kind in ("flat", "hnsw"):
         report |= _in_process("measure_dense", folder, n, "", kind)
     for row in report.values():
         if "with" in row:
-            may = row["without"] if row["share"] >= 0.5 else row["direct"]
-            if row["share"] < 0.5 and "wider" in row:
-                may = min(may, row["wider"])
-            row["ratio"] = row["with"] / may
+            limits = ["without"] if row["share"] >= 0.5 else ["direct", "wider"]
+            row["ratio"] = row["with"] / min(row[name] for name in limits if name in row)
     return report
 
 
@@ -298,13 +319,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where the index is kept")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--role", help=argparse.SUPPRESS)
-    parser.add_argument("kind", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("part", nargs="?", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.role == "measure_sparse":
-        print(json.dumps(measure_sparse(options.folder, options.queries)))
+        print(json.dumps(measure_sparse(options.folder, options.queries, options.part)))
         return 0
     if options.role == "measure_dense":
-        print(json.dumps(measure_dense(options.folder, options.queries, options.kind)))
+        print(json.dumps(measure_dense(options.folder, options.queries, options.part)))
         return 0
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)

@@ -102,10 +102,13 @@ public final class Engine {
   }
 
   /**
-   * Postings of a query that cost as much as the score of one document by its forward vector. A
-   * property of the VM sets it for benchmarks.
+   * Postings of a query that cost as much as the score of one document by its forward vector, and
+   * those that cost as much as the start of a query. A property of the VM sets the first for
+   * benchmarks.
    */
-  private static final long DIRECT = Long.getLong("lsr.direct", 128);
+  private static final long DIRECT = Long.getLong("lsr.direct", 192);
+
+  private static final long START = 10_000;
 
   private final FSDirectory directory;
   private final BytesRef[] vocabulary;
@@ -364,7 +367,7 @@ public final class Engine {
       IndexSearcher searcher, Weights weights, List<Filters.Docs> among, TopHits collector)
       throws IOException {
     if (among != null
-        && Filters.count(among) * DIRECT <= dictionary.postings(weights, vocabulary)) {
+        && Filters.count(among) * DIRECT <= START + dictionary.postings(weights, vocabulary)) {
       for (LeafReaderContext leaf : reader.leaves()) {
         collector.score(leaf, among.get(leaf.ord).bits());
       }

@@ -71,7 +71,8 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize("k", [1, 7, 200, 10_000])
 @pytest.mark.parametrize(
-    ("n", "distinct"), [(1, None), (500, None), (500, 20), (300, 1), (6000, 3)]
+    ("n", "distinct"),
+    [(1, None), (500, None), (500, 20), (300, 1), pytest.param(6000, 3, marks=pytest.mark.slow)],
 )
 def test_equals_brute_force_ties_included(n, distinct, k):
     ids, vectors = collection(n, 24, 0, distinct)

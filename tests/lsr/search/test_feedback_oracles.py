@@ -95,7 +95,7 @@ def rows_of(vectors: list[dict[int, float]]) -> csr_array:
         }
     ),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_rocchio_equals_the_oracle(query, relevant, negatives, options) -> None:
     setting = Feedback(**options, gamma=0.35 if negatives else 0, negatives=len(negatives))
     moved = move_sparse(

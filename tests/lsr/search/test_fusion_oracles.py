@@ -94,7 +94,7 @@ def root(value: Fraction) -> Fraction:
 
 
 @given(RANKING, RANKING, SETTINGS, EXACTS, EXACTS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_equals_the_oracle(sparse, dense, setting, first, second) -> None:
     fused = fuse(sparse, dense, setting, (first, second))
     expected = fuse_slowly(sparse, dense, setting, (first, second))
