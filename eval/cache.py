@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import lsr
 from lsr.building.build import build_index, read_through
-from lsr.building.encoders import DEFAULT, FITTED, Dtype, encoder_name
+from lsr.building.encoders import BM25, DEFAULT, FITTED, Dtype, encoder_name
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.default import DefaultEncoder
 from lsr.encoders.load import resolve
@@ -31,7 +31,8 @@ from lsr.training.run_files import write_whole
 
 # Part of every key. It is raised when the layout, or what an index or a run holds, changes: entries
 # of other versions are not found. 2: queries have a scale of their own, `grafted` is in float32.
-VERSION = 2
+# 3: indexes have words.
+VERSION = 3
 
 
 def default_folder() -> Path:
@@ -147,7 +148,7 @@ def encoder_identity(name: str) -> list[Any]:
     Raises:
         FileNotFoundError: no such encoder.
     """
-    if name in FITTED:
+    if name in (BM25, *FITTED):
         return [name, lsr.__version__]
     return [name, DefaultEncoder().fingerprint] if name == DEFAULT else model_identity(name)
 

@@ -43,9 +43,10 @@ def index(
     encoder: Annotated[
         str,
         typer.Option(
-            help="What makes the vectors: default (the trained model that ships), lexical (BM25), "
-            "grafted (BM25 and an untrained expansion), the directory of a checkpoint, or its "
-            "name on the Hugging Face hub."
+            help="What makes the learned terms: default (the trained model that ships), bm25 "
+            "(nothing: words alone), grafted (BM25 in WordPieces and an untrained expansion), "
+            "lexical (BM25 in WordPieces), the directory of a checkpoint, or its name on the "
+            "Hugging Face hub."
         ),
     ] = "default",
     top_k: Annotated[

@@ -66,7 +66,7 @@ def grid(
         list[str] | None,
         typer.Option(
             "--encoder",
-            help="The encoder of the sparse side; may be repeated. By default lexical and default.",
+            help="The encoder of the sparse side; may be repeated. By default bm25 and default.",
         ),
     ] = None,
     dense: Annotated[str, typer.Option(help="The model of the dense side.")] = "default",
@@ -92,7 +92,7 @@ def grid(
         loaded = [_splits(name, dev) for name in datasets]
         names = [file_name(test) for test, _ in loaded]
         _refuse_same("datasets", names)
-        asked = encoders or ["lexical", "default"]
+        asked = encoders or ["bm25", "default"]
         _refuse_same("encoders", [Path(encoder).name for encoder in asked])
         for encoder in asked:
             folder = out / Path(encoder).name

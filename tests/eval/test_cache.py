@@ -6,7 +6,7 @@ import pytest
 
 from lsr.building.build import add_documents, build_index
 from lsr.corpus.corpus import open_corpus
-from lsr.eval.cache import Cache, IndexSpec, default_folder
+from lsr.eval.cache import Cache, IndexSpec, default_folder, encoder_identity
 from lsr.eval.datasets import load_dataset
 from lsr.eval.systems import evaluate_system, parse_system
 
@@ -81,3 +81,8 @@ def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_folder() == tmp_path / "home" / ".cache" / "lsr"
+
+
+def test_encoders_without_a_checkpoint_are_known_by_name():
+    for name in ("bm25", "lexical", "grafted"):
+        assert encoder_identity(name)[0] == name
