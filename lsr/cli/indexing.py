@@ -230,7 +230,7 @@ def _truncation(live: Live) -> list[str]:
         return ["how many documents are cut is not known: the index is older than this count"]
     told = sentences(found, live.manifest.encoder, live.manifest.dense, quiet=False)
     if told:
-        counted = next(iter(found.values())).documents
+        counted = max(of.documents for of in found.values())
         if counted < int(user_data["n_documents"]):
             told.append("(documents that an older version of lsr added are not counted)")
         if counted > live.index.n_docs:
