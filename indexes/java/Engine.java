@@ -121,7 +121,7 @@ public final class Engine {
 
   public Engine(
       String path, byte[] vocabulary, String language, boolean create, boolean writable)
-      throws IOException {
+      throws IOException, ReflectiveOperationException {
     analyzer = Languages.analyzer(language);
     directory = FSDirectory.open(Path.of(path));
     List<BytesRef> terms = new ArrayList<>();
