@@ -51,7 +51,7 @@ class Words(_Settings):
     """
 
     weight: Annotated[float, Field(ge=0, le=1000)] = Field(
-        default=1.0,
+        default=0.75,
         description="of words beside learned terms in one pass: with 1 the best documents by words "
         "score about as much as those by learned terms",
     )

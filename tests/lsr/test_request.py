@@ -14,7 +14,7 @@ def test_defaults_are_all_that_the_index_and_the_query_have():
     assert request.sides_moved == ()
     assert request.stages == "none"
     assert request.words is None
-    assert Words() == Words(weight=1.0, k1=1.2, b=0.75, title=0.25)
+    assert Words() == Words(weight=0.75, k1=1.2, b=0.75, title=0.25)
     assert request.resolved(dense=True) == ask("heat flow", mode="hybrid")
     assert request.resolved(dense=False) == ask("heat flow", mode="sparse")
     # Only passes of Lucene alone are scored in two steps.
