@@ -322,7 +322,7 @@ def test_feedback_in_mode_sparse_moves_learned_terms_and_words(searcher, oracle)
     after = dict(zip(batch.sparse.indices.tolist(), batch.sparse.data.tolist(), strict=True))
     assert after == pytest.approx(moved, rel=1e-5)
     expected = oracle.learned(batch.sparse)
-    expected += oracle.words(batch.words[0], weight=oracle.scale)
+    expected += oracle.words(batch.words[0], weight=Words().weight * oracle.scale)
     check(searcher, oracle, batch, "sparse", request, searcher.search(request), expected)
     terms = searcher.explain(request, first[0].document.id).terms
     for field in ("learned", "words"):
@@ -444,7 +444,7 @@ def test_a_commit_changes_idf_and_average_lengths(tmp_path, brute_force, mode):
         oracle = brute_force(opened, opened.index.matching())
         real = oracle.words(oracle.counts(query))
         if mode == "sparse":
-            real *= oracle.scale
+            real *= Words().weight * oracle.scale
             real += oracle.learned(opened.encoder.encode_queries([query]))
         request = ask(query, mode=mode, k=200)
         batch = opened.passes.encode([query], request, 1)
