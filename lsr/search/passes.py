@@ -389,7 +389,10 @@ class Passes:
             np.ones(n) if batch.units is None else batch.units,
             [{}] * n if batch.words is None or side == "learned" else batch.words,
             how,
-            1.0 if side == "words" else how.weight * self._live.manifest.word_scale,
+            # Without learned terms there is nothing that words are weighed against.
+            1.0
+            if side == "words" or not self.term_ids
+            else how.weight * self._live.manifest.word_scale,
             self.statistics,
             self._live.manifest.impact_scale,
         )
