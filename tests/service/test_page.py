@@ -450,6 +450,8 @@ def test_an_explanation_by_keyboard(visit, expect):
         )
     dialog.get_by_role("button", name="Close").press("Enter")
     expect(column(page, "hybrid").locator(".open").nth(1)).to_be_focused()
+    # The browser goes back to the address without the hit, which may take the focus.
+    page.wait_for_url(lambda address: "hit=" not in address)
     page.keyboard.press("/")
     expect(page.get_by_label("Search", exact=True)).to_be_focused()
 

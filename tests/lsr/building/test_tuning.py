@@ -138,7 +138,7 @@ def test_what_was_tuned_before_there_were_words_is_about_learned_terms(corpus, t
     expected = Tuned(interpolation=older.model_copy(update={"sides": ("learned", "dense")}))
     assert stored(index) == expected
     (notice,) = build_index(corpus, index, **settings).notices
-    assert notice.startswith("kept what `lsr tune` stored (words 1, α 0.35, z-score): ")
+    assert notice.startswith("kept what `lsr tune` stored (words 0.75, α 0.35, z-score): ")
     assert stored(index) == expected
     assert not (read_manifest(index).folder(index) / "interpolation.json").exists()
 
