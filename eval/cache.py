@@ -31,8 +31,8 @@ from lsr.training.run_files import write_whole
 
 # Part of every key. It is raised when the layout, or what an index or a run holds, changes: entries
 # of other versions are not found. 2: queries have a scale of their own, `grafted` is in float32.
-# 3: indexes have words.
-VERSION = 3
+# 3: indexes have words. 4: in a language.
+VERSION = 4
 
 
 def default_folder() -> Path:
@@ -48,6 +48,7 @@ class IndexSpec(NamedTuple):
     top_k: int
     dense: str | None  # None for no dense side
     dtype: Dtype | None = None
+    language: str = "en"
 
 
 class Cache:
@@ -77,6 +78,7 @@ class Cache:
                 wanted.encoder,
                 top_k=wanted.top_k,
                 dense=wanted.dense,
+                language=wanted.language,
                 dtype=wanted.dtype,
                 progress=progress or self._progress,
             )
@@ -84,7 +86,7 @@ class Cache:
 
     def index_path(self, wanted: IndexSpec, progress: Progress | None = None) -> Path:
         """Return where that index is, or will be."""
-        dataset, encoder, top_k, dense, dtype = wanted
+        dataset, encoder, top_k, dense, dtype, language = wanted
         name = dataset.source or dataset.name
         if name not in self._digests:
             _, self._digests[name] = read_through(open_corpus(name), progress or self._progress)
@@ -94,6 +96,7 @@ class Cache:
                 encoder_identity(encoder),
                 top_k,
                 dense and model_identity(dense),
+                language,
                 dtype,
             ]
         )

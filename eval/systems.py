@@ -5,7 +5,7 @@
 SYSTEM is a TREC run file, a folder of them (DATASET.trec, "/" in a name as "-"), an index
 directory, or an encoder, whose index is built in the cache. A KEY is a field of
 `lsr.request.Request`, nested ones with a dot (interpolation.alpha), or, of an index that is built,
-`top_k` or `dense`.
+`top_k`, `dense` or `language`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from lsr.building.encoders import DEFAULT, OURS, Dtype
+from lsr.building.language import check_language
 from lsr.encoders.load import resolve
 from lsr.eval.cache import Cache, IndexSpec, digest, index_identity
 from lsr.eval.datasets import Dataset
@@ -35,17 +34,12 @@ from lsr.eval.results import Cost, Result
 from lsr.indexes.manifest import NAME
 from lsr.paths import is_path, missing
 from lsr.progress import Progress
-from lsr.request import SPARSE, Feedback, Interpolation, Request, Words, ask, parse_settings
+from lsr.request import NESTED, SPARSE, Request, ask, parse_settings
 from lsr.run import Run
 from lsr.search import Searcher
 
 # Expansion terms kept per document.
 TOP_K = 256
-_NESTED: dict[str, type[BaseModel]] = {
-    "words": Words,
-    "interpolation": Interpolation,
-    "feedback": Feedback,
-}
 # Fields of a Request that a system cannot set.
 _NOT_SETTINGS = ("query", "k")
 
@@ -60,6 +54,7 @@ class System:
     settings: Mapping[str, Any]  # fields of Request
     top_k: int = TOP_K  # of an index that is built
     dense: str | None = None  # its dense model
+    language: str = "en"  # of its words
     dtype: Dtype | None = None  # see `build_index`
 
 
@@ -83,7 +78,7 @@ def parse_system(text: str) -> System:
     for key, times in Counter(key for key, _, _ in pairs).items():
         if times > 1:
             raise ValueError(f"system {text!r}: {key!r} is given {times} times")
-    build = {key: value for key, _, value in pairs if key in ("top_k", "dense")}
+    build = {key: value for key, _, value in pairs if key in ("top_k", "dense", "language")}
     settings = _settings(text, ["".join(pair) for pair in pairs if pair[0] not in build])
     if pairs and kind in ("run", "runs"):
         raise ValueError(f"system {text!r}: a run file takes no settings, got {tail!r}")
@@ -107,7 +102,12 @@ def parse_system(text: str) -> System:
     top_k = build.get("top_k", str(TOP_K))
     if not (top_k.isdecimal() and int(top_k) >= 1):
         raise ValueError(f"system {text!r}: 'top_k' must be a number from 1 on, got {top_k!r}")
-    return System(name or text, source, kind, settings, int(top_k), dense)
+    language = build.get("language", "en")
+    try:
+        check_language(language)
+    except ValueError as error:
+        raise ValueError(f"system {text!r}: {error}") from error
+    return System(name or text, source, kind, settings, int(top_k), dense, language)
 
 
 def _kind(source: str) -> Literal["run", "runs", "index", "encoder"]:
@@ -156,8 +156,8 @@ def _settings(text: str, pairs: Sequence[str]) -> dict[str, Any]:
 def _keys() -> list[str]:
     keys = []
     for key in Request.model_fields:
-        if key in _NESTED:
-            keys += [f"{key}.{field}" for field in _NESTED[key].model_fields]
+        if key in NESTED:
+            keys += [f"{key}.{field}" for field in NESTED[key].model_fields]
         elif key not in _NOT_SETTINGS:
             keys.append(key)
     return [*keys, "top_k", "dense"]
@@ -287,14 +287,14 @@ def index_of(
     """
     if system.kind == "index":
         return Path(system.source)
-    plain = IndexSpec(dataset, system.source, system.top_k, None, system.dtype)
+    plain = IndexSpec(dataset, system.source, system.top_k, None, system.dtype, system.language)
     dense = system.dense
     if dense is None and not (cache.index_path(plain, progress) / NAME).exists():
         same = (
             other.dense
             for other in beside
-            if (other.source, other.top_k, other.dtype)
-            == (system.source, system.top_k, system.dtype)
+            if (other.source, other.top_k, other.language, other.dtype)
+            == (system.source, system.top_k, system.language, system.dtype)
         )
         dense = next(filter(None, same), None)
     return cache.index(plain._replace(dense=dense), progress)

@@ -24,7 +24,7 @@ from lsr.run import Run
 from lsr.search import Searcher
 
 # Of words beside learned terms.
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0)
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 NORMALISATIONS = ("min-max", "theoretical", "z-score")
 FOLDS = 5
@@ -120,7 +120,8 @@ def tune(
 
     Raises:
         FileNotFoundError: no index there.
-        ValueError: an unknown measure or normalisation, or fewer than FOLDS queries.
+        ValueError: an unknown measure or normalisation, fewer than FOLDS queries, or an index of
+            words alone, where there is nothing to weigh.
         IndexLockedError: another process builds this index or writes to it.
     """
     directory = Path(directory)
@@ -128,12 +129,16 @@ def tune(
     names_of_measures([measure], dataset)
     check_index(directory, dataset)
     with Searcher(directory) as searcher:
+        if not searcher.encoder.vocabulary and searcher.manifest.dense is None:
+            raise ValueError(
+                f"{directory} holds words alone: there is nothing to weigh them against"
+            )
         values, alone = weighings(
             searcher, dataset, measure, normalisations=normalisations, progress=progress
         )
         folder = searcher.manifest.folder(directory)
     means: dict[float, dict[str, dict[float, float]]] = {}
-    for setting, of_query in values.items():
+    for setting, of_query in sorted(values.items(), key=lambda item: _in_tables(item[0])):
         how = setting.interpolation
         name, alpha = (how.normalisation, how.alpha) if "dense" in alone else ("sparse", 1.0)
         means.setdefault(setting.words.weight, {}).setdefault(name, {})[alpha] = mean(
@@ -170,14 +175,18 @@ def weighings(
 ) -> tuple[dict[Tuned, dict[str, float]], dict[str, dict[str, float]]]:
     """Return the measure by setting and query id, and by side alone and query id.
 
+    Settings that are nearer to the default come first. Where there are no learned terms, words have
+    one weight, since it changes nothing.
+
     Raises:
         ValueError: an unknown measure or normalisation.
     """
     values: dict[Tuned, dict[str, float]] = {}
     alone: dict[str, dict[str, float]] = {}
-    for done, weight in enumerate(WEIGHTS):
+    weights = WEIGHTS if searcher.encoder.vocabulary else (Words().weight,)
+    for done, weight in enumerate(weights):
         words = Words(weight=weight)
-        progress("tuning", done, len(WEIGHTS))
+        progress("tuning", done, len(weights))
         if searcher.manifest.dense is None:
             sides = {"sparse": _sparse(searcher, dataset, measure, words)}
             values[Tuned(words=words)] = sides["sparse"]
@@ -188,8 +197,14 @@ def weighings(
             alone["dense"] = sides["dense"]
             values |= {Tuned(words=words, interpolation=how): of for how, of in found.items()}
         alone[f"sparse {weight:g}"] = sides["sparse"]
-    progress("tuning", len(WEIGHTS), len(WEIGHTS))
-    return values, alone
+    progress("tuning", len(weights), len(weights))
+    nearest = sorted(values, key=lambda setting: abs(setting.words.weight - Words().weight))
+    return {setting: values[setting] for setting in nearest}, alone
+
+
+def _in_tables(setting: Tuned) -> tuple[float, int, float]:
+    how = setting.interpolation
+    return setting.words.weight, NORMALISATIONS.index(how.normalisation), how.alpha
 
 
 def _sparse(searcher: Searcher, dataset: Dataset, measure: str, words: Words) -> dict[str, float]:
@@ -210,6 +225,8 @@ def interpolations(
     progress: Progress = lambda step, done, total: None,
 ) -> tuple[dict[Interpolation, dict[str, float]], dict[str, dict[str, float]]]:
     """Return the measure by setting and query id, and by side and query id.
+
+    Of a normalisation the values of α that are nearer to the default come first.
 
     Raises:
         ValueError: no dense side, or an unknown measure or normalisation.
@@ -240,7 +257,7 @@ def interpolations(
             found = sorted(hits)
             shares = np.array([hit.shares for hit in found]).reshape(-1, 2) * 2
             columns.append(([hit.doc_id for hit in found], shares))
-        for alpha in alphas:
+        for alpha in sorted(alphas, key=lambda alpha: abs(alpha - Interpolation().alpha)):
             rankings = [_best(doc_ids, shares, alpha, kept) for doc_ids, shares in columns]
             how = _with(request, name, alpha).interpolation
             assert how is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -231,6 +232,9 @@ class LuceneIndex:
 
     def close(self) -> None:
         """Release files and lock; changes that were not committed are lost."""
+        if sys.is_finalizing():
+            # Nobody closed it, and Python makes no more calls: the end of the process releases all.
+            return
         self._ask(lambda: self._engine.close())
 
     def search(

@@ -180,6 +180,14 @@ class Feedback(_Settings):
         return self
 
 
+# Groups of settings in a Request.
+NESTED: dict[str, type[BaseModel]] = {
+    "words": Words,
+    "interpolation": Interpolation,
+    "feedback": Feedback,
+}
+
+
 class Request(_Settings):
     """A query and what is wanted of its answer."""
 
@@ -272,6 +280,8 @@ class Request(_Settings):
             )
         if self.interpolation and mode != "hybrid":
             raise ValueError(f"`interpolation` is for mode 'hybrid', got mode {mode!r}")
+        if self.words and mode in ("learned", "dense"):
+            raise ValueError(f"`words` are for modes words, sparse and hybrid, got mode {mode!r}")
         if mode in ("dense", "words") and (self.max_terms or self.mass):
             raise ValueError(f"`max_terms` and `mass` cut learned terms; mode is {mode!r}")
         if self.rescore and mode not in ("learned", "sparse"):
@@ -432,6 +442,8 @@ def _describe_error(detail: Any) -> str:
     bounds = _bounds(detail["loc"])
     if kind in ("greater_than_equal", "less_than_equal", "greater_than") and bounds:
         return f"`{name}` must be {bounds}, got {given!r}"
+    if kind == "model_type":
+        return f"`{name}` is a group of settings, such as {_inner(name)}; got {given!r}"
     if kind == "literal_error":
         return f"`{name}` must be one of {context['expected']}, got {given!r}"
     if kind == "finite_number":
@@ -462,6 +474,13 @@ def _renamed(filters: object) -> str:
     return f"`filters` has become `filter`, an expression: write {new}"
 
 
+def _inner(name: str) -> str:
+    """A setting of a group, with its default, as the command line takes it."""
+    field, about = next(iter(NESTED[name].model_fields.items()))
+    value = about.default[0] if isinstance(about.default, tuple) else about.default
+    return f"{name}.{field}={value}"
+
+
 def _weight_bounds(term: object, given: object) -> str:
     return f"the weight of {term!r} must be in [{SMALLEST_WEIGHT}, {LARGEST_WEIGHT}], got {given!r}"
 
@@ -471,9 +490,8 @@ def _bounds(path: Sequence[Any]) -> str:
     model: Any = Request
     found: dict[str, float] = {}
     for part in path:
-        nested = {"words": Words, "interpolation": Interpolation, "feedback": Feedback}
-        if part in nested and model is Request:
-            model = nested[part]
+        if part in NESTED and model is Request:
+            model = NESTED[part]
             continue
         if part not in model.model_fields:
             break

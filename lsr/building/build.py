@@ -298,10 +298,13 @@ def delete_matching(directory: str | os.PathLike[str], condition: Filter) -> int
 
 def merge_index(
     directory: str | os.PathLike[str], *, progress: Progress = lambda step, done, total: None
-) -> None:
+) -> int:
     """Merge the live index into one segment: searches get faster, deleted documents are dropped.
 
     Of vectors too; and as many as there are now decide what these are searched by.
+
+    Returns:
+        The number of documents.
 
     Raises:
         FileNotFoundError: no index there.
@@ -311,6 +314,7 @@ def merge_index(
     with open_live(directory, writable=True) as live:
         live.index.force_merge()
         _merge_vectors(Writer.of(live, directory), live.manifest.dense_kind, progress)
+        return live.index.n_docs
 
 
 def _merge_vectors(writer: Writer, kind: str | None, progress: Progress) -> None:

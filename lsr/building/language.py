@@ -8,6 +8,8 @@ from lsr.indexes.lucene import LANGUAGES
 AUTO = "auto"
 # For languages without an analyzer.
 OTHER = "standard"
+# Written languages of one language, which share its analyzer.
+SAME = {"nb": "no", "nn": "no"}
 
 
 def check_language(language: str) -> None:
@@ -29,6 +31,8 @@ def detected(counts: LanguageCounts) -> tuple[str, str]:
         return OTHER, f"no document holds a letter: words are analysed as {OTHER!r}"
     language, share = found
     what = f"{share:.0%} of the documents are in language {language!r}"
-    if language in LANGUAGES:
-        return language, f"{what}, by which words are analysed"
+    analyzer = SAME.get(language, language)
+    if analyzer in LANGUAGES:
+        by = "by which" if analyzer == language else f"and as {analyzer!r}"
+        return analyzer, f"{what}, {by} words are analysed"
     return OTHER, f"{what}, which has no analyzer: words are analysed as {OTHER!r}"

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from lsr.building.commits import both_sides
 from lsr.building.encoders import Encoder, open_encoder
 from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, naming_index
@@ -17,6 +18,7 @@ from lsr.building.lock import locked
 from lsr.building.tuning import read_tuning, write_tuning
 from lsr.building.word_scale import word_scale
 from lsr.corpus.language import LanguageCounts
+from lsr.indexes.dense import DenseIndex
 from lsr.indexes.lucene import LuceneIndex
 from lsr.indexes.manifest import (
     FORMAT_VERSION,
@@ -59,8 +61,9 @@ def upgrade_index(
         What was done; None if the index has the present format already.
 
     Raises:
-        FileNotFoundError: there is no index, or its encoder is gone.
-        ValueError: `language` is unknown, or the index is of a newer format.
+        FileNotFoundError: there is no index, or its encoder or a file of vectors is gone.
+        ValueError: `language` is unknown, the index is of a newer format, or a file of vectors is
+            damaged. The index stays as it was.
         IndexLockedError: another process builds this index or writes to it.
     """
     check_language(language)
@@ -80,13 +83,30 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
     if new.exists():
         shutil.rmtree(new)
     new.mkdir()
-    for folder in ("encoder", DENSE):
-        if (old / folder).exists():
-            shutil.copytree(old / folder, new / folder)
-    if tuned := read_tuning(old):
-        write_tuning(new, tuned)
+    try:
+        manifest, upgrade = _write(before, old, new, encoder, language, progress)
+    except Exception:
+        shutil.rmtree(new)
+        raise
+    write_manifest(directory, manifest)
+    shutil.rmtree(old)
+    return upgrade
+
+
+def _write(
+    before: Manifest, old: Path, new: Path, encoder: Encoder, language: str, progress: Progress
+) -> tuple[Manifest, Upgrade]:
+    """Write a generation from an older one; return its manifest, and what was done."""
     notice = None
     with LuceneIndex.open(old / "lucene", encoder.vocabulary) as index:
+        if before.dense is not None:
+            # Damaged vectors are found here, and not by the first search, when these are gone.
+            both_sides(index, lambda names: DenseIndex.open(old / DENSE, names))
+        for folder in ("encoder", DENSE):
+            if (old / folder).exists():
+                shutil.copytree(old / folder, new / folder)
+        if tuned := read_tuning(old):
+            write_tuning(new, tuned)
         if language == AUTO:
             counts = LanguageCounts()
             for shard in _shards(index):
@@ -103,9 +123,7 @@ def _upgrade(directory: Path, before: Manifest, language: str, progress: Progres
         word_scale=scale,
         format_version=FORMAT_VERSION,
     )
-    write_manifest(directory, manifest)
-    shutil.rmtree(old)
-    return Upgrade(n_documents, notice)
+    return manifest, Upgrade(n_documents, notice)
 
 
 def _shards(index: LuceneIndex) -> Iterator[list[str]]:

@@ -139,7 +139,8 @@ def merge(directory: IndexArgument) -> None:
     from lsr.cli.display import progress_bar
 
     with user_errors(), progress_bar() as progress:
-        merge_index(directory, progress=progress)
+        n_documents = merge_index(directory, progress=progress)
+    say(f"{n_documents:,} documents of {directory} are in one segment", err=True)
 
 
 def upgrade(directory: IndexArgument, language: LanguageOption = "en") -> None:

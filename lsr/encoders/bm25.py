@@ -30,7 +30,12 @@ class WordsAlone:
         top_k: int | None = None,
         lengths: list[Length] | None = None,
     ) -> csr_array:
-        """Return empty vectors, float32, shape (n, 0)."""
+        """Return empty vectors, float32, shape (n, 0).
+
+        The length of each text is added to `lengths`: it has no tokens.
+        """
+        if lengths is not None:
+            lengths += [Length(0, 0)] * len(texts)
         return csr_array((len(texts), 0), dtype=np.float32)
 
     def encode_queries(self, texts: Sequence[str]) -> csr_array:

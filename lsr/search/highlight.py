@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from lsr.encoders.tokens import whole_text
 from lsr.indexes.lucene import Word
 
 EXCERPT = 300  # characters
+# Within so many characters from its end an excerpt looks for a space.
+WORD = 30
 
 
 class Match(NamedTuple):
@@ -70,20 +73,29 @@ def without_overlaps(matched: Iterable[Match]) -> list[Match]:
 
 
 def excerpt(text: str, matched: Sequence[Match], size: int = EXCERPT) -> tuple[str, list[Match]]:
-    """Return the part of `text` with the most matches, and these matches by their place in it.
+    """Return the part of a text with the most matches, and these matches by their place in it.
 
     It begins and ends at a word where it can, and shows with "…" where the text goes on.
+
+    Args:
+        text: of a document.
+        matched: in order, without overlaps.
+        size: the length of the part, in characters.
     """
-    start = 0
+    start = kept = 0
     if len(text) > size and matched:
+        ends = [match.end for match in matched]
         inside = [
-            sum(first.start <= match.start and match.end <= first.start + size for match in matched)
-            for first in matched
+            bisect_right(ends, first.start + size) - number for number, first in enumerate(matched)
         ]
-        start = min(matched[inside.index(max(inside))].start, len(text) - size)
-        start = text.rfind(" ", 0, start + 1) + 1
+        first = inside.index(max(inside))
+        start = min(matched[first].start, len(text) - size)
+        kept = ends[first + inside[first] - 1]
+        # A text may have no spaces, as Chinese has none: no match is given up for one.
+        if (space := text.find(" ", start, matched[first].start)) >= 0:
+            start = space + 1
     end = start + size
-    if end < len(text) and (space := text.rfind(" ", start + 1, end + 1)) > 0:
+    if end < len(text) and (space := text.rfind(" ", max(kept, end - WORD), end + 1)) >= 0:
         end = space
     before = "… " if start else ""
     after = " …" if end < len(text) else ""

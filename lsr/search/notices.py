@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from lsr.documents import Document
 from lsr.encoders.truncation import Length, Limit
-from lsr.request import Request
+from lsr.request import Request, Side
 from lsr.search.explanation import Explanation
 from lsr.search.searcher import Searcher
 
@@ -21,25 +23,36 @@ def of_query(searcher: Searcher, request: Request, *, found: bool) -> list[str]:
     sides = searcher.sides(request)
     notices = []
     manifest = searcher.manifest
-    if not found and sides == {"words"} and isinstance(query, str) and not searcher.words(query):
-        notices.append(
-            f"the query holds no word that the analyzer of language {manifest.language!r} keeps: "
-            "nothing can match it"
-        )
-    if sides & {"sparse", "learned"}:
-        if not found and not searcher.expand(query):
-            notices.append(
-                f"the query holds no term that encoder {manifest.encoder!r} knows: "
-                "nothing can match it"
-            )
-        if isinstance(query, str):
-            length = _length(searcher.encoder.query_limit, query)
-            notices += _unread("the query", length, f"encoder {manifest.encoder!r}")
+    if not found:
+        notices += _unknown(searcher, query, sides)
+    if sides & {"sparse", "learned"} and isinstance(query, str):
+        length = _length(searcher.encoder.query_limit, query)
+        notices += _unread("the query", length, f"encoder {manifest.encoder!r}")
     if "dense" in sides and isinstance(query, str):
         assert searcher.dense_encoder is not None
         length = _length(searcher.dense_encoder.query_limit, query)
         notices += _unread("the query", length, f"dense model {manifest.dense!r}")
     return notices
+
+
+def _unknown(
+    searcher: Searcher, query: str | Mapping[str, float], sides: Collection[Side]
+) -> list[str]:
+    """Return a sentence on a query of which neither words nor learned terms are left."""
+    if "dense" in sides:
+        return []
+    lacks = []
+    if isinstance(query, str) and not {"words", "sparse"}.isdisjoint(sides):
+        if searcher.words(query):
+            return []
+        language = searcher.manifest.language
+        lacks.append(f"no word that the analyzer of language {language!r} keeps")
+    # An index of words alone has no terms that a query could hold.
+    if searcher.encoder.vocabulary and not {"learned", "sparse"}.isdisjoint(sides):
+        if searcher.expand(query):
+            return []
+        lacks.append(f"no term that encoder {searcher.manifest.encoder!r} knows")
+    return [f"the query holds {' and '.join(lacks)}: nothing can match it"]
 
 
 def of_document(searcher: Searcher, document: Document, why: Explanation) -> list[str]:

@@ -144,11 +144,16 @@ class Passes:
             threads: Java threads of the searches.
 
         Raises:
-            ValueError: the index lacks a term, or has no dense side.
+            ValueError: the index lacks a term, or has no learned terms or no dense side.
         """
         if request.filter:
             self._live.index.check_filter(request.filter)
         sides = {*self.last_sides(request), *self.first_sides(request)}
+        if "learned" in sides and not self.term_ids:
+            raise ValueError(
+                "this index has no learned terms, since it was built with `--encoder "
+                f"{self._live.manifest.encoder}`: search it in mode 'words'"
+            )
         batch = Batch(None, None, None, None, threads)
         if sides & {"learned", "sparse"}:
             batch.sparse, batch.units = self._sparse(queries)

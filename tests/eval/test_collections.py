@@ -52,8 +52,10 @@ def test_ranking_is_that_of_brute_force_document_by_document(indexed):
     ids = [document.id for document in open_corpus(SHARED / name)]
     # These are the engine's forward vectors; another test compares them with the encoder's.
     impacts = searcher.index.impacts(ids)
-    queries, factors = searcher.passes.impacts(searcher.passes.encode(texts, ask(""), 1))
-    ranked = searcher.rank(texts, 1000, threads=2)
+    request = ask("", mode="learned")
+    batch = searcher.passes.encode(texts, request, 1)
+    queries, _, factors = searcher.passes.impacts(batch, "learned", request)
+    ranked = searcher.rank(texts, 1000, threads=2, mode="learned")
     for start in range(0, len(texts), 100):
         expected = exact.search(impacts, ids, queries[start : start + 100], 1000)
         chunk = slice(start, start + 100)
@@ -73,7 +75,7 @@ def test_lexical_is_bm25_of_its_tokens(indexed):
     """bm25s on the same WordPieces scores equally, so they alone explain differences in BM25."""
     name, searcher = indexed
     dataset = load_dataset(SHARED / name)
-    ours = measure_index(searcher, dataset, ["nDCG@10"]).evaluation.means["nDCG@10"]
+    ours = _ndcg(searcher, dataset, {"mode": "learned"})
     documents = list(open_corpus(SHARED / name))
     tokenizer = default_tokenizer()
     bm25 = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
@@ -93,6 +95,19 @@ def test_lexical_is_bm25_of_its_tokens(indexed):
     assert ours == pytest.approx(theirs, abs=0.003)
     # Arguments are long and abstracts have many inflections, so stemming and stop words matter.
     assert ours == pytest.approx(BM25[name], abs=0.04 if name in ("arguana", "cranfield") else 0.01)
+
+
+def test_words_are_bm25_as_others_have_it(indexed):
+    name, searcher = indexed
+    ours = _ndcg(searcher, load_dataset(SHARED / name), {"mode": "words", "words": {"title": 0}})
+    print(f"{name}: ours {ours:.4f}, bm25s {BM25[name]}")
+    # Its stemmer and its stop words are others: Snowball's.
+    assert ours == pytest.approx(BM25[name], abs=0.01)
+
+
+def _ndcg(searcher, dataset, settings):
+    result = measure_index(searcher, dataset, ["nDCG@10"], settings=settings)
+    return result.evaluation.means["nDCG@10"]
 
 
 def _tokens(tokenizer, text):

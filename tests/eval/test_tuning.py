@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lsr.building.build import build_index
+from lsr.building.tuning import Tuned
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Query
 from lsr.encoders.load import default_tokenizer
@@ -24,7 +25,9 @@ from lsr.eval.tuning import (
     folds,
     interpolations,
     tune,
+    weighings,
 )
+from lsr.request import Words
 from lsr.run import Run
 from lsr.search import Searcher
 
@@ -127,6 +130,27 @@ def test_tuned_values_are_those_of_searches_with_the_setting(index):
     record = json.loads(json.dumps(found.record()))
     assert record["best"] == json.loads(best.model_dump_json())
     assert record["means"]["0.25"]["z-score"]["0.05"] == found.means[0.25]["z-score"][0.05]
+
+
+def test_of_equal_settings_the_nearest_to_the_default_is_taken(index):
+    query = Query("q", "a")
+    with Searcher(index) as searcher:
+        # Nothing that is found is relevant.
+        nothing = Dataset("none", "dev", [query], {"q": {"absent": 1}})
+        values, _ = weighings(searcher, nothing, "nDCG@10")
+    assert {value for of in values.values() for value in of.values()} == {0.0}
+    assert best_setting(values, ["q"]) == Tuned()
+
+
+def test_an_index_of_words_alone_has_nothing_to_weigh(tmp_path, index):
+    corpus = open_corpus(index.parent / "corpus.jsonl")
+    build_index(corpus, tmp_path / "words", "bm25")
+    data = dataset("dev", 12, 1)
+    with pytest.raises(ValueError, match="holds words alone"):
+        tune(tmp_path / "words", data)
+    build_index(corpus, tmp_path / "with-dense", "bm25", dense="default")
+    found = tune(tmp_path / "with-dense", data)
+    assert list(found.means) == [Words().weight] and found.best.words == Words()
 
 
 def test_without_a_dense_side_the_weight_of_words_is_tuned(tmp_path, index):

@@ -483,9 +483,9 @@ def test_an_empty_query_is_refused(api, query):
 
 def test_a_query_without_a_known_term_is_an_answer_with_a_notice(api):
     notice = "the query holds no term that encoder 'lexical' knows: nothing can match it"
-    for mode in ("learned", "sparse"):
-        found = search(api, query="🦓", mode=mode)
-        assert (found["hits"], found["notices"]) == ([], [notice])
+    found = search(api, query="🦓", mode="learned")
+    assert (found["hits"], found["notices"]) == ([], [notice])
+    assert search(api, query="🦓", mode="sparse")["notices"] == []  # a word, but in no document
     (told,) = search(api, query="the", mode="words")["notices"]
     assert told.startswith("the query holds no word that the analyzer of language 'en' keeps")
     assert search(api, query="heat")["notices"] == []
@@ -494,3 +494,20 @@ def test_a_query_without_a_known_term_is_an_answer_with_a_notice(api):
     body = {"query": "🦓", "id": hit["id"], "mode": "learned"}
     answer = api.post("/indexes/wings/explain", json=body).json()
     assert (answer["why"]["score"], answer["notices"]) == (0, [notice])
+
+
+def test_an_index_of_words_alone_is_searched_and_changed(tmp_path):
+    (tmp_path / "corpus.tsv").write_text("d1\tThe cat sat.\nd2\tHeat flows.\n")
+    build_index(open_corpus(tmp_path / "corpus.tsv"), tmp_path / "words", "bm25")
+    settings = Settings(watch_seconds=0.05)
+    with TestClient(create_app([tmp_path / "words"], settings), base_url=LOCAL) as client:
+        assert client.put("/indexes/words/documents/d3", json={"text": "More heat."}).is_success
+        found = client.post("/indexes/words/search", json={"query": "heat", "explain": True})
+        assert [hit["id"] for hit in found.json()["hits"]] == ["d2", "d3"]
+        nothing = client.post("/indexes/words/search", json={"query": "the"}).json()
+        assert nothing["notices"] == [
+            "the query holds no word that the analyzer of language 'en' keeps: nothing can match it"
+        ]
+        refused = client.post("/indexes/words/search", json={"query": "x", "mode": "learned"})
+        assert refused.status_code == 400
+        assert "this index has no learned terms" in refused.json()["error"]

@@ -80,6 +80,20 @@ def test_a_killed_upgrade_leaves_the_index_as_it_was_and_starts_again(older, mon
     assert upgrade_index(older).n_documents == 2
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_an_index_with_damaged_vectors_stays_as_it_was(older, gone):
+    path = max((older / "generation-1" / "dense").glob("*.npy"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    if gone:
+        path.unlink()
+    with pytest.raises(FileNotFoundError if gone else ValueError, match=path.name):
+        upgrade_index(older)
+    assert sorted(of.name for of in older.glob("generation-*")) == ["generation-1"]
+    path.write_bytes(content)
+    assert upgrade_index(older).n_documents == 2
+
+
 def test_a_locked_index_is_not_upgraded(older, monkeypatch):
     monkeypatch.setattr("lsr.building.lock.LOCK_SECONDS", 0.0)
     with locked(older), pytest.raises(IndexLockedError):

@@ -20,20 +20,13 @@ def test_what_is_indexed_is_searched_again_unless_the_weights_are_others(
     documents = [document for document in read_pydoc() if document.id in answers]
     corpus = Corpus("pydoc", lambda on_bad: iter(documents))
     monkeypatch.setattr(demo, "open_corpus", lambda name: corpus)
-    with monkeypatch.context() as patch:
-        # It fails before the second index, as if it had been killed.
-        patch.setattr(demo, "ENCODERS", ("lexical", "missing/model"))
-        with pytest.raises(FileNotFoundError, match="no encoder 'missing/model'"):
-            demo.run_demo(tmp_path)
-    capsys.readouterr()
     demo.run_demo(tmp_path)
     shown = capsys.readouterr().out
-    assert "Indexing the standard library's documentation: default" in shown
-    assert "documentation: lexical" not in shown
+    assert shown.startswith("Indexing the standard library's documentation")
     for query in demo.QUERIES:
         assert query in shown
     assert "1. shutil.copy2" in shown
-    assert ["documents", str(len(documents)), str(len(documents))] in [
+    assert ["documents", *[str(len(documents))] * len(demo.MODES)] in [
         line.split() for line in shown.splitlines()
     ]
     monkeypatch.setattr(build, "build_index", None)
@@ -53,6 +46,6 @@ def test_what_is_indexed_is_searched_again_unless_the_weights_are_others(
     monkeypatch.setattr(demo, "open_corpus", lambda name: corpus)
     demo.run_demo(tmp_path)
     updated = capsys.readouterr().out
-    assert "documentation: default" in updated and "documentation: lexical" not in updated
+    assert updated.startswith("Indexing the standard library's documentation")
     assert json.loads(path.read_text())["generation"] == manifest["generation"] + 1
     assert updated.splitlines()[1:21] == shown.splitlines()[1:21]

@@ -1,5 +1,6 @@
 """lsr/search/highlight.py: which words match, and the part of a text that shows them."""
 
+import numpy as np
 import pytest
 
 from lsr.encoders.load import default_tokenizer
@@ -90,6 +91,21 @@ def test_excerpts_of_any_size_mark_the_same_words(tokenizer, size):
     part, inside = excerpt(text, matched, size)
     assert all(part[match.start : match.end] == "flow" for match in inside)
     assert len(inside) == part.count("flow") or size < 4
+
+
+def test_an_excerpt_is_the_part_with_the_most_matches():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        starts = np.flatnonzero(random.random(2000) < 0.02) * 3
+        matched = [Match(int(start), int(start) + 2, "x", True) for start in starts]
+        size = int(random.integers(5, 800))
+        letters = random.choice(["x", " "], 6000, p=random.choice([[1, 0], [0.9, 0.1]]))
+        _, inside = excerpt("".join(letters), matched, size)
+        most = max(
+            sum(first.start <= match.start and match.end <= first.start + size for match in matched)
+            for first in matched
+        )
+        assert len(inside) == most
 
 
 def test_a_short_text_is_whole(tokenizer):

@@ -32,3 +32,27 @@ def test_a_document_without_a_score_that_goes_on_is_said_to(tmp_path, short_sigh
         assert of_document(opened, document, by_words) == []
         (notice,) = of_query(opened, ask(words), found=True)
         assert notice.startswith(f"the query has 12 tokens, of which encoder {short_sighted!r}")
+
+
+def test_a_query_of_which_nothing_is_known_is_said_to_be_one(tmp_path):
+    (tmp_path / "corpus.tsv").write_text("d1\tThe cat sat.\n")
+    for encoder in ("bm25", "lexical"):
+        build_index(open_corpus(tmp_path / "corpus.tsv"), tmp_path / encoder, encoder)
+    with Searcher(tmp_path / "bm25") as opened:
+        (notice,) = of_query(opened, ask("the"), found=False)
+        assert notice.startswith(
+            "the query holds no word that the analyzer of language 'en' keeps:"
+        )
+        # Its words are in no document: that they are not found says enough.
+        assert of_query(opened, ask("zebra"), found=False) == []
+    with Searcher(tmp_path / "lexical") as opened:
+        (notice,) = of_query(opened, ask("\u200b", mode="sparse"), found=False)
+        assert notice == (
+            "the query holds no word that the analyzer of language 'en' keeps and no term that "
+            "encoder 'lexical' knows: nothing can match it"
+        )
+        assert of_query(opened, ask("zebra"), found=False) == []
+        (notice,) = of_query(opened, ask("\u200b", mode="learned"), found=False)
+        assert notice == (
+            "the query holds no term that encoder 'lexical' knows: nothing can match it"
+        )

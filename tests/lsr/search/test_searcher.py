@@ -253,3 +253,12 @@ def test_torch_is_not_imported_for_a_query_that_needs_no_model(searcher):
 @pytest.mark.parametrize("query", ["flow " * 5000, "🙂 東京 \x00 ﷽", "[SEP] [CLS]", "\n\t"])
 def test_odd_texts_are_answered(searcher, query):
     assert isinstance(searcher.search(query), list)
+
+
+def test_a_process_that_closes_nothing_ends_in_silence(built):
+    code = (
+        "from lsr.search import Searcher\n"
+        f"searcher = Searcher({str(built)!r}); print(len(searcher.search('heat')))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(ended.stdout) > 0 and ended.stderr == ""
