@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lsr.building.encoders import OURS
 from lsr.eval.cache import Cache
@@ -83,6 +83,8 @@ class Model(NamedTuple):
     obstacle: str  # "" where it can
     mb: int = 0  # size of its weights, roughly; 0 if there is nothing to download
     gated: bool = False  # whether the hub wants its conditions accepted first
+    # Fields of Request. Most published figures are those of learned terms alone.
+    settings: Mapping[str, Any] = {"mode": "learned"}
 
 
 class Published(NamedTuple):
@@ -201,7 +203,6 @@ def reproduce(
         watch: gives the progress of what is described to it, such as "scifact: splade-v3".
     """
     models = dict.fromkeys(row.model for row in rows)
-    encoders = {model: published.models[model].encoder for model in models}
     missing = {model: _missing_model(published.models[model]) for model in models}
     found: dict[tuple[str, str], float] = {}
     for name in dict.fromkeys(row.dataset for row in rows if row.dataset != MEAN):
@@ -212,7 +213,8 @@ def reproduce(
             dataset = _load(name, published.downloads, fetch)
             for model in wanted:
                 asked = [row for row in of_dataset if row.model == model]
-                outcomes = _run(asked, encoders[model], missing[model], dataset, cache, watch)
+                of_model = published.models[model]
+                outcomes = _run(asked, of_model, missing[model], dataset, cache, watch)
                 for outcome in outcomes:
                     if outcome.ours is not None and outcome.row.measure == MEAN_MEASURE:
                         found[model, name] = outcome.ours
@@ -224,7 +226,7 @@ def reproduce(
 
 def _run(
     rows: Sequence[Row],
-    encoder: str,
+    model: Model,
     missing: str,
     dataset: Dataset | str,
     cache: Cache,
@@ -235,11 +237,9 @@ def _run(
         reasons = (missing, dataset if isinstance(dataset, str) else "")
         return [Outcome(row, None, tuple(filter(None, reasons))) for row in rows]
     measures = list(dict.fromkeys(row.measure for row in rows))
-    top_k = TOP_K if _is_ours(encoder) else _ALL_TERMS
+    top_k = TOP_K if _is_ours(model.encoder) else _ALL_TERMS
     # Not the dtype that this CPU is fast in: tables must not depend on the CPU.
-    # Published figures are those of learned terms alone.
-    settings = {"mode": "learned"}
-    system = System(rows[0].model, encoder, "encoder", settings, top_k, dtype="float32")
+    system = System(rows[0].model, model.encoder, "encoder", model.settings, top_k, dtype="float32")
     try:
         with watch(f"{rows[0].dataset}: {rows[0].model}") as progress:
             result = evaluate_system(system, dataset, measures, cache=cache, progress=progress)

@@ -127,7 +127,8 @@ def test_miniature_end_to_end(monkeypatch):
     result = lsr_reproduce("miniature", "--json")
     assert result.exit_code == 0, result.output
     found = records(result)
-    assert [record["model"] for record in found[::3]] == ["lexical", "grafted", "default"]
+    models = ["bm25-default", "lexical", "grafted", "default"]
+    assert [record["model"] for record in found[::3]] == models
     assert {record["verdict"] for record in found} == {"ok"}
     # The recorded values have four digits.
     assert all(abs(record["difference"]) <= 0.00005 for record in found)
@@ -343,10 +344,11 @@ def test_list():
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "splade-v3 naver/splade-v3" in lines
-    assert any(line.startswith("bm25-flat Lucene's BM25") for line in lines)
+    assert any(line.startswith("bm25-rm3 Anserini's RM3") for line in lines)
     assert any(line.startswith("beir13: ") and "trec-covid" in line for line in lines)
     assert "runs splade-v3 anserini-configs, splade-v3-paper" in lines
-    assert "- bm25-flat pyserini-2cr-beir" in lines
+    assert "runs bm25-flat pyserini-2cr-beir" in lines
+    assert "- bm25-multifield pyserini-2cr-beir" in lines
     assert any("mteb-results: MTEB" in line and "commit f4cc6c8" in line for line in lines)
     found = records(lsr_reproduce("--list", "--json"))
     assert [record["table"] for record in found if "table" in record] == list(PUBLISHED.tables)
