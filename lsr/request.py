@@ -442,7 +442,7 @@ def _describe_error(detail: Any) -> str:
     bounds = _bounds(detail["loc"])
     if kind in ("greater_than_equal", "less_than_equal", "greater_than") and bounds:
         return f"`{name}` must be {bounds}, got {given!r}"
-    if kind == "model_type":
+    if kind == "model_type" and name in NESTED:
         return f"`{name}` is a group of settings, such as {_inner(name)}; got {given!r}"
     if kind == "literal_error":
         return f"`{name}` must be one of {context['expected']}, got {given!r}"

