@@ -34,6 +34,11 @@ class IndexState(State):
         "besides sparse, and hybrid where it has dense"
     )
     mode: str = Field(description="of a search by a text that names none")
+    metadata: dict[str, list[str]] = Field(
+        description="the keys of documents' metadata, and the types of their values: string, "
+        "integer, float, boolean, date; filters take them. Those of deleted documents alone go "
+        "when Lucene merges these away"
+    )
 
 
 class Indexes(_Answer):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lsr.answers import IndexState
+from lsr.indexes.filters import TYPES
 from lsr.indexes.lucene import LuceneError
 from lsr.indexes.manifest import read_manifest
 from lsr.request import ask
@@ -110,6 +111,10 @@ class Served:
             language=manifest.language,
             sides=[side for side, is_there in has.items() if is_there],
             mode=mode,
+            metadata={
+                key: [kind for kind in TYPES if kind in kinds]
+                for key, kinds in sorted(searcher.index.metadata_types.items())
+            },
         )
 
 
@@ -119,7 +124,8 @@ def _opened(directory: Path, before: Searcher | None) -> Searcher:
     try:
         if before and searcher.encoder is before.encoder:
             # The older searcher still encodes with it on another thread: warm up without encoding.
-            searcher.search({term: 1.0 for term in searcher.encoder.vocabulary[:1]})
+            for term in searcher.encoder.vocabulary[:1]:
+                searcher.search({term: 1.0})
             searcher.search(WARM, mode="words")
         else:
             searcher.search(WARM, mode="sparse")

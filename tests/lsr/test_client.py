@@ -271,7 +271,7 @@ ANSWER = {
     "took_ms": 1.0,
 }
 INDEX = STATE | {"documents": 1, "terms": 2, "encoder": "e", "dense": None, "language": "en"}
-INDEX |= {"sides": ["words", "learned"], "mode": "sparse"}
+INDEX |= {"sides": ["words", "learned"], "mode": "sparse", "metadata": {}}
 ACKNOWLEDGED = STATE | {"documents": 2}
 BUSY = httpx.Response(
     429, headers={"Retry-After": "2"}, json={"error": "the queue is full", "request_id": "r1"}

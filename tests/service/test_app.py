@@ -94,6 +94,7 @@ def test_an_index_tells_its_sides_and_the_mode_of_a_text(api):
     state = api.get("/indexes/wings").json()
     assert state["language"] == "en"
     assert (state["sides"], state["mode"]) == (["words", "learned", "dense"], "hybrid")
+    assert state["metadata"] == {"kind": ["string"], "year": ["integer"]}
     assert api.get("/indexes").json() == {"indexes": [state]}
     assert search(api, query="heat")["mode"] == "hybrid"
     assert search(api, query={"heat": 1.0})["mode"] == "learned"
