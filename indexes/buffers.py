@@ -103,6 +103,16 @@ class Reader:
         self._at += 4
         return int(value)
 
+    def long(self) -> int:
+        (value,) = struct.unpack_from("<q", self._packed, self._at)
+        self._at += 8
+        return int(value)
+
+    def double(self) -> float:
+        (value,) = struct.unpack_from("<d", self._packed, self._at)
+        self._at += 8
+        return float(value)
+
     def bytes(self) -> bytes:
         size = self.integer()
         self._at += size

@@ -289,7 +289,8 @@ def _check_operand(condition: Condition, value: Value, types: Types) -> None:
         held = " and ".join(f"{name}s" for name in TYPES if name in types[key])
         raise ValueError(
             f"filter `{_shown(condition)}`: {key!r} holds {held} in this index, and "
-            f"{text_of(value)} is a {kind}{_instead(condition, value, types)}; {_known(key, types)}"
+            f"{text_of(value)} is a {kind}{_instead(condition, value, types)}; "
+            f"{known_keys(key, types)}"
         )
     orders = isinstance(condition, Comparison) and (
         condition.operator[0] in "<>" or isinstance(condition.value, Range)
@@ -336,11 +337,11 @@ def _shown(condition: Condition) -> str:
 def _unknown(condition: Condition, types: Types) -> ValueError:
     return ValueError(
         f"filter `{_shown(condition)}`: no document of this index has a value under the key "
-        f"{condition.key!r}; {_known(condition.key, types)}"
+        f"{condition.key!r}; {known_keys(condition.key, types)}"
     )
 
 
-def _known(key: str, types: Types) -> str:
+def known_keys(key: str, types: Types) -> str:
     """The keys of an index with their types, those first that are written like `key`."""
     if not types:
         return "there is no metadata"

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lsr.documents import Document
+from lsr.facet import Counts, Facet
 from lsr.filter import Filter
 from lsr.indexes import jvm
 from lsr.indexes.buffers import (
@@ -28,6 +29,7 @@ from lsr.indexes.buffers import (
     pack_words,
     read_strings,
 )
+from lsr.indexes.facets import pack_facets, read_counts
 from lsr.indexes.filters import Type, Types, check_filter, pack_filter
 
 Hits = list[tuple[str, int]]
@@ -334,6 +336,23 @@ class LuceneIndex:
         """
         packed = self._pack(filter)
         return int(self._ask(lambda: self._engine.count(packed)))
+
+    def counts(
+        self,
+        filter: Filter | None = None,  # noqa: A002
+        facets: Sequence[Facet] = (),
+    ) -> Counts:
+        """Return how many documents match a filter (None matches all), and facets of these.
+
+        A string that differs from another only after its first LONGEST characters has no order
+        beside it: where both have as many documents, either may come first, but always the same.
+
+        Raises:
+            ValueError: the filter or a facet does not fit the metadata.
+        """
+        packed, asked = self._pack(filter), pack_facets(facets, self.metadata_types)
+        answer = self._ask(lambda: bytes(self._engine.counts(packed, asked).tostring()))
+        return read_counts(answer, facets)
 
     def passing(self, filter: Filter | None = None) -> np.ndarray:  # noqa: A002
         """Return which documents match a filter, in the order in which they lie.

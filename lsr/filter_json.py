@@ -161,12 +161,26 @@ def _check_members(given: Mapping[str, object], names: set[str], place: str) -> 
 
 def _value_from_json(given: object, place: str) -> Value | Range:
     if isinstance(given, Mapping) and given and given.keys() <= {"from", "to"}:
-        bounds = (
-            None if given.get(name) is None else _plain_from_json(given[name], f"{place}.{name}")
-            for name in ("from", "to")
-        )
-        return Range(*bounds)
+        return range_from_json(given, place)
     return _plain_from_json(given, place)
+
+
+def range_from_json(given: object, place: str) -> Range:
+    """The range that ``{"from": …, "to": …}`` stands for; `place` is what errors call it.
+
+    Raises:
+        ValueError: the JSON is no range.
+    """
+    if not isinstance(given, Mapping) or not given or given.keys() - {"from", "to"}:
+        raise ValueError(
+            f'{place} must be a range {{"from": …, "to": …}} of which one may be missing, got '
+            f"{excerpt(given)}"
+        )
+    bounds = (
+        None if given.get(name) is None else _plain_from_json(given[name], f"{place}.{name}")
+        for name in ("from", "to")
+    )
+    return Range(*bounds)
 
 
 def _plain_from_json(given: object, place: str) -> Value:

@@ -37,7 +37,7 @@ _AROUND = 40
 _CHARACTER = r"[^\s\"'(),=<>!]"  # of a token without quotes, which two dots end
 _END = rf"(?!(?!\.\.){_CHARACTER})"
 _BARE = rf"(?!(?i:{'|'.join(WORDS)}){_END})(?:(?!\.\.){_CHARACTER})+"
-_QUOTED = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
+QUOTED = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LEADING_ZERO = re.compile(r"([+-]?)0+(\d.*)", re.ASCII)
 _LIKE_A_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([Tt].*)?", re.ASCII)
@@ -62,8 +62,8 @@ _GRAMMAR = rf"""
         | _DOTS value               -> at_most
     key: KEY
     value: VALUE
-    KEY: /{_BARE}|{_QUOTED}/s
-    VALUE: /{_BARE}|{_QUOTED}/s
+    KEY: /{_BARE}|{QUOTED}/s
+    VALUE: /{_BARE}|{QUOTED}/s
     OPERATOR: "!=" | "<=" | ">=" | "=" | "<" | ">"
     _DOTS: ".."
     _OPEN: "("
@@ -179,7 +179,7 @@ def parse(text: str) -> Filter:
             "its JSON form may be longer"
         )
     try:
-        found: Filter = _parser().parse(text)  # type: ignore[assignment]
+        found: Filter = _parser().parse(text, start="start")  # type: ignore[assignment]
     except UnexpectedToken as error:
         at_end = error.token.type == "$END"
         at = len(text.rstrip()) if at_end else (int(error.token.start_pos or 0))
@@ -195,12 +195,48 @@ def parse(text: str) -> Filter:
     return found
 
 
+def parse_key(text: str) -> str:
+    """The key that a filter in string form means by a text.
+
+    Raises:
+        ValueError: the text is no key.
+    """
+    return str(_part(text, "key", "a key, in quotes where it holds white space or ( ) , = < > !"))
+
+
+def parse_range(text: str) -> Range:
+    """The range that a filter in string form means by a text, such as ``1950..2000``.
+
+    Raises:
+        ValueError: the text is no range.
+    """
+    found: Range = _part(text, "span", "a range: LOW..HIGH, LOW.. or ..HIGH")
+    return found
+
+
+def _part(text: str, start: str, wanted: str) -> Any:
+    from lark.exceptions import UnexpectedInput
+
+    try:
+        return _parser().parse(text, start=start)
+    except UnexpectedInput:
+        raise ValueError(f"expected {wanted}; got {excerpt(text)}") from None
+    except _TokenError as error:
+        raise ValueError(error.args[0]) from None
+
+
 @cache
 def _parser() -> Lark:
     from lark import Lark
 
     # The builder makes the filter while the text is read, so that no depth of it is too much.
-    return Lark(_GRAMMAR, parser="lalr", transformer=_Builder(), maybe_placeholders=False)
+    return Lark(
+        _GRAMMAR,
+        parser="lalr",
+        start=["start", "key", "span"],
+        transformer=_Builder(),
+        maybe_placeholders=False,
+    )
 
 
 def _unexpected(text: str, at: int, expected: Any) -> str:
@@ -211,7 +247,7 @@ def _unexpected(text: str, at: int, expected: Any) -> str:
     else:
         found = _around(text, at)
     place = f"filter, character {at + 1}"
-    if at < len(text) and text[at] in "\"'" and not re.match(_QUOTED, text[at:], re.DOTALL):
+    if at < len(text) and text[at] in "\"'" and not re.match(QUOTED, text[at:], re.DOTALL):
         return f"{place}: the quote {text[at]} is never closed"
     reserved = re.match(rf"(?i:{'|'.join(WORDS)}){_END}", text[at:])
     if reserved and {"KEY", "VALUE"} & set(expected):

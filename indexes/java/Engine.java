@@ -410,6 +410,22 @@ public final class Engine {
     return Filters.count(filters.of(reader, filter));
   }
 
+  /**
+   * How many documents pass a filter, a long, and what Facets counts among them. facets: the most
+   * code points of a term that is its string, a count, and so many facets as in Facets.count.
+   */
+  public byte[] counts(byte[] filter, byte[] facets) throws IOException {
+    List<Filters.Docs> among = filters.of(reader, filter);
+    ByteBuffer in = Packed.little(facets);
+    Facets of = new Facets(reader, among, in.getInt());
+    Packed.Writer out = new Packed.Writer();
+    out.number(Filters.count(among));
+    for (int left = in.getInt(); left > 0; left--) {
+      of.count(in, filters, out);
+    }
+    return out.bytes();
+  }
+
   /** Of each segment its number of documents, and as longs the bits of those that pass a filter. */
   public byte[] passing(byte[] filter) throws IOException {
     Packed.Writer out = new Packed.Writer();
