@@ -125,12 +125,44 @@ class AnswerHit(_Answer):
     why: Why | None = Field(default=None, description="if asked for")
 
 
+class FacetValue(_Answer):
+    """A value of metadata."""
+
+    value: MetadataValue
+    documents: int = Field(description="that pass the filter and have it")
+
+
+class FacetRange(_Answer):
+    """A range of values of metadata."""
+
+    range: str = Field(description="as a filter has it: KEY = RANGE")
+    documents: int = Field(description="that pass the filter and have a value in it")
+
+
+class FacetCounts(_Answer):
+    """What was counted for one facet, among all documents that pass the filter."""
+
+    key: str
+    documents: int = Field(description="that pass the filter and have the key")
+    values: list[FacetValue] = Field(
+        description="most frequent first, ties ascending; empty where ranges were asked for"
+    )
+    others: int = Field(description="different values beyond these")
+    ranges: list[FacetRange] = Field(description="in the order in which they were asked for")
+
+
 class Answer(_Answer):
     """The hits of one request."""
 
     state: State
     mode: str = Field(description="the request's, or the one that it has by default")
     hits: list[AnswerHit]
+    total: int = Field(
+        description="documents that pass the filter, or all of the index without one. The words "
+        "and terms of the query do not lower it: learned terms match nearly every document, and "
+        "decide the order alone"
+    )
+    facets: list[FacetCounts] = Field(description="those asked for, in their order")
     cursor: str | None = Field(description="asks for the hits that follow; null at the end")
     approximate: list[str] = Field(description="why documents may lack; empty where exact")
     notices: list[str] = Field(

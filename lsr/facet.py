@@ -30,7 +30,7 @@ from lsr.filter import Exists, Range, excerpt, key_text, text_of
 from lsr.filter_json import FilterRange, range_from_json
 from lsr.filter_text import QUOTED, parse_key, parse_range
 
-LARGEST_LIMIT, MOST_RANGES = 10_000, 1000
+LARGEST_LIMIT, MOST_RANGES = 10_000, 100
 _FACET = re.compile(rf"\s*({QUOTED}|[^\s\"'(),=<>!:]+)\s*(?::(.*))?", re.DOTALL)
 _RANGE = re.compile(rf"(?:{QUOTED}|[^\"',])+", re.DOTALL)
 
@@ -67,7 +67,7 @@ class Facet:
         object.__setattr__(self, "ranges", tuple(self.ranges))
         if len(self.ranges) > MOST_RANGES:
             raise ValueError(
-                f"a facet must have at most {MOST_RANGES:,} ranges, got {len(self.ranges):,}"
+                f"a facet must have at most {MOST_RANGES} ranges, got {len(self.ranges):,}"
             )
 
     def __str__(self) -> str:
@@ -106,6 +106,17 @@ class Counts(NamedTuple):
 
     total: int
     facets: list[Counted]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the members of `lsr.answers.Answer` that tell this."""
+        facets = []
+        for of in self.facets:
+            values = [one._asdict() for one in of.values]
+            ranges = [
+                {"range": text_of(one.range), "documents": one.documents} for one in of.ranges
+            ]
+            facets.append(of._asdict() | {"values": values, "ranges": ranges})
+        return {"total": self.total, "facets": facets}
 
 
 def read_facet(given: str | Mapping[str, Any] | Facet) -> Facet:

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from lsr.facet import Facet, FacetJson, read_facet
 from lsr.filter import And, Comparison, Filter, Range
 from lsr.filter_json import FilterJson
 from lsr.filter_text import read_filter
@@ -38,6 +39,13 @@ AnyFilter = Annotated[
     PlainValidator(read_filter, json_schema_input_type=str | FilterJson),
     PlainSerializer(str, return_type=str),
 ]
+
+AnyFacet = Annotated[
+    Facet,
+    PlainValidator(read_facet, json_schema_input_type=str | FacetJson),
+    PlainSerializer(str, return_type=str),
+]
+MOST_FACETS = 20
 
 
 class _Settings(BaseModel):
@@ -213,6 +221,12 @@ class Request(_Settings):
         default=None,
         description="what the metadata of a hit must match, as a string "
         "(`kind = function and year >= 1950`) or as JSON; see `lsr.filter`",
+    )
+    facets: Annotated[tuple[AnyFacet, ...], Field(max_length=MOST_FACETS)] = Field(
+        default=(),
+        description="what to count among all documents that pass the filter, as strings "
+        "(`kind`, `kind: 50`, `year: ..1950, 1951..2000`) or as JSON; see `lsr.facet`. The hits "
+        "do not depend on them, nor do they on the query and the page",
     )
     min_score: float | None = Field(default=None, description="smallest score of a hit")
     max_terms: Annotated[int, Field(ge=1, le=LARGEST_K)] | None = Field(

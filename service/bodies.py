@@ -26,6 +26,7 @@ EXAMPLES: list[JsonValue] = [
         "query": "copy a file",
         "filter": {"key": "tags", "op": "has any", "value": ["files", "paths"]},
     },
+    {"query": "copy a file", "filter": "year >= 1990", "facets": ["kind", "year: ..1999, 2000.."]},
     {"query": "copy a file", "mode": "hybrid", "interpolation": {"alpha": 0.3}, "feedback": {}},
 ]
 
@@ -66,7 +67,9 @@ class SearchBody(Request):
         if not (math.isfinite(place.score) and place.rank > 0):
             raise ValueError("`cursor` must be one that an answer gave")
         if digest != _digest(request):
-            raise ValueError("`cursor` belongs to another request: only `k` may differ")
+            raise ValueError(
+                "`cursor` belongs to another request: only `k` and `facets` may differ"
+            )
         if of != generation:
             raise GoneError(
                 f"`cursor` is of generation {of}, the index is at {generation}: search again"
@@ -204,6 +207,11 @@ def check_limits(request: Request, settings: Settings, rank: int = 0) -> None:
         )
     if request.filter:
         check_conditions(request.filter)
+    n_ranges = sum(len(facet.ranges) for facet in request.facets)
+    if n_ranges > MOST_CONDITIONS:
+        raise ValueError(
+            f"`facets` must have at most {MOST_CONDITIONS} ranges together, got {n_ranges}"
+        )
 
 
 def check_conditions(given: Filter) -> None:
@@ -217,5 +225,5 @@ MOST_CONDITIONS = 100
 
 
 def _digest(request: Request) -> str:
-    settings = request.model_dump_json(exclude={"k"})
+    settings = request.model_dump_json(exclude={"k", "facets"})
     return hashlib.sha256(settings.encode("utf-8", "surrogatepass")).hexdigest()[:16]

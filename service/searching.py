@@ -8,6 +8,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from lsr.facet import Counts
 from lsr.request import Mode, Request
 from lsr.search import Hit, Position, Searcher
 from lsr.search.notices import of_query
@@ -24,6 +25,7 @@ class Made(NamedTuple):
 
     mode: Mode
     shown: Shown
+    counts: Counts
     approximate: list[str]
     notices: list[str]
 
@@ -122,6 +124,7 @@ def _answer(
         "state": state_of(served, outcome),
         "mode": made.mode,
         "hits": hits,
+        **made.counts.to_json(),
         "cursor": cursor,
         "approximate": made.approximate,
         "notices": made.notices,
@@ -137,6 +140,7 @@ def _shows(body: SearchBody, request: Request) -> Callable[[Searcher, list[Hit]]
         return Made(
             asked.mode,
             Shown(searcher, body, asked, hits),
+            searcher.counts(asked),
             searcher.approximations(asked),
             of_query(searcher, asked, found=bool(hits)),
         )

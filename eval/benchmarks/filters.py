@@ -7,7 +7,7 @@ documents that match ("wider"), in turns. "direct" is the search with it where e
 document is scored alone, "query" where none is. A filter's limit is 1.3 times a query without it
 where at least half of the documents match, and below that 1.3 times the cheaper of "wider" and
 "direct". The filter's bit sets are kept between queries; what they cost the first time is in a
-column of its own.
+column of its own. Facets stand beside a search without a filter, of the side that their rows name.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from scipy.sparse import csr_array
 
 from lsr.documents import Document
 from lsr.eval.benchmarks.index import VOCABULARY, synthetic_impacts
+from lsr.facet import read_facet
+from lsr.filter import Filter
 from lsr.filter_text import parse
 from lsr.indexes.buffers import WordQueries
 from lsr.indexes.dense import DenseIndex
@@ -74,6 +76,9 @@ FILTERS = (
     "day = 1984-01-01",
     "code = c77",
 )
+# Facets, and the filters among whose documents they are counted.
+FACETS = ("kind", "tags", "number", "code", "kind: k0..k4", "price: ..0.25, 0.25..0.5, 0.5..")
+AMONG = (None, "flag = true", "bucket < 100")
 # Names of searches of one side, and the options of the VM that they run with.
 WAYS = {"as chosen": "", "direct": "-Dlsr.direct=0", "query": f"-Dlsr.direct={2**40}"}
 SIDES = ("learned, 25 terms", "learned, 6 terms", "words", "learned and words")
@@ -202,6 +207,30 @@ def measure_sparse(folder: Path, n: int, way: str) -> dict[str, Any]:
     return report
 
 
+def measure_facets(folder: Path, n: int) -> dict[str, Any]:
+    """Return the times of each facet, and of searches without one."""
+    report: dict[str, Any] = {}
+    with LuceneIndex.open(folder / "lucene", VOCABULARY) as index:
+        side = SIDES[-1]
+        search = sparse_searches(index, n)[side]
+        for condition, text in product(AMONG, FACETS):
+            given, facets = parse(condition) if condition else None, [read_facet(text)]
+
+            def count(_: int, given: Filter | None = given, facets: Any = facets) -> Any:
+                return index.counts(given, facets)
+
+            searches: Searches = {
+                "with": count,
+                "without": partial(search, k=K, condition=None),
+            }
+            for _, query, run in product(range(WARM), range(5), searches.values()):
+                run(query)
+            share = index.count(given) / index.n_docs
+            name = f"{side}: facet {text}" + (f", {condition}" if condition else "")
+            report[name] = {"share": share} | _medians(searches, n)
+    return report
+
+
 def measure_dense(folder: Path, n: int, kind: str) -> dict[str, Any]:
     """Return the same for the dense side; "direct" scores all documents that match."""
     report: dict[str, Any] = {}
@@ -288,6 +317,7 @@ def compare(folder: Path, n_documents: int, n: int) -> dict[str, Any]:
         if "with" in row:
             limits = ["without"] if row["share"] >= 0.5 else ["direct", "wider"]
             row["ratio"] = row["with"] / min(row[name] for name in limits if name in row)
+    report |= _in_process("measure_facets", folder, n, "")
     return report
 
 
@@ -323,6 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.role == "measure_sparse":
         print(json.dumps(measure_sparse(options.folder, options.queries, options.part)))
+        return 0
+    if options.role == "measure_facets":
+        print(json.dumps(measure_facets(options.folder, options.queries)))
         return 0
     if options.role == "measure_dense":
         print(json.dumps(measure_dense(options.folder, options.queries, options.part)))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import rich.progress
 from rich.bar import Bar
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lsr.cli.terminal import terminal, visible
+from lsr.facet import Counts
+from lsr.filter import text_of
 from lsr.progress import Progress
 from lsr.search import Hit
 from lsr.search.explanation import Contribution, Explanation
 from lsr.search.highlight import Match, excerpt
+
+# Characters of a value that a table of facets shows.
+LONGEST_VALUE = 60
 
 
 def snippet(text: str, highlight: Callable[[str], list[Match]]) -> Text:
@@ -96,6 +102,24 @@ def hit_view(
     if reasons:
         body.add_row("", chart(reasons, 5))
     return Group(head, body, Text())
+
+
+def facets_view(counts: Counts) -> Group:
+    """How many documents pass the filter, and a table for each facet."""
+    passing = "document passes" if counts.total == 1 else "documents pass"
+    parts: list[RenderableType] = [Text(f"{counts.total:,} {passing} the filter"), Text()]
+    for facet in counts.facets:
+        table = Table(visible(facet.key), box=None, pad_edge=False)
+        table.add_column(f"{facet.documents:,} have it", justify="right")
+        counted = [(json.dumps(of.value, ensure_ascii=False), of.documents) for of in facet.values]
+        counted += [(text_of(of.range), of.documents) for of in facet.ranges]
+        for name, documents in counted:
+            cut = name if len(name) <= LONGEST_VALUE else name[:LONGEST_VALUE] + "…"
+            table.add_row(visible(cut), f"{documents:,}")
+        if facet.others:
+            table.add_row(Text(f"{facet.others:,} more values", "dim"))
+        parts += [table, Text()]
+    return Group(*parts)
 
 
 class _Rate(rich.progress.ProgressColumn):

@@ -52,6 +52,17 @@ FilterOption = Annotated[
     ),
 ]
 
+FacetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--facet",
+        metavar="FACET",
+        help="What to count among all documents that pass the filter: the most frequent values of "
+        "a key ('kind', or 'kind: 50' for fifty), or ranges ('year: ..1950, 1951..2000'). May be "
+        "repeated. With --json they are on a last line, with the total.",
+    ),
+]
+
 
 def search(
     directory: IndexArgument,
@@ -73,6 +84,7 @@ def search(
     feedback: FeedbackOption = False,
     settings: SetOption = None,
     filters: FilterOption = None,
+    facets: FacetOption = None,
     min_score: Annotated[float | None, typer.Option(help="The smallest score of a hit.")] = None,
     max_terms: TermsOption = None,
     threads: Annotated[
@@ -85,6 +97,8 @@ def search(
         raise typer.BadParameter("give one of: a query text, --weights, --queries")
     if (queries is None) != (run is None):
         raise typer.BadParameter("--queries and --run belong together")
+    if queries is not None and facets:
+        raise typer.BadParameter("--facet does not depend on a query: it is not for --queries")
     if text is not None:
         _refuse_empty(text)
     from lsr.search import Searcher
@@ -96,6 +110,8 @@ def search(
             asked["min_score"] = min_score
         if max_terms is not None:
             asked["max_terms"] = max_terms
+        if facets:
+            asked["facets"] = facets
         count = asked.pop("k", 10 if queries is None else 1000)
         if k is not None:
             count = k
@@ -182,16 +198,25 @@ def _print_hits(
     if not hits:
         say("no document matches", err=True)
     reasons = [searcher.explain(query, hit.document.id, **settings) for hit in hits]
+    request = ask(query, k=k, **settings)
+    counts = searcher.counts(request)
+    if request.filter and not request.facets:
+        passing = "document passes" if counts.total == 1 else "documents pass"
+        say(f"{counts.total:,} {passing} the filter", err=True)
     if as_json:
         for hit, why in zip(hits, reasons, strict=True):
             typer.echo(json.dumps(_hit_record(hit, why), ensure_ascii=False))
+        if request.facets:
+            typer.echo(json.dumps(counts.to_json(), ensure_ascii=False))
         return
-    from lsr.cli.display import hit_view
+    from lsr.cli.display import facets_view, hit_view
 
     console = terminal()
-    highlight = searcher.highlighter(ask(query, k=k, **settings))
+    highlight = searcher.highlighter(request)
     for rank, (hit, why) in enumerate(zip(hits, reasons, strict=True), 1):
         console.print(hit_view(rank, hit, why, highlight))
+    if request.facets:
+        console.print(facets_view(counts))
 
 
 def request_settings(mode: str | None, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:

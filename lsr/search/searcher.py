@@ -17,6 +17,7 @@ import numpy as np
 from lsr.building.live import Live, open_live
 from lsr.building.tuning import Tuned, read_tuning
 from lsr.documents import Document
+from lsr.facet import Counts
 from lsr.indexes.lucene import LARGEST_K, LuceneError
 from lsr.indexes.words import written
 from lsr.progress import Progress
@@ -125,7 +126,7 @@ class Searcher:
     def search(
         self, query: str | Mapping[str, float] | Request, k: int | None = None, **settings: Any
     ) -> list[Hit]:
-        """The k best documents, score descending, ties by id.
+        """The k best documents, score descending, ties by id; for facets see `counts`.
 
         In mode sparse the score is the dot product of the quantised vectors and above 0.
 
@@ -206,7 +207,7 @@ class Searcher:
             for words in vectors.words or ():
                 self.passes.statistics.idf(list(words))
                 self.postings += sum(self.passes.statistics.frequencies[word] for word in words)
-            alike.setdefault(request.model_dump_json(exclude={"query"}), []).append(
+            alike.setdefault(request.model_dump_json(exclude={"query", "facets"}), []).append(
                 (number, vectors)
             )
         for group in alike.values():
@@ -267,6 +268,18 @@ class Searcher:
                     ranked[number] = [(hit.doc_id, hit.score) for hit in hits]
                 progress("searching", len(ranked), len(queries))
         return [ranked[number] for number in range(len(queries))]
+
+    def counts(self, query: str | Mapping[str, float] | Request, **settings: Any) -> Counts:
+        """Return how many documents pass a request's filter, and its facets, counted among them.
+
+        They do not depend on the query's words and terms, which order documents but leave out
+        none: learned terms match nearly every document.
+
+        Raises:
+            ValueError: see `search`; or a facet does not fit the metadata.
+        """
+        request = self._resolved(_request(query, None, settings))
+        return self.index.counts(request.filter, request.facets)
 
     def explain(
         self, query: str | Mapping[str, float] | Request, doc_id: str, **settings: Any

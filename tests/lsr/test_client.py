@@ -14,6 +14,7 @@ from lsr.building.build import build_index
 from lsr.client import AsyncClient, Client, ServiceError
 from lsr.corpus.corpus import open_corpus
 from lsr.documents import Document
+from lsr.facet import Facet
 from lsr.filter import Exists
 from lsr.request import ask
 from lsr.search import Searcher
@@ -135,6 +136,15 @@ def test_searches_are_the_engines(client, searcher):
     assert ranking(answer) == [
         (h.document.id, h.score) for h in searcher.search("heat wing", 3, filter="part = 0..1")
     ]
+
+
+def test_totals_and_facets(client, searcher):
+    answer = client.search("heat wing", k=2, filter="part < 2", facets=["part", "part: 1..2"])
+    counts = searcher.counts("heat", filter="part < 2", facets=["part", "part: 1..2"])
+    assert answer.model_dump(include={"total", "facets"}) == counts.to_json()
+    assert (answer.total, answer.facets[0].values[0].documents) == (40, 20)
+    again = client.search("heat wing", k=2, facets=[Facet("part", 1)])
+    assert (again.total, again.facets[0].others) == (60, 2)
 
 
 def test_what_answers_show(client):
@@ -266,6 +276,8 @@ ANSWER = {
     "state": STATE,
     "mode": "sparse",
     "hits": [],
+    "total": 0,
+    "facets": [],
     "cursor": None,
     "approximate": [],
     "took_ms": 1.0,

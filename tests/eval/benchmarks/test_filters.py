@@ -10,6 +10,8 @@ def test_all_sides_and_filters_are_measured(tmp_path):
     report = filters.compare(tmp_path, 1500, 2)
     measured = {name.partition(": ")[0] for name in report}
     assert measured == {*filters.SIDES, "dense, flat", "dense, hnsw"}
+    facets = [name for name in report if ": facet " in name]
+    assert len(facets) == len(filters.FACETS) * len(filters.AMONG)
     rows = [row for row in report.values() if "ratio" in row]
     assert len(rows) == len(measured) * len(filters.FILTERS)
     assert all(row["with"] > 0 and ("direct" in row or row["share"] >= 0.5) for row in rows)

@@ -398,3 +398,38 @@ def test_an_interrupted_build_says_that_it_goes_on(built, tmp_path, monkeypatch)
     result = lsr("index", built, "--out", tmp_path / "index")
     assert result.exit_code == 130
     assert "interrupted; a build goes on when it is run again" in result.stderr
+
+
+def test_facets_and_totals(filterable):
+    arguments = ("search", filterable, "heat", "-k", 1)
+    facets = ("--facet", "status", "--facet", "price: ..5, 5.5..", "--facet", "by.tags: 1")
+    result = lsr(*arguments, "--json", *facets, "--filter", "n > 5")
+    hit, counts = map(json.loads, result.stdout.splitlines())
+    assert (result.exit_code, result.stderr, hit["id"]) == (0, "", "d1")
+    ranges = [{"range": "..5", "documents": 1}, {"range": "5.5..", "documents": 1}]
+    statuses = [{"value": "a,b", "documents": 1}, {"value": "open", "documents": 1}]
+    one = [{"value": "a", "documents": 1}]
+    assert counts == {
+        "total": 3,
+        "facets": [
+            {"key": "status", "documents": 2, "values": statuses, "others": 0, "ranges": []},
+            {"key": "price", "documents": 3, "values": [], "others": 0, "ranges": ranges},
+            {"key": "by.tags", "documents": 1, "values": one, "others": 1, "ranges": []},
+        ],
+    }
+    result = lsr(*arguments, *facets)
+    shown = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "3 documents pass the filter" in shown and "5.5.. 1" in shown
+    assert "by.tags 1 have it" in shown and "1 more values" in shown
+    result = lsr(*arguments, "--json", "--filter", "price < 6")
+    assert (len(result.stdout.splitlines()), result.stderr) == (1, "2 documents pass the filter\n")
+    assert lsr(*arguments).stderr == ""
+
+
+def test_facets_that_are_none(filterable):
+    for facet, message in (
+        ("state", "facet 'state': no document of this index has a value under the key"),
+        ("price: 6..5", "facet 'price: 6..5': the bounds of a range must be low ≤ high"),
+    ):
+        result = lsr("search", filterable, "heat", "--facet", facet)
+        assert result.exit_code == 1 and message in result.stderr

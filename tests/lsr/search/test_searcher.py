@@ -121,6 +121,19 @@ def test_filters(searcher, condition, kept):
     assert ranked == [(hit.document.id, hit.score) for hit in expected]
 
 
+def test_totals_and_facets_belong_to_the_filter_and_not_to_the_query(searcher):
+    facets = ["tags: 3", "year: ..1954, 1955..", "long: 1"]
+    for query in ("heat", {"wing": 2.0}, "qqqq"):
+        counts = searcher.counts(query, filter="open = true", facets=facets, k=1)
+        assert counts.total == 134
+        tags, years, long = counts.facets
+        assert [tuple(of) for of in tags.values] == [("even", 67), ("odd", 67), ("tenth0", 14)]
+        assert [of.documents for of in years.ranges] == [34, 100]
+        assert (tags.others, long.values[0]) == (9, ("x" * 40_000, 134))
+    assert searcher.search("heat", facets=facets) == searcher.search("heat")
+    assert searcher.counts("heat").total == N
+
+
 def test_bad_filters_are_named(searcher):
     with pytest.raises(ValueError, match="the bounds of a range must be low ≤ high"):
         searcher.search("heat", filter="year = 1960..1950")
