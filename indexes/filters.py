@@ -19,12 +19,13 @@ from lsr.documents import LARGEST_INTEGER, SMALLEST_INTEGER, MetadataValue, date
 from lsr.filter import (
     And,
     Comparison,
-    Condition,
+    Contains,
     Exists,
     Filter,
     HasAll,
     Kind,
     Not,
+    OfKey,
     Or,
     Range,
     Value,
@@ -98,6 +99,8 @@ def check_filter(given: Filter, types: Types) -> None:
     That is where a key is unknown, or an operand has a type that the key has nowhere.
     """
     for condition in conditions(given):
+        if isinstance(condition, Contains):
+            continue
         if isinstance(condition, Exists):
             if not _exists(condition.key, types):
                 raise _unknown(condition, types)
@@ -130,6 +133,10 @@ def _pack(given: Filter, types: Types) -> bytes:
             return b"!" + _pack(part, types)
         case Exists(key):
             return _terms("keys", [key])
+        case Contains(text, field, match, edits):
+            kind = {"words": "p", "prefix": "x", "fuzzy": "f"}[match]
+            number = struct.pack("<i", edits) if match == "fuzzy" else b""
+            return _field(kind, field or "contents", _string(text) + number)
         case Comparison(key, "!=", value):
             return b"!" + _compared(key, "=", value, types)
         case Comparison(key, operator, value):
@@ -272,7 +279,7 @@ def _exists(key: str, types: Types) -> bool:
     return key in types or any(known.startswith(f"{key}.") for known in types)
 
 
-def _operands(condition: Condition) -> Iterable[Value]:
+def _operands(condition: OfKey) -> Iterable[Value]:
     match condition:
         case Comparison(_, _, Range(low, high)):
             return [bound for bound in (low, high) if bound is not None]
@@ -283,7 +290,7 @@ def _operands(condition: Condition) -> Iterable[Value]:
     return condition.values
 
 
-def _check_operand(condition: Condition, value: Value, types: Types) -> None:
+def _check_operand(condition: OfKey, value: Value, types: Types) -> None:
     key, kind = condition.key, kind_of(value)
     if not types[key].intersection(_OF_KIND[kind]):
         held = " and ".join(f"{name}s" for name in TYPES if name in types[key])
@@ -310,7 +317,7 @@ def _check_operand(condition: Condition, value: Value, types: Types) -> None:
         )
 
 
-def _instead(condition: Condition, value: Value, types: Types) -> str:
+def _instead(condition: OfKey, value: Value, types: Types) -> str:
     """What to write, where another form of the value fits the key."""
     held = types[condition.key]
     other: Value | None = None
@@ -329,12 +336,12 @@ def _instead(condition: Condition, value: Value, types: Types) -> str:
     return f": write {key_text(condition.key)} {operator} {text_of(other)}"
 
 
-def _shown(condition: Condition) -> str:
+def _shown(condition: OfKey) -> str:
     shown = str(condition)
     return shown if len(shown) <= 100 else f"{shown[:100]}…"
 
 
-def _unknown(condition: Condition, types: Types) -> ValueError:
+def _unknown(condition: OfKey, types: Types) -> ValueError:
     return ValueError(
         f"filter `{_shown(condition)}`: no document of this index has a value under the key "
         f"{condition.key!r}; {known_keys(condition.key, types)}"

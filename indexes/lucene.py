@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 
 from lsr.documents import Document
 from lsr.facet import Counts, Facet
-from lsr.filter import Filter
+from lsr.filter import Contains, Filter, conditions
 from lsr.indexes import jvm
 from lsr.indexes.buffers import (
     Reader,
@@ -56,6 +56,13 @@ class Word(NamedTuple):
     end: int
 
 
+class Expansion(NamedTuple):
+    """Words of an index that a pattern stands for."""
+
+    words: dict[str, int]  # → by how many edits it differs
+    total: int  # of the words that there are
+
+
 class LuceneError(RuntimeError):
     """An error in Lucene; the message names the index and Lucene's reason."""
 
@@ -81,6 +88,7 @@ class LuceneIndex:
         if language not in LANGUAGES:
             raise ValueError(f"`language` must be one of {', '.join(LANGUAGES)}, got {language!r}")
         self.path = Path(path)
+        self.language = language
         self.n_terms = len(vocabulary)
         self.state = 0  # rises with each change that searches see
         self._types: Types | None = None  # not read since the last change
@@ -257,12 +265,12 @@ class LuceneIndex:
             words: the words of the same n queries. A word adds its weight times the whole number
                 nearest to WORD_SCALE · tf / (tf + k1 · (1 − b + b · length / average length)):
                 BM25 as Lucene computes it, without the IDF, which belongs into the weight.
-            filter: what the metadata of a hit must match.
+            filter: what a hit must match.
             min_score: smallest score of a hit.
             threads: Java threads; the result does not depend on them.
 
         Raises:
-            ValueError: k or the shape is out of range, or the filter does not fit the metadata.
+            ValueError: k or the shape is out of range, or the filter does not fit the index.
         """
         if not 1 <= k <= LARGEST_K:
             raise ValueError(f"`k` must be in [1, {LARGEST_K}], got {k}")
@@ -322,7 +330,7 @@ class LuceneIndex:
         """Return the ids of all documents that match a filter, ascending; None matches all.
 
         Raises:
-            ValueError: the filter does not fit the metadata.
+            ValueError: the filter does not fit the index.
         """
         packed = self._pack(filter)
         answer = self._ask(lambda: bytes(self._engine.matching(packed).tostring()))
@@ -332,7 +340,7 @@ class LuceneIndex:
         """Return the number of documents that match a filter; None matches all.
 
         Raises:
-            ValueError: the filter does not fit the metadata.
+            ValueError: the filter does not fit the index.
         """
         packed = self._pack(filter)
         return int(self._ask(lambda: self._engine.count(packed)))
@@ -362,7 +370,7 @@ class LuceneIndex:
             match no filter.
 
         Raises:
-            ValueError: the filter does not fit the metadata.
+            ValueError: the filter does not fit the index.
         """
         packed = self._pack(filter)
         answer = self._ask(lambda: bytes(self._engine.passing(packed).tostring()))
@@ -397,6 +405,7 @@ class LuceneIndex:
         key = (self.state, given)
         packed = self._packed.get(key)
         if packed is None:
+            self.check_filter(given)
             packed = pack_filter(given, self.metadata_types)
             if len(self._packed) == PACKED:
                 self._packed.clear()
@@ -419,11 +428,25 @@ class LuceneIndex:
         return self._types
 
     def check_filter(self, filter: Filter) -> None:  # noqa: A002
-        """Raise ValueError where a filter does not fit the metadata.
+        """Raise ValueError where a filter does not fit the index.
 
-        That is where no document has a value under a key, or one of an operand's type.
+        That is where no document has a value under a key, or one of an operand's type; or where the
+        analyzer keeps no word of a text.
         """
         check_filter(filter, self.metadata_types)
+        asked = [
+            condition
+            for condition in conditions(filter)
+            if isinstance(condition, Contains) and condition.match == "words"
+        ]
+        if not asked:
+            return
+        for condition, words in zip(asked, self.words([one.text for one in asked]), strict=True):
+            if not words:
+                raise ValueError(
+                    f"filter `{condition}`: the analyzer of language {self.language!r} keeps no "
+                    "word of this text"
+                )
 
     def document_frequencies(self) -> np.ndarray:
         """Return how many documents have each learned term, int64, shape (V,).
@@ -464,6 +487,25 @@ class LuceneIndex:
             [Word(answer.string(), answer.integer(), answer.integer()) for _ in range(n)]
             for n in (answer.integer() for _ in texts)
         ]
+
+    def expand(self, pattern: str, edits: int | None, most: int) -> Expansion:
+        """Return the words of title and text that a pattern stands for.
+
+        Args:
+            pattern: one word.
+            edits: by how many a word may differ, 0 to 2; None for words that begin like it.
+            most: how many are returned, the nearest first, then those in most documents.
+        """
+        kind = -1 if edits is None else edits
+        answer = Reader(
+            self._ask(lambda: bytes(self._engine.expand(pattern, kind, most).tostring()))
+        )
+        total = answer.integer()
+        words = {}
+        while answer.left:
+            word = answer.string()
+            words[word] = answer.integer()
+        return Expansion(words, total)
 
     def word_scores(self, words: WordQueries, ids: Sequence[str]) -> np.ndarray:
         """Return what a weight of 1 of each word of one query adds to documents' scores.

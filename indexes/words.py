@@ -11,9 +11,12 @@ from scipy.sparse import csr_array
 
 from lsr.idf import inverse_document_frequency
 from lsr.indexes.buffers import WordQueries
-from lsr.indexes.lucene import WORD_SCALE, LuceneIndex
+from lsr.indexes.lucene import WORD_SCALE, Expansion, LuceneIndex, Word
 from lsr.request import Words
 from lsr.vectors import quantise_queries
+
+# Words that score for one pattern, and patterns that are remembered.
+MOST_EXPANSIONS, KEPT = 50, 1000
 
 
 class Impacts(NamedTuple):
@@ -25,12 +28,13 @@ class Impacts(NamedTuple):
 
 
 class Statistics:
-    """How many documents hold a word, remembered from when it is first needed."""
+    """How many documents hold a word, and what patterns stand for, remembered once needed."""
 
     def __init__(self, index: LuceneIndex) -> None:
         self._index = index
         self.n_documents = 0
         self.frequencies: dict[str, int] = {}
+        self._expansions: dict[tuple[str, int | None], Expansion] = {}
 
     def idf(self, words: Sequence[str]) -> dict[str, float]:
         """Return Lucene's IDF of each word that a document holds."""
@@ -43,15 +47,38 @@ class Statistics:
         values = inverse_document_frequency(df, self.n_documents).tolist()
         return dict(zip(known, values, strict=True))
 
+    def expand(self, pattern: str, edits: int | None) -> Expansion:
+        """Return at most MOST_EXPANSIONS words of a pattern, see `LuceneIndex.expand`."""
+        key = (pattern, edits)
+        if key not in self._expansions:
+            if len(self._expansions) == KEPT:
+                self._expansions.clear()
+            self._expansions[key] = self._index.expand(*key, MOST_EXPANSIONS)
+        return self._expansions[key]
+
+    def weigh(self, pattern: str, words: Mapping[str, int]) -> dict[str, float]:
+        """Return how often a query holds each word that a pattern stands for.
+
+        They weigh as much as the one in most documents, which has the smallest IDF: else the rare
+        ones, misspellings among them, would come first. What differs by edits weighs less:
+        1 − edits / length of the pattern.
+        """
+        idf = self.idf(list(words))
+        least = min(idf.values(), default=0.0)
+        counts = {
+            word: (1 - words[word] / len(pattern)) * least / of_word
+            for word, of_word in idf.items()
+        }
+        return {word: count for word, count in counts.items() if count > 0}
+
 
 def count_words(index: LuceneIndex, texts: Sequence[str]) -> list[Mapping[str, float]]:
     """Return for each text how often it holds each word."""
     return [Counter(word.word for word in of_text) for of_text in index.words(texts)]
 
 
-def written(index: LuceneIndex, text: str) -> dict[str, str]:
-    """Return word → as a text writes it first."""
-    (words,) = index.words([text])
+def written(text: str, words: Sequence[Word]) -> dict[str, str]:
+    """Return word → as a text with these words writes it first."""
     return {word.word: text[word.start : word.end] for word in reversed(words)}
 
 

@@ -1,4 +1,4 @@
-"""Filters: conditions on the metadata of documents, as a tree, as JSON and as a string.
+"""Filters: conditions on the metadata and the words of documents, as a tree, JSON and a string.
 
 Strings, and the JSON that stands for the same::
 
@@ -9,6 +9,10 @@ Strings, and the JSON that stands for the same::
     year = 1950..1960         {"key": "year", "op": "=", "value": {"from": 1950, "to": 1960}}
     day >= 2025-01-01         {"key": "day", "op": ">=", "value": {"date": "2025-01-01"}}
     exists(owner)             {"exists": "owner"}
+    contains("heat flow")     {"contains": "heat flow"}
+    contains(title, wing)     {"contains": "wing", "field": "title"}
+    contains(aero*)           {"contains": "aero", "match": "prefix"}
+    contains(wing~1)          {"contains": "wing", "match": "fuzzy", "edits": 1}
     A and B, A or B, not A    {"and": [A, B]}, {"or": [A, B]}, {"not": A}
 
 The operators are ``= != < <= > >=``, ``in``, ``not in``, ``has any`` and ``has all``. ``not`` binds
@@ -35,6 +39,13 @@ Types are strict:
 - ``!=``, ``not in`` and ``not`` are the opposites of what they deny, so that they also match
   documents without the key. ``!=`` and ``not in`` match where no value of a list is equal.
 - ``exists`` asks for a value under the key, or under a key of an object of that name.
+
+``contains`` asks for words of title and text, or of the title alone, as the analyzer of the index
+makes them. Several words must follow each other, with the gaps that stop words left. ``aero*``
+stands for all words that begin so, and ``wing~1`` and ``wing~2`` for all that differ by so many
+edits: a letter more, less or another, or two neighbours in each other's place. ``wing~`` is
+``wing~1``, and with more than five letters ``~2``. A pattern also stands for its own word as the
+analyzer makes it: ``running*`` for ``run``.
 """
 
 from __future__ import annotations
@@ -58,6 +69,9 @@ OPERATORS: tuple[str, ...] = get_args(Operator)
 WORDS = ("and", "or", "not", "in", "has", "exists")
 # Conditions inside conditions; conditions and listed values together.
 DEEPEST, MOST = 50, 10_000
+# Characters of a text that documents contain, and of a pattern.
+LONGEST_TEXT, LONGEST_PATTERN = 10_000, 100
+Match = Literal["words", "prefix", "fuzzy"]
 # A key that needs no quotes.
 _PLAIN = re.compile(r"(?:(?!\.\.)[^\s\"'(),=<>!])+")
 
@@ -177,6 +191,51 @@ class Exists(_Filter):
 
 
 @dataclass(frozen=True, eq=False)
+class Contains(_Filter):
+    """Words of title and text that follow each other, or a word that one pattern stands for.
+
+    Attributes:
+        text: the words; or, of "prefix", how a word begins; of "fuzzy", a word like it.
+        field: "title" for words of the title alone.
+        match: what `text` is.
+        edits: of "fuzzy" by how many edits a word may differ, 1 or 2.
+    """
+
+    text: str
+    field: Literal["title"] | None = None
+    match: Match = "words"
+    edits: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise ValueError(f"`contains` needs a text that is not empty, got {excerpt(self.text)}")
+        checked_text(self.text, excerpt(self.text))
+        if self.field not in (None, "title"):
+            raise ValueError(
+                "`contains` looks into title and text, or into the title alone (title), got "
+                f"{excerpt(self.field)}"
+            )
+        if self.match not in get_args(Match):
+            raise ValueError(
+                f"`match` must be one of {', '.join(get_args(Match))}, got {excerpt(self.match)}"
+            )
+        most = LONGEST_TEXT if self.match == "words" else LONGEST_PATTERN
+        if len(self.text) > most:
+            raise ValueError(
+                f"a text of {self.match} must have at most {most:,} characters, got "
+                f"{len(self.text):,}"
+            )
+        if self.match != "words" and re.search(r"\s", self.text):
+            raise ValueError(f"a pattern must be one word, got {excerpt(self.text)}")
+        edits = (1, 2) if self.match == "fuzzy" else (0,)
+        if type(self.edits) is not int or self.edits not in edits:
+            raise ValueError(
+                f"`edits` must be {' or '.join(map(str, edits))} with match {self.match!r}, got "
+                f"{excerpt(self.edits)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
 class Not(_Filter):
     """All documents that a filter does not match."""
 
@@ -206,7 +265,8 @@ class Or(_Filter):
         object.__setattr__(self, "filters", _check_filters(self.filters, 2))
 
 
-Condition = Comparison | In | HasAny | HasAll | Exists
+OfKey = Comparison | In | HasAny | HasAll | Exists
+Condition = OfKey | Contains
 Filter = Condition | Not | And | Or
 LISTS: dict[str, type[In | HasAny | HasAll]] = {"in": In, "has any": HasAny, "has all": HasAll}
 
@@ -243,8 +303,13 @@ def key_text(key: str) -> str:
     return key if plain else json.dumps(key, ensure_ascii=False)
 
 
+def usual_edits(word: str) -> int:
+    """By how many edits a word may differ where a pattern does not say it."""
+    return 1 if len(word) <= 5 else 2
+
+
 def conditions(given: Filter) -> Iterator[Condition]:
-    """The conditions of a filter on single keys, from left to right.
+    """The conditions of a filter on keys and words, from left to right.
 
     Raises:
         ValueError: the filter is too deep or too large.
@@ -281,6 +346,10 @@ def _to_text(given: Filter) -> str:
             return f"not {_grouped(inner, And | Or)}"
         case Exists(key):
             return f"exists({key_text(key)})"
+        case Contains(text, field, match, edits):
+            pattern = {"words": "", "prefix": "*", "fuzzy": f"~{edits}"}[match]
+            within = f"{field}, " if field else ""
+            return f"contains({within}{text_of(text)}{pattern})"
         case Comparison(key, operator, value):
             return f"{key_text(key)} {operator} {text_of(value)}"
     name = next(name for name, kind in LISTS.items() if isinstance(given, kind))

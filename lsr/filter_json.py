@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NotRequired, get_args
 
 from typing_extensions import TypedDict
 
@@ -15,9 +15,11 @@ from lsr.filter import (
     OPERATORS,
     And,
     Comparison,
+    Contains,
     Exists,
     Filter,
     In,
+    Match,
     Not,
     Or,
     Range,
@@ -51,10 +53,17 @@ class FilterExists(TypedDict):
     exists: str
 
 
+class FilterContains(TypedDict):
+    contains: str
+    field: NotRequired[Literal["title"]]
+    match: NotRequired[Match]
+    edits: NotRequired[Literal[1, 2]]
+
+
 FilterAnd = TypedDict("FilterAnd", {"and": "list[FilterJson]"})
 FilterOr = TypedDict("FilterOr", {"or": "list[FilterJson]"})
 FilterNot = TypedDict("FilterNot", {"not": "FilterJson"})
-FilterJson = FilterAnd | FilterOr | FilterNot | FilterCondition | FilterExists
+FilterJson = FilterAnd | FilterOr | FilterNot | FilterCondition | FilterExists | FilterContains
 
 
 def to_json(given: Filter) -> dict[str, Any]:
@@ -68,6 +77,12 @@ def to_json(given: Filter) -> dict[str, Any]:
             return {"not": to_json(inner)}
         case Exists(key):
             return {"exists": key}
+        case Contains(text, field, match, edits):
+            options = {"field": field, "match": match, "edits": edits}
+            usual = {"field": None, "match": "words", "edits": 0}
+            return {"contains": text} | {
+                name: value for name, value in options.items() if value != usual[name]
+            }
         case Comparison(key, operator, value):
             return {"key": key, "op": operator, "value": _value_to_json(value)}
     name = next(name for name, kind in LISTS.items() if isinstance(given, kind))
@@ -113,6 +128,12 @@ def _from_json(given: object, place: str, depth: int) -> Filter:
         if "exists" in given:
             _check_members(given, {"exists"}, place)
             return Exists(given["exists"])
+        if "contains" in given:
+            _check_members(given, {"contains"} | given.keys() & {"field", "match", "edits"}, place)
+            options: dict[str, Any] = {
+                name: value for name, value in given.items() if name != "contains"
+            }
+            return Contains(given["contains"], **options)
         return _condition_from_json(given, place)
     except _PlacedError:
         raise
@@ -129,7 +150,7 @@ def _condition_from_json(given: Mapping[str, object], place: str) -> Filter:
         name, of_name = next(iter(given.items()))
         example = {"key": name, "op": "=", "value": of_name}
         raise _PlacedError(
-            f"{place} must hold one of and, or, not, exists, or key, op and value; got "
+            f"{place} must hold one of and, or, not, exists, contains, or key, op and value; got "
             f"{excerpt(name)}. A comparison is written {excerpt(example)}"
         )
     _check_members(given, {"key", "op", "value"}, place)

@@ -14,6 +14,7 @@ from lsr.filter import (
     WORDS,
     And,
     Comparison,
+    Contains,
     Exists,
     Filter,
     HasAll,
@@ -25,6 +26,7 @@ from lsr.filter import (
     Value,
     check_size,
     excerpt,
+    usual_edits,
 )
 from lsr.filter_json import from_json
 
@@ -41,6 +43,8 @@ QUOTED = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LEADING_ZERO = re.compile(r"([+-]?)0+(\d.*)", re.ASCII)
 _LIKE_A_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([Tt].*)?", re.ASCII)
+# A word without quotes, and what follows it in a pattern.
+_PATTERN = re.compile(r"([^*~]+)(\*|~[12]?)?")
 # KEY and VALUE are alike: the parser knows which of them can stand at a place.
 _GRAMMAR = rf"""
     ?start: either
@@ -56,6 +60,9 @@ _GRAMMAR = rf"""
         | key _HAS _ANY values      -> has_any
         | key _HAS _ALL values      -> has_all
         | _EXISTS _OPEN key _CLOSE  -> exists
+        | _CONTAINS _OPEN (field _COMMA)? text _CLOSE -> contains
+    field: VALUE
+    text: VALUE PATTERN?
     values: _OPEN value (_COMMA value)* _CLOSE
     span: value _DOTS value         -> between
         | value _DOTS               -> at_least
@@ -75,6 +82,8 @@ _GRAMMAR = rf"""
     _IN.2: /in{_END}/i
     _HAS.2: /has{_END}/i
     _EXISTS.2: /exists{_END}/i
+    _CONTAINS.2: /contains(?=\s*\()/i
+    PATTERN: /\*|~[12]?/
     _ANY: /any{_END}/i
     _ALL: /all{_END}/i
     %ignore /\s+/
@@ -88,7 +97,8 @@ _NAMES = {
     "_COMMA": "a comma",
     "_OPEN": "(",
     "_CLOSE": ")",
-    **{f"_{word.upper()}": f"`{word}`" for word in (*WORDS, "any", "all")},
+    "PATTERN": "one of * ~ ~1 ~2",
+    **{f"_{word.upper()}": f"`{word}`" for word in (*WORDS, "contains", "any", "all")},
     "$END": "the end",
 }
 
@@ -127,6 +137,30 @@ class _Builder:
 
     def exists(self, parts: list[Any]) -> Filter:
         return Exists(*parts)
+
+    def contains(self, parts: list[Any]) -> Filter:
+        (text, pattern), field = parts[-1], parts[0] if len(parts) > 1 else None
+        if not pattern:
+            return Contains(text, field)
+        if pattern == "*":
+            return Contains(text, field, "prefix")
+        return Contains(text, field, "fuzzy", int(pattern[1:] or usual_edits(text)))
+
+    def field(self, parts: list[Token]) -> str:
+        return self.key(parts)
+
+    def text(self, parts: list[Token]) -> tuple[str, str]:
+        """Return words and what they are a pattern of: "" or the characters that say it."""
+        if len(parts) > 1 or parts[0][0] in "\"'":
+            return self.key(parts[:1]), str(parts[1]) if len(parts) > 1 else ""
+        found = _PATTERN.fullmatch(parts[0])
+        if not found:
+            raise _TokenError(
+                f"{parts[0]} is no pattern: * stands at the end of a word, as do ~, ~1 and ~2; a "
+                "text with one of these characters needs quotes",
+                parts[0].start_pos,
+            )
+        return found[1], found[2] or ""
 
     def values(self, parts: list[Value]) -> tuple[Value, ...]:
         return tuple(parts)

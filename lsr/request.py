@@ -200,6 +200,11 @@ class Request(_Settings):
     """A query and what is wanted of its answer."""
 
     query: str | dict[str, float] = Field(description="a text, or term → weight")
+    operators: bool = Field(
+        default=True,
+        description='whether a text is read for operators: "a phrase", +must, -not, title:word, '
+        "KEY:value, prefix*, fuzzy~1 (see `lsr.query_text`); if not, all of it is plain text",
+    )
     k: Annotated[int, Field(ge=1, le=LARGEST_K)] = Field(default=10, description="hits")
     mode: Mode | None = Field(
         default=None,
@@ -219,8 +224,8 @@ class Request(_Settings):
     feedback: Feedback | None = None
     filter: AnyFilter | None = Field(
         default=None,
-        description="what the metadata of a hit must match, as a string "
-        "(`kind = function and year >= 1950`) or as JSON; see `lsr.filter`",
+        description="what a hit must match, as a string (`kind = function and year >= 1950`, "
+        '`contains("heat flow")`) or as JSON; see `lsr.filter`',
     )
     facets: Annotated[tuple[AnyFacet, ...], Field(max_length=MOST_FACETS)] = Field(
         default=(),

@@ -139,7 +139,7 @@ class DeleteBody(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"filter": "year < 1990"}]}
     )
 
-    filter: AnyFilter = Field(description="what their metadata match, see the filter of a search")
+    filter: AnyFilter = Field(description="what they match, see the filter of a search")
 
 
 class DocumentBody(BaseModel):

@@ -284,3 +284,30 @@ def filter_matches(condition, metadata):
 def matches():
     """`filter_matches`."""
     return filter_matches
+
+
+class LuceneParser:
+    """Lucene's classic query parser over an English index; call it through `jvm.call`."""
+
+    def __init__(self, path):
+        from jnius import autoclass
+
+        folder = autoclass("java.nio.file.Paths").get(str(path))
+        directory = autoclass("org.apache.lucene.store.FSDirectory").open(folder)
+        reader = autoclass("org.apache.lucene.index.DirectoryReader").open(directory)
+        self._searcher = autoclass("org.apache.lucene.search.IndexSearcher")(reader.getContext())
+        analyzer = autoclass("org.apache.lucene.analysis.en.EnglishAnalyzer")()
+        package = "org.apache.lucene.queryparser.classic"
+        self._parser = autoclass(f"{package}.QueryParser")("contents", analyzer)
+
+    def matching(self, query):
+        """The ids of all documents that match."""
+        found = self._searcher.search(self._parser.parse(query), 100_000)
+        stored = self._searcher.storedFields()
+        return sorted(stored.document(hit.doc).get("id") for hit in found.scoreDocs)
+
+
+@pytest.fixture(scope="session")
+def lucene_parser():
+    """The class `LuceneParser`."""
+    return LuceneParser

@@ -114,7 +114,7 @@ public final class Engine {
   private final BytesRef[] vocabulary;
   private final Analyzer analyzer;
   private final IndexWriter writer;
-  private final Filters filters = new Filters();
+  private final Filters filters;
   private DirectoryReader reader;
   private Dictionary dictionary;
   private long nextPassage;
@@ -123,6 +123,7 @@ public final class Engine {
       String path, byte[] vocabulary, String language, boolean create, boolean writable)
       throws IOException, ReflectiveOperationException {
     analyzer = Languages.analyzer(language);
+    filters = new Filters(analyzer);
     directory = FSDirectory.open(Path.of(path));
     List<BytesRef> terms = new ArrayList<>();
     ByteBuffer buffer = Packed.little(vocabulary);
@@ -475,6 +476,21 @@ public final class Engine {
     Packed.Writer out = new Packed.Writer();
     out.integer(all == null ? 0 : (int) all.docCount());
     out.bytes(Lookup.frequencies(reader, CONTENTS, of.toArray(new BytesRef[0])));
+    return out.bytes();
+  }
+
+  /**
+   * The words of title and text that a pattern stands for, see Patterns: how many there are, then at
+   * most so many of them, each with its edits.
+   */
+  public byte[] expand(String pattern, int edits, int most) throws IOException {
+    Packed.Writer out = new Packed.Writer();
+    List<Patterns.Found> found = Patterns.words(reader, analyzer, CONTENTS, pattern, edits);
+    out.integer(found.size());
+    for (Patterns.Found word : found.subList(0, Math.min(most, found.size()))) {
+      out.string(word.word());
+      out.integer(word.edits());
+    }
     return out.bytes();
   }
 

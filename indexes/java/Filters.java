@@ -9,6 +9,7 @@ import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.apache.lucene.analysis.Analyzer;
 import org.apache.lucene.document.DoublePoint;
 import org.apache.lucene.document.LongPoint;
 import org.apache.lucene.document.SortedSetDocValuesField;
@@ -16,6 +17,7 @@ import org.apache.lucene.index.IndexReader;
 import org.apache.lucene.index.LeafReaderContext;
 import org.apache.lucene.index.Term;
 import org.apache.lucene.search.IndexSearcher;
+import org.apache.lucene.search.MatchNoDocsQuery;
 import org.apache.lucene.search.Query;
 import org.apache.lucene.search.ScoreMode;
 import org.apache.lucene.search.Scorer;
@@ -25,6 +27,7 @@ import org.apache.lucene.search.Weight;
 import org.apache.lucene.util.Bits;
 import org.apache.lucene.util.BytesRef;
 import org.apache.lucene.util.FixedBitSet;
+import org.apache.lucene.util.QueryBuilder;
 
 /**
  * The documents that pass filters, as one bit set for each segment; those used last are kept.
@@ -47,14 +50,22 @@ final class Filters {
   private record Key(IndexReader.CacheKey reader, BytesRef node) {}
 
   private final Map<Key, Docs> kept = new LinkedHashMap<>(16, 0.75f, true);
+  private final Analyzer analyzer;
   private long size;
+
+  /** analyzer: makes words of the texts of phrases. */
+  Filters(Analyzer analyzer) {
+    this.analyzer = analyzer;
+  }
 
   /**
    * Of each segment the documents that pass. plan: a character for what follows: & and | a count and
    * so many filters; ! a filter; t a field, a count of terms and these; l and d a field, the lowest
    * and the highest long or double; L and D a field, a count of these and so many; s a field, and the
    * lowest and the highest string, each after a character: [ where it is included, ( where it is not,
-   * * where there is none. No documents pass | of none, all pass & of none.
+   * * where there is none; p a field of words and a text, whose words follow each other there; x a
+   * field of words and the beginning of a word; f a field of words, a word, and by how many edits
+   * another may differ. No documents pass | of none, all pass & of none.
    */
   List<Docs> of(IndexReader reader, byte[] plan) throws IOException {
     IndexSearcher searcher = new IndexSearcher(reader);
@@ -158,7 +169,7 @@ final class Filters {
     return key.node.length + docs.bits.ramBytesUsed() + 200;
   }
 
-  private static Node read(ByteBuffer in, byte[] plan) {
+  private Node read(ByteBuffer in, byte[] plan) throws IOException {
     int start = in.position();
     char kind = (char) in.get();
     List<Node> parts = new ArrayList<>();
@@ -174,7 +185,7 @@ final class Filters {
     return new Node(kind, parts, query, key);
   }
 
-  private static Query query(char kind, String field, ByteBuffer in) {
+  private Query query(char kind, String field, ByteBuffer in) throws IOException {
     switch (kind) {
       case 't' -> {
         BytesRef[] terms = new BytesRef[in.getInt()];
@@ -216,6 +227,16 @@ final class Filters {
             high == '*' ? null : highest,
             low == '[',
             high == '[');
+      }
+      case 'p' -> {
+        Query phrase = new QueryBuilder(analyzer).createPhraseQuery(field, Packed.string(in));
+        return phrase == null ? new MatchNoDocsQuery("a text without words") : phrase;
+      }
+      case 'x' -> {
+        return Patterns.prefix(analyzer, field, Packed.string(in));
+      }
+      case 'f' -> {
+        return Patterns.fuzzy(analyzer, field, Packed.string(in), in.getInt());
       }
       default -> throw new IllegalArgumentException("no filter begins with " + kind);
     }

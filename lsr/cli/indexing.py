@@ -111,7 +111,7 @@ def delete(
         typer.Option(
             "--filter",
             metavar="EXPR",
-            help="In place of ids: all documents whose metadata match, such as 'year < 1990'.",
+            help="In place of ids: all documents that match, such as 'year < 1990'.",
         ),
     ] = None,
 ) -> None:

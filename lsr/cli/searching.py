@@ -14,6 +14,7 @@ from lsr.cli.terminal import say, terminal
 
 if TYPE_CHECKING:
     from lsr.documents import Query
+    from lsr.request import Request
     from lsr.run import Ranking
     from lsr.search import Hit, Searcher
     from lsr.search.explanation import Explanation
@@ -47,8 +48,8 @@ FilterOption = Annotated[
     typer.Option(
         "--filter",
         metavar="EXPR",
-        help="What the metadata of each hit must match, such as 'kind = function and year >= 1950' "
-        "or 'tags has any (a, b) and not exists(owner)'. May be repeated: all must match.",
+        help="What each hit must match, such as 'kind = function and year >= 1950' or "
+        "'tags has any (a, b) and not contains(title, draft)'. May be repeated: all must match.",
     ),
 ]
 
@@ -66,12 +67,21 @@ FacetOption = Annotated[
 
 def search(
     directory: IndexArgument,
-    text: Annotated[str | None, typer.Argument(help="The query.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help='The query. It may hold "a phrase", +must, -not, title:word, KEY:value, prefix*, '
+            "fuzzy~1; before one that begins with - write --."
+        ),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help='Terms in place of a text, as JSON: {"term": weight}.')
     ] = None,
     queries: Annotated[
-        Path | None, typer.Option(help="A file of many queries (JSONL or TSV), with --run.")
+        Path | None,
+        typer.Option(
+            help="A file of many queries (JSONL or TSV), with --run. They are plain text."
+        ),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="The TREC run file that is written, with --queries.")
@@ -200,9 +210,9 @@ def _print_hits(
     reasons = [searcher.explain(query, hit.document.id, **settings) for hit in hits]
     request = ask(query, k=k, **settings)
     counts = searcher.counts(request)
-    if request.filter and not request.facets:
+    if searcher.asked(request).request.filter and not request.facets:
         passing = "document passes" if counts.total == 1 else "documents pass"
-        say(f"{counts.total:,} {passing} the filter", err=True)
+        say(f"{counts.total:,} {passing} the {_conditions(request)}", err=True)
     if as_json:
         for hit, why in zip(hits, reasons, strict=True):
             typer.echo(json.dumps(_hit_record(hit, why), ensure_ascii=False))
@@ -217,6 +227,10 @@ def _print_hits(
         console.print(hit_view(rank, hit, why, highlight))
     if request.facets:
         console.print(facets_view(counts))
+
+
+def _conditions(request: Request) -> str:
+    return "filter" if request.filter else "conditions of the query"
 
 
 def request_settings(mode: str | None, feedback: bool, pairs: list[str] | None) -> dict[str, Any]:

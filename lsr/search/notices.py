@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from lsr.documents import Document
 from lsr.encoders.truncation import Length, Limit
 from lsr.request import Request, Side
+from lsr.search.asked import Asked
 from lsr.search.explanation import Explanation
 from lsr.search.searcher import Searcher
 
 
 def of_query(searcher: Searcher, request: Request, *, found: bool) -> list[str]:
-    """Return sentences on a query of which something was not read or is not known.
+    """Return sentences on a query of which something was not read, is not known or excludes all.
 
     Args:
         searcher: what was searched.
         request: what was asked.
-        found: whether there are hits. Without any, the query is looked at for terms.
+        found: whether there are hits. Without any, filter and terms are looked at.
+
+    Raises:
+        ValueError: see `Searcher.search`.
     """
-    query = request.query
+    asked = searcher.asked(request)
+    query, condition = asked.request.query, asked.request.filter
     sides = searcher.sides(request)
-    notices = []
+    notices = list(asked.notices)
     manifest = searcher.manifest
-    if not found:
-        notices += _unknown(searcher, query, sides)
+    if not found and condition and not searcher.index.count(condition):
+        notices.append(f"no document matches `{condition}`")
+    elif not found:
+        notices += _unknown(searcher, asked, sides)
     if sides & {"sparse", "learned"} and isinstance(query, str):
         length = _length(searcher.encoder.query_limit, query)
         notices += _unread("the query", length, f"encoder {manifest.encoder!r}")
@@ -35,21 +42,20 @@ def of_query(searcher: Searcher, request: Request, *, found: bool) -> list[str]:
     return notices
 
 
-def _unknown(
-    searcher: Searcher, query: str | Mapping[str, float], sides: Collection[Side]
-) -> list[str]:
+def _unknown(searcher: Searcher, asked: Asked, sides: Collection[Side]) -> list[str]:
     """Return a sentence on a query of which neither words nor learned terms are left."""
     if "dense" in sides:
         return []
+    query = asked.request.query
     lacks = []
     if isinstance(query, str) and not {"words", "sparse"}.isdisjoint(sides):
-        if searcher.words(query):
+        if asked.words:
             return []
         language = searcher.manifest.language
         lacks.append(f"no word that the analyzer of language {language!r} keeps")
     # An index of words alone has no terms that a query could hold.
     if searcher.encoder.vocabulary and not {"learned", "sparse"}.isdisjoint(sides):
-        if searcher.expand(query):
+        if searcher.expand(query, operators=False):
             return []
         lacks.append(f"no term that encoder {searcher.manifest.encoder!r} knows")
     return [f"the query holds {' and '.join(lacks)}: nothing can match it"]

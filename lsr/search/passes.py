@@ -18,6 +18,7 @@ from lsr.indexes.dense_rows import Selection
 from lsr.indexes.words import Impacts, Statistics, as_counts, as_vectors, combined, count_words
 from lsr.request import SPARSE, Feedback, Interpolation, Moved, Request, Side
 from lsr.run import Ranking
+from lsr.search.asked import Asked, read_request
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import Fused, contenders, interpolate, reciprocal_rank_fusion
 from lsr.search.selections import Selections
@@ -135,13 +136,30 @@ class Passes:
             ranked = [[hit for hit in hits if hit.score >= floor] for hits in ranked]
         return [hits[: request.k] for hits in ranked]
 
-    def encode(self, queries: Queries, request: Request, threads: int) -> Batch:
+    def read(self, request: Request) -> Asked:
+        """Read the text of a request that has a mode, see `read_request`."""
+        sides = {*self.last_sides(request), *self.first_sides(request)}
+        return read_request(
+            request,
+            self._live.index,
+            self.statistics,
+            with_words=bool(sides & {"words", "sparse"}),
+        )
+
+    def encode(
+        self,
+        queries: Queries,
+        request: Request,
+        threads: int,
+        words: Sequence[Mapping[str, float]] | None = None,
+    ) -> Batch:
         """Encode queries for every side that the request needs, and cut them as it says.
 
         Args:
-            queries: n texts or term → weight maps.
+            queries: n plain texts or term → weight maps.
             request: the settings; its query is not used.
             threads: Java threads of the searches.
+            words: of each query, where it was read; else they are counted here.
 
         Raises:
             ValueError: the index lacks a term, or has no learned terms or no dense side.
@@ -161,7 +179,7 @@ class Passes:
                 batch.sparse = _cut(batch.sparse, request)
         if sides & {"words", "sparse"}:
             texts = [query if isinstance(query, str) else "" for query in queries]
-            batch.words = count_words(self._live.index, texts)
+            batch.words = list(words or count_words(self._live.index, texts))
         if "dense" in sides:
             assert self.dense is not None and self._live.dense_encoder is not None
             batch.dense = self._live.dense_encoder.encode_queries([str(q) for q in queries])

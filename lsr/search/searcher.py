@@ -19,10 +19,10 @@ from lsr.building.tuning import Tuned, read_tuning
 from lsr.documents import Document
 from lsr.facet import Counts
 from lsr.indexes.lucene import LARGEST_K, LuceneError
-from lsr.indexes.words import written
 from lsr.progress import Progress
-from lsr.request import Mode, Request, Side, ask
+from lsr.request import Request, Side, ask
 from lsr.run import Ranking
+from lsr.search.asked import Asked
 from lsr.search.explanation import (
     Contribution,
     Explanation,
@@ -194,11 +194,12 @@ class Searcher:
     ) -> dict[int, list[Fused] | Exception]:
         found: dict[int, list[Fused] | Exception] = {}
         alike: dict[str, list[tuple[int, Batch]]] = {}
+        read: dict[str, Request] = {}
         for number, request in requests.items():
             try:
-                request = self._resolved(request)
+                asked = self.asked(request)
                 # One query at a time, because a model's numbers depend on the rest of a batch.
-                vectors = self.passes.encode([request.query], request, threads)
+                vectors = self._encoded(asked, threads)
             except (ValueError, OSError) as error:
                 found[number] = error
                 continue
@@ -207,13 +208,13 @@ class Searcher:
             for words in vectors.words or ():
                 self.passes.statistics.idf(list(words))
                 self.postings += sum(self.passes.statistics.frequencies[word] for word in words)
-            alike.setdefault(request.model_dump_json(exclude={"query", "facets"}), []).append(
-                (number, vectors)
-            )
-        for group in alike.values():
+            settings = asked.request.model_dump_json(exclude={"query", "facets"})
+            read[settings] = asked.request
+            alike.setdefault(settings, []).append((number, vectors))
+        for settings, group in alike.items():
             numbers, batches = zip(*group, strict=True)
             try:
-                answers = self.passes.answer(_merged(batches), self._resolved(requests[numbers[0]]))
+                answers = self.passes.answer(_merged(batches), read[settings])
             except (ValueError, KeyError, LuceneError) as error:
                 found |= dict.fromkeys(numbers, error)
             else:
@@ -233,7 +234,8 @@ class Searcher:
         """(doc id, score) of the k best documents for each query, without their contents.
 
         Args:
-            queries: texts or term → weight maps.
+            queries: texts or term → weight maps. Texts are plain, since quotes and hyphens of test
+                collections are no operators; `operators=True` reads these.
             k: as in Request.
             threads: Java threads.
             first_pass: for each query the results that feedback is taken from, such as BM25's of
@@ -244,25 +246,33 @@ class Searcher:
         Raises:
             ValueError: see `search`; or `first_pass` without feedback or of another length.
         """
+        settings.setdefault("operators", False)
         of_texts = self._resolved(ask("", k=k, **settings))
         if first_pass is not None and (not of_texts.feedback or len(first_pass) != len(queries)):
             raise ValueError("`first_pass` must hold a ranking for each query, and needs feedback")
-        # By default texts and term weights have different modes.
-        templates: dict[Mode | None, Request] = {}
-        alike: dict[Mode | None, list[int]] = {}
-        for number, query in enumerate(queries):
-            template = of_texts
-            if not isinstance(query, str):
-                template = self._resolved(ask(query, k=k, **settings))
-            templates[template.mode] = template
-            alike.setdefault(template.mode, []).append(number)
+        # By default texts and term weights have different modes; operators become filters.
+        read = {
+            number: self.asked(ask(query, k=k, **settings))
+            for number, query in enumerate(queries)
+            if of_texts.operators or not isinstance(query, str)
+        }
+        templates: dict[str, Request] = {}
+        alike: dict[str, list[int]] = {}
+        plain = of_texts.model_dump_json(exclude={"query"})
+        for number in range(len(queries)):
+            request = read[number].request if number in read else of_texts
+            how = request.model_dump_json(exclude={"query"}) if number in read else plain
+            templates[how] = request
+            alike.setdefault(how, []).append(number)
         ranked: dict[int, Ranking] = {}
-        for mode, of_mode in alike.items():
-            template = templates[mode]
-            for start in range(0, len(of_mode), BATCH):
-                numbers = of_mode[start : start + BATCH]
+        for how, of_template in alike.items():
+            template = templates[how]
+            for start in range(0, len(of_template), BATCH):
+                numbers = of_template[start : start + BATCH]
                 first = None if first_pass is None else [first_pass[n] for n in numbers]
-                vectors = self.passes.encode([queries[n] for n in numbers], template, threads)
+                texts = [read[n].request.query if n in read else queries[n] for n in numbers]
+                words = [read[n].words for n in numbers] if of_texts.operators else None
+                vectors = self.passes.encode(texts, template, threads, words)
                 found = self.passes.answer(vectors, template, first)
                 for number, hits in zip(numbers, found, strict=True):
                     ranked[number] = [(hit.doc_id, hit.score) for hit in hits]
@@ -278,7 +288,7 @@ class Searcher:
         Raises:
             ValueError: see `search`; or a facet does not fit the metadata.
         """
-        request = self._resolved(_request(query, None, settings))
+        request = self.asked(_request(query, None, settings)).request
         return self.index.counts(request.filter, request.facets)
 
     def explain(
@@ -299,9 +309,10 @@ class Searcher:
         Raises:
             KeyError, ValueError: see `explain`.
         """
-        request = self._resolved(request)
+        asked = self.asked(request)
+        request = asked.request
         documents = self.index.documents(doc_ids)
-        batch = self.passes.encode([request.query], request, 1)
+        batch = self._encoded(asked)
         before = replace(batch)
         self.passes.feed_back(batch, request)
         sides = self.passes.last_sides(request)
@@ -312,7 +323,7 @@ class Searcher:
                 assert batch.dense is not None
                 scores.append(self.passes.dense.scores(batch.dense[0], doc_ids).tolist())
                 continue
-            parts = self._contributions(batch, before, documents, request, side)
+            parts = self._contributions(batch, before, documents, asked, side)
             scores.append([float(sum(part.contribution for part in of)) for of in parts])
             for of_document, of_side in zip(terms, parts, strict=True):
                 of_document += of_side
@@ -349,10 +360,11 @@ class Searcher:
         Raises:
             ValueError: see `search`.
         """
-        request = self._resolved(_request(query, None, settings))
+        asked = self.asked(_request(query, None, settings))
+        request = asked.request
         if not self.sides(request) & {"sparse", "learned"}:
-            request = ask(request.query, mode="learned")
-        batch = self.passes.encode([request.query], request, 1)
+            request = ask(request.query, mode="learned", operators=False)
+        batch = self.passes.encode([request.query], request, 1, [asked.words])
         before = batch.sparse
         self.passes.feed_back(batch, request)
         assert before is not None and batch.sparse is not None and batch.units is not None
@@ -370,10 +382,13 @@ class Searcher:
         request = self._resolved(request)
         return {*self.passes.last_sides(request), *self.passes.first_sides(request)}
 
-    def words(self, query: str) -> list[str]:
-        """Return the words of a text as the index has them, in order of first occurrence."""
-        (words,) = self.index.words([query])
-        return list(dict.fromkeys(word.word for word in words))
+    def asked(self, request: Request) -> Asked:
+        """Return a request as the index is searched for it, its operators read.
+
+        Raises:
+            ValueError: see `search`.
+        """
+        return self.passes.read(self._resolved(request))
 
     def highlighter(self, request: Request) -> Callable[[str], list[Match]]:
         """Return a function that finds the terms and words of a query in a text.
@@ -385,7 +400,7 @@ class Searcher:
         """
         request = self._resolved(request)
         if self.sides(request) == {"dense"}:
-            request = ask(request.query, mode="sparse")
+            request = ask(request.query, mode="sparse", operators=request.operators)
         sides = self.sides(request)
         terms: dict[str, bool] = {}
         if sides & {"sparse", "learned"}:
@@ -393,10 +408,11 @@ class Searcher:
         added: list[str] = []
         own: dict[str, str] = {}
         if sides & {"sparse", "words"} and isinstance(request.query, str):
-            batch = self.passes.encode([request.query], request, 1)
-            self.passes.feed_back(batch, request)
+            asked = self.asked(request)
+            batch = self._encoded(asked)
+            self.passes.feed_back(batch, asked.request)
             assert batch.words is not None
-            own = written(self.index, request.query)
+            own = dict(asked.names)
             added = [word for word in batch.words[0] if word not in own]
 
         def highlight(text: str) -> list[Match]:
@@ -431,7 +447,7 @@ class Searcher:
         batch: Batch,
         before: Batch,
         documents: Sequence[Document],
-        request: Request,
+        asked: Asked,
         side: Side,
     ) -> list[list[Contribution]]:
         """Return what terms and words added to each document's score by one of Lucene's sides.
@@ -440,9 +456,10 @@ class Searcher:
             batch: one query, as it is now.
             before: the query before feedback.
             documents: n documents.
-            request: the settings.
+            asked: the request.
             side: the side.
         """
+        request = asked.request
         learned, words, (factor,) = self.passes.impacts(batch, side, request)
         ids = [document.id for document in documents]
         parts: list[list[Contribution]] = [[] for _ in ids]
@@ -463,13 +480,14 @@ class Searcher:
                 )
         (weights,) = words.weights
         if weights:
-            assert before.words is not None and isinstance(request.query, str)
-            names = written(self.index, request.query)
+            assert before.words is not None
+            before_feedback = before.words[0] if request.feedback else None
             for part, scores in zip(parts, self.index.word_scores(words, ids), strict=True):
-                part += word_contributions(
-                    weights, scores, factor, names, before.words[0] if request.feedback else None
-                )
+                part += word_contributions(weights, scores, factor, asked.names, before_feedback)
         return list(map(with_shares, parts))
+
+    def _encoded(self, asked: Asked, threads: int = 1) -> Batch:
+        return self.passes.encode([asked.request.query], asked.request, threads, [asked.words])
 
     def _resolved(self, request: Request) -> Request:
         return request.resolved(dense=self._live.dense is not None)

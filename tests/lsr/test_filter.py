@@ -1,6 +1,7 @@
 """Filters as trees, JSON and strings; what they match is defined by `filter_matches`."""
 
 import json
+import re
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import numpy as np
@@ -10,10 +11,13 @@ from hypothesis import strategies as st
 
 from lsr.filter import (
     DEEPEST,
+    LONGEST_PATTERN,
+    LONGEST_TEXT,
     MOST,
     OPERATORS,
     And,
     Comparison,
+    Contains,
     Exists,
     HasAll,
     HasAny,
@@ -77,9 +81,16 @@ def comparisons(draw):
     return Comparison(draw(KEYS), operator, draw(st.one_of(*kinds)))
 
 
+FIELDS = st.sampled_from([None, "title"])
+PATTERNS = KEYS.filter(lambda text: not any(map(str.isspace, text)))
+CONTAINS = (
+    st.builds(Contains, KEYS.filter(str.strip), FIELDS)
+    | st.builds(Contains, PATTERNS, FIELDS, st.just("prefix"))
+    | st.builds(Contains, PATTERNS, FIELDS, st.just("fuzzy"), st.sampled_from([1, 2]))
+)
 LISTS = st.lists(VALUES, min_size=1, max_size=4).map(tuple)
 FILTERS = st.recursive(
-    st.one_of(comparisons(), KEYS.map(Exists))
+    st.one_of(comparisons(), KEYS.map(Exists), CONTAINS)
     | st.builds(
         lambda kind, *rest: kind(*rest), st.sampled_from([In, HasAny, HasAll]), KEYS, LISTS
     ),
@@ -101,7 +112,7 @@ def test_both_forms_give_the_tree_back(tree):
     assert str(parse(str(tree))) == str(tree)
 
 
-@given(st.text(max_size=40) | st.text("aA1.=<>!(),'\" \\nortidex", max_size=30))
+@given(st.text(max_size=40) | st.text("aA1.=<>!(),'\" \\nortidex*~c", max_size=30))
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_a_filter_or_refused_in_a_sentence(text):
     try:
@@ -118,7 +129,10 @@ JSONS = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["and", "or", "not", "exists", "key", "op", "value", "from", "date", "x"]
+                [
+                    *("and", "or", "not", "exists", "key", "op", "value", "from", "date", "x"),
+                    *("contains", "match", "edits"),
+                ]
             ),
             inner,
             max_size=3,
@@ -380,3 +394,82 @@ def test_what_a_document_matches(text, matches):
 )
 def test_what_a_document_does_not_match(text, matches):
     assert not matches(parse(text), DOCUMENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "tree", "as_json"),
+    [
+        ("contains('heat flow')", Contains("heat flow"), {"contains": "heat flow"}),
+        ("contains(wing)", Contains("wing"), {"contains": "wing"}),
+        (
+            "CONTAINS( title , wing )",
+            Contains("wing", "title"),
+            {"contains": "wing", "field": "title"},
+        ),
+        ("contains(title)", Contains("title"), {"contains": "title"}),
+        (
+            "contains(aero*)",
+            Contains("aero", None, "prefix"),
+            {"contains": "aero", "match": "prefix"},
+        ),
+        ('contains("aero*")', Contains("aero*"), {"contains": "aero*"}),
+        (
+            'contains(title, "a,b"*)',
+            Contains("a,b", "title", "prefix"),
+            {"contains": "a,b", "field": "title", "match": "prefix"},
+        ),
+        (
+            "contains(wing~)",
+            Contains("wing", None, "fuzzy", 1),
+            {"contains": "wing", "match": "fuzzy", "edits": 1},
+        ),
+        (
+            "contains(laminar~)",
+            Contains("laminar", None, "fuzzy", 2),
+            {"contains": "laminar", "match": "fuzzy", "edits": 2},
+        ),
+        ("contains(laminar~1)", Contains("laminar", None, "fuzzy", 1), None),
+        ("contains = contains", Comparison("contains", "=", "contains"), None),
+        ("contains in (contains)", In("contains", ("contains",)), None),
+    ],
+)
+def test_contains(text, tree, as_json):
+    assert parse(text) == tree == parse(str(tree)) == from_json(to_json(tree))
+    if as_json:
+        assert to_json(tree) == as_json
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("contains()", "filter, character 10: expected a value, got ')'"),
+        ("contains(a b)", "expected a comma, ) or one of * ~ ~1 ~2, got 'b)'"),
+        ("contains(wing~3)", "character 10: wing~3 is no pattern: * stands at the end of a word"),
+        ("contains(*)", "* is no pattern"),
+        ("contains(text, wing)", "into the title alone (title), got 'text'"),
+        ('contains("a b"*)', "a pattern must be one word, got 'a b'"),
+        ('contains(" ")', "needs a text that is not empty, got ' '"),
+        (f"contains({'x' * (LONGEST_TEXT + 1)})", "words must have at most 10,000 characters"),
+        (f"contains({'x' * (LONGEST_PATTERN + 1)}*)", "prefix must have at most 100 characters"),
+    ],
+)
+def test_contains_refuses(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"contains": 5}, "filter: `contains` needs a text that is not empty, got 5"),
+        ({"contains": "x", "key": "y"}, "filter must hold contains and nothing else"),
+        ({"contains": "x", "match": "like"}, "`match` must be one of words, prefix, fuzzy, got"),
+        ({"contains": "x", "edits": 1}, "`edits` must be 0 with match 'words', got 1"),
+        ({"contains": "x", "match": "fuzzy"}, "`edits` must be 1 or 2 with match 'fuzzy', got 0"),
+        ({"contains": "x", "match": "fuzzy", "edits": 1.0}, "`edits` must be 1 or 2 .* got 1.0"),
+        ({"contains": "x", "match": []}, "`match` must be one of"),
+    ],
+)
+def test_contains_refuses_json(given, message):
+    with pytest.raises(ValueError, match=message):
+        from_json(given)

@@ -109,7 +109,7 @@ def test_words_are_stemmed_and_learned_terms_are_not(searcher):
 
     assert ids("heating", "words") == ids("heat", "words")
     assert ids("heating", "learned") != ids("heat", "learned")
-    assert searcher.words("the Heating of heated wings") == ["heat", "wing"]
+    assert list(searcher.asked(ask("the Heating of heated wings")).words) == ["heat", "wing"]
 
 
 def test_the_weight_of_words_is_for_mode_sparse_alone(searcher):
