@@ -57,7 +57,8 @@ class Evidence:
             self._queries[dataset] = {query.id: query.text for query in queries}
         searcher = self._searcher(described, self._datasets[dataset])
         text = self._queries[dataset][query_id]
-        return searcher.explain(text, doc_id, **described.settings).terms
+        settings = {"operators": False, **described.settings}  # as `Searcher.rank` takes texts
+        return searcher.explain(text, doc_id, **settings).terms
 
     def _searcher(self, system: System, dataset: Dataset) -> Searcher:
         key = (system.name, dataset.name)

@@ -133,7 +133,7 @@ def first_lines(documents: Sequence[Document], n: int) -> list[str]:
 def requests_of(queries: Sequence[str]) -> list[Request]:
     """Return requests that alternate between mode sparse and mode hybrid."""
     return [
-        ask(query, k=K, mode="hybrid" if number % 2 else "sparse")
+        ask(query, k=K, mode="hybrid" if number % 2 else "sparse", operators=False)
         for number, query in enumerate(queries)
     ]
 

@@ -149,6 +149,7 @@ def _write_run(
 
     if not run.parent.is_dir():
         raise FileNotFoundError(f"{run.parent}: no such directory to write the run into")
+    settings = {"operators": False} | settings
     asked = read_queries(queries)
     texts = [query.text for query in asked]
     with progress_bar() as progress:

@@ -125,13 +125,17 @@ def test_searches_are_the_engines(client, searcher):
         ask("heat wing", feedback={"documents": 2}, min_score=0.1),
         ask("heated wings", mode="words", words={"k1": 1.2, "title": 0.5}),
     ]
+    asked.append(ask("+heat wing -wings7", filter={"contains": "he", "match": "prefix"}))
+    asked.append(ask("heat -wing", operators=False))
     expected = [[(h.document.id, h.score) for h in searcher.search(request)] for request in asked]
     assert all(expected)
     assert [ranking(client.search(request)) for request in asked] == expected
     answers = client.search_batch(asked)
     assert [ranking(answer) for answer in answers] == expected
     assert answers[0].state.index == "one"
-    assert [answer.mode for answer in answers] == ["sparse", "learned", "sparse", "words"]
+    assert [answer.mode for answer in answers] == [
+        *("sparse", "learned", "sparse", "words", "sparse", "sparse")
+    ]
     answer = client.search("heat wing", k=3, filter="part = 0..1")
     assert ranking(answer) == [
         (h.document.id, h.score) for h in searcher.search("heat wing", 3, filter="part = 0..1")

@@ -26,6 +26,9 @@ SEARCHES = [
     {"query": "heat flow", "mode": "dense", "k": 3},
     {"query": "heat flow", "mode": "hybrid", "interpolation": {"alpha": 0.3}},
     {"query": "wing", "mode": "hybrid", "feedback": {"documents": 2}},
+    {"query": '"heat flow" -wing title:title'},
+    {"query": "+heat* flwo~ year:1955..1960", "mode": "words"},
+    {"query": "wing", "filter": {"contains": "heat flow"}, "operators": False},
     {"query": {"heat": 2.0, "wing": 0.5}, "filter": "kind = k1 and year = 1955..1960"},
     {"query": "heat flow shock nose", "mode": "learned", "max_terms": 2, "min_score": 1.0},
     {
@@ -518,3 +521,38 @@ def test_an_index_of_words_alone_is_searched_and_changed(tmp_path):
         refused = client.post("/indexes/words/search", json={"query": "x", "mode": "learned"})
         assert refused.status_code == 400
         assert "this index has no learned terms" in refused.json()["error"]
+
+
+def test_operators_of_a_text_are_read(api):
+    found = search(api, query='"heat flow" wing -nose', k=200, explain=True, snippets=True)
+    plain = search(api, query='"heat flow" wing -nose', k=200, operators=False)
+    assert 0 < len(found["hits"]) < len(plain["hits"])
+    for hit in found["hits"]:
+        assert "heat flow" in hit["text"] and "nose" not in hit["text"]
+        assert {"heat", "flow"} <= {mark["term"] for mark in hit["snippet"]["marks"]}
+    assert search(api, query='say "heat')["notices"] == [
+        'the quote " at character 5 is never closed: all of the query is plain text'
+    ]
+    assert search(api, query="heat +nothing")["notices"] == [
+        'no document matches `contains("nothing")`'
+    ]
+    error = error_of(api.post("/indexes/wings/search", json={"query": "-wing"}), 400)
+    assert error == (
+        "the query '-wing' only says what must match or must not: add a word to look for"
+    )
+    body = {"query": '"heat flow"', "id": found["hits"][0]["id"]}
+    answer = api.post("/indexes/wings/explain", json=body).json()
+    assert {"heat", "flow"} <= {term["term"] for term in answer["why"]["terms"]}
+    first = search(api, query='"heat flow"', k=3)
+    second = search(api, query='"heat flow"', k=3, cursor=first["cursor"])
+    both = search(api, query='"heat flow"', k=6)["hits"]
+    assert [hit["id"] for hit in first["hits"] + second["hits"]] == [hit["id"] for hit in both]
+
+
+def test_what_contains_words_is_deleted(writable):
+    before = {hit["id"] for hit in search(writable, query="wing +heat", k=200)["hits"]}
+    body = {"filter": 'contains("heat flow")'}
+    deleted = writable.post("/indexes/wings/delete", json=body).json()["documents"]
+    after = {hit["id"] for hit in search(writable, query="wing +heat", k=200)["hits"]}
+    assert 0 < deleted and after < before
+    assert search(writable, query='"heat flow"')["hits"] == []

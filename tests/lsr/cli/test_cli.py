@@ -57,6 +57,48 @@ def test_run_and_eval(built):
     assert json.loads(result.stdout)["means"]["RR@10"] == 1.0
 
 
+def test_operators_of_a_query(built):
+    def found(*arguments):
+        result = lsr("search", built / "index", *arguments, "--json")
+        assert result.exit_code == 0, result.output
+        return [json.loads(line)["id"] for line in result.stdout.splitlines()], result.stderr
+
+    assert found("flow -plate") == (["d2"], "")
+    assert found('"laminar flow"') == (["d1"], "")
+    assert found("lam* theory", "--mode", "words") == (["d3", "d1"], "")
+    assert found("flow", "--filter", 'not contains("heat loss")') == (["d1"], "")
+    assert found("flow +rocket") == (
+        [],
+        'notice: no document matches `contains("rocket")`\nno document matches\n',
+    )
+    ids, said = found('5 "laminar flow')
+    assert ids == ["d1", "d2"] and said.startswith('notice: the quote " at character 3 is never')
+    assert found("flow -plate", "--set", "operators=false") == (["d1", "d2"], "")
+    result = lsr("search", built / "index", "--", "-plate")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "lsr: the query '-plate' only says what must match or must not: add a word to look for\n",
+    )
+    result = lsr("explain", built / "index", '"heat transfer" -plate', "d2", "--json")
+    assert [term["term"] for term in json.loads(result.stdout)["terms"]][0] == "heat"
+
+
+def test_queries_of_a_file_are_plain(built, tmp_path):
+    texts = {"q1": '"flow', "q2": "-plate", "q3": "flow -heat"}
+    lines = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
+    (tmp_path / "queries.jsonl").write_text("\n".join(lines))
+    arguments = ["search", built / "index", "--queries", tmp_path / "queries.jsonl"]
+    arguments += ["--mode", "words", "--run", tmp_path / "run.trec"]
+    result = lsr(*arguments)
+    assert result.exit_code == 0 and "query" not in result.stderr, result.output
+    rows = [line.split() for line in (tmp_path / "run.trec").read_text().splitlines()]
+    found = [[row[2] for row in rows if row[0] == query] for query in texts]
+    assert list(map(sorted, found)) == [["d1", "d2"], ["d1"], ["d1", "d2"]]
+    (tmp_path / "queries.jsonl").write_text(lines[2])
+    assert lsr(*arguments, "--set", "operators=true").exit_code == 0
+    assert [line.split()[2] for line in (tmp_path / "run.trec").read_text().splitlines()] == ["d1"]
+
+
 def test_a_build_an_addition_and_doctor_say_how_many_weights_reached_the_cap(
     built, tmp_path, monkeypatch
 ):
