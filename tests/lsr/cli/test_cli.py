@@ -63,13 +63,17 @@ def test_operators_of_a_query(built):
         assert result.exit_code == 0, result.output
         return [json.loads(line)["id"] for line in result.stdout.splitlines()], result.stderr
 
-    assert found("flow -plate") == (["d2"], "")
-    assert found('"laminar flow"') == (["d1"], "")
+    assert found("flow -plate") == (["d2"], "3 documents pass the conditions of the query\n")
+    assert found('"laminar flow"') == (["d1"], "1 document passes the conditions of the query\n")
     assert found("lam* theory", "--mode", "words") == (["d3", "d1"], "")
-    assert found("flow", "--filter", 'not contains("heat loss")') == (["d1"], "")
+    assert found("flow", "--filter", 'not contains("heat loss")') == (
+        ["d1"],
+        "3 documents pass the filter\n",
+    )
     assert found("flow +rocket") == (
         [],
-        'notice: no document matches `contains("rocket")`\nno document matches\n',
+        'notice: no document matches `contains("rocket")`\nno document matches\n'
+        "0 documents pass the conditions of the query\n",
     )
     ids, said = found('5 "laminar flow')
     assert ids == ["d1", "d2"] and said.startswith('notice: the quote " at character 3 is never')
