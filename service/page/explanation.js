@@ -1,7 +1,7 @@
 // Why a document has its score: its terms, its sides, and its text with what matched.
 
 import { bar, decimalsOf, fixed, make, marked, percent, plural } from "./dom.js";
-import { errorView, splitView } from "./hits.js";
+import { errorView, metadataView, splitView } from "./hits.js";
 
 const FIRST = 20; // terms shown until the user asks for all
 
@@ -289,23 +289,6 @@ function restView(rest, all) {
       make("button", { type: "button", onclick: all }, "Show all"),
     ),
     make("td", { class: "contribution" }, `= ${fixed(sum)}`),
-  );
-}
-
-function metadataView(metadata) {
-  const entries = Object.entries(metadata);
-  if (entries.length === 0) return null;
-  return make(
-    "dl",
-    { class: "metadata" },
-    ...entries.map(([key, value]) =>
-      make(
-        "div",
-        {},
-        make("dt", {}, key),
-        make("dd", {}, Array.isArray(value) ? value.join(", ") : String(value)),
-      ),
-    ),
   );
 }
 

@@ -138,8 +138,27 @@ function hitView(column, hit, rank, decimals, others, tools) {
       hit.snippet?.text
         ? make("p", { class: "snippet" }, ...marked(hit.snippet, tools.isOwn))
         : null,
+      metadataView(hit.metadata),
       hit.why ? sidesView(hit.why) : null,
       hit.why ? chipsView(hit.why.terms) : null,
+    ),
+  );
+}
+
+/** Keys and values of a document's metadata. */
+export function metadataView(metadata) {
+  const entries = Object.entries(metadata);
+  if (entries.length === 0) return null;
+  return make(
+    "dl",
+    { class: "metadata" },
+    ...entries.map(([key, value]) =>
+      make(
+        "div",
+        {},
+        make("dt", {}, key),
+        make("dd", {}, Array.isArray(value) ? value.join(", ") : String(value)),
+      ),
     ),
   );
 }

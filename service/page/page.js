@@ -9,7 +9,8 @@ import { glide } from "./glide.js";
 import { columnView, describeColumn, errorView, pair } from "./hits.js";
 import { askForKey } from "./key.js";
 import { listen } from "./keyboard.js";
-import { has, movesOf, NOTHING, RANKINGS, ranksOf, unmoved } from "./rankings.js";
+import { countsOf, filterOf, Narrow } from "./narrow.js";
+import { has, lacksOf, movesOf, NOTHING, RANKINGS, ranksOf, unmoved } from "./rankings.js";
 import { startView } from "./start.js";
 import { Terms } from "./terms.js";
 
@@ -19,8 +20,9 @@ const DRAGGING = 80;
 const MOST = 100; // hits of a request while weights are moved
 const MOST_ABREAST = 4; // columns; others are below them
 
-// chosen: names of rankings, see `shown`; opened: {name, id} of the hit that is explained, or null.
-const state = { query: "", index: null, chosen: [], opened: null };
+// chosen: names of rankings, see `shown`; opened: {name, id} of the hit that is explained, or null;
+// filter: as it was typed; picked: pairs of a key of metadata and a value.
+const state = { query: "", index: null, chosen: [], opened: null, filter: "", picked: [] };
 let indexes = []; // IndexState of each
 const columns = new Map(); // name → {answer, base, error, busy, asking}; see `run`
 let expanding = new AbortController(); // the text, and by feedback
@@ -54,6 +56,7 @@ function shown() {
 /** The request of a column, as it is now. */
 const requestOf = (name) => ({
   ...settingsOf(name),
+  filter: filterOf(state, current()),
   query: terms.edited && isEditable(name) ? terms.weights : state.query,
 });
 
@@ -65,19 +68,34 @@ function readAddress() {
   const asked = given.get("index");
   state.index = indexes.some(({ index }) => index === asked) ? asked : (indexes[0]?.index ?? null);
   state.chosen = (given.get("columns") ?? "").split(",");
+  state.filter = given.get("filter") ?? "";
+  state.picked = given.getAll("pick").flatMap(readPick);
   const [id, of] = [given.get("hit"), given.get("of")];
   const name = shown().includes(of) ? of : shown()[0];
   state.opened = state.query && id !== null && name ? { name, id } : null;
 }
 
+/** A pair of a key and a value, in a list; none where the address holds something else. */
+function readPick(text) {
+  try {
+    const pick = JSON.parse(text);
+    const fits = Array.isArray(pick) && pick.length === 2 && typeof pick[0] === "string";
+    return fits && ["string", "number", "boolean"].includes(typeof pick[1]) ? [pick] : [];
+  } catch {
+    return [];
+  }
+}
+
 /** The parameters of the address that `readAddress` reads. */
 function parameters() {
   const names = shown();
-  const { query, index, opened } = state;
+  const { query, index, opened, filter, picked } = state;
   return [
     query && ["q", query],
     indexes.length > 1 && ["index", index],
     names.length && String(names) !== current().mode && ["columns", names],
+    filter && ["filter", filter],
+    ...picked.map((pick) => ["pick", JSON.stringify(pick)]),
     opened && ["hit", opened.id],
     opened && names.length > 1 && ["of", opened.name],
   ].filter(Boolean);
@@ -98,6 +116,7 @@ function search() {
   if (!state.query) {
     columns.clear();
     terms.load([]);
+    narrow.tell(null, []);
     draw();
     find("told").textContent = "";
     return;
@@ -148,8 +167,10 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
   column.busy = true;
   if (!moving) draw(); // drawing would stop hits that are gliding
   let first;
-  const ask = (request) =>
-    post("search", { ...request, k, snippets: true, explain: true, text: false }, signal);
+  const shows = { k, snippets: true, explain: true, text: false };
+  // They are the same for all columns.
+  const counts = name === shown()[0] && !more ? countsOf(current()) : {};
+  const ask = (request) => post("search", { ...request, ...shows, ...counts }, signal);
   try {
     const edited = terms.edited && isEditable(name);
     if (edited && !column.base) {
@@ -164,6 +185,7 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
     [first] = answer.hits;
     const hits = more ? [...column.answer.hits, ...answer.hits] : answer.hits;
     column.answer = { ...answer, hits, took: answer.took_ms };
+    if (counts.facets && answer.facets) narrow.tell(answer, state.picked);
     if (!edited) column.base = ranksOf(hits);
     column.edited = edited;
     column.error = null;
@@ -207,6 +229,15 @@ async function follow({ index, generation, commit }) {
 // Drawing.
 
 const choices = new Choices(find("columns"), toggle);
+const narrow = new Narrow(
+  { row: find("narrow"), field: find("filter"), facets: find("facets") },
+  (change) => {
+    Object.assign(state, change, { opened: null });
+    settled = true;
+    writeAddress(true);
+    search();
+  },
+);
 
 function drawControls() {
   const [known, names] = [current(), shown()];
@@ -216,7 +247,10 @@ function drawControls() {
   find("index-name").textContent = several || !known ? "" : known.index;
   find("facts").replaceChildren(...(known ? factsView(known) : []));
   choices.draw(known, names);
-  find("unavailable").hidden = !known || known.dense !== null;
+  if (known) narrow.draw(known, state.filter);
+  const lacks = known ? lacksOf(known) : "";
+  find("unavailable").hidden = !lacks;
+  find("unavailable").textContent = lacks;
   find("forget").hidden = !hasKey();
   find("legend").hidden = !state.query;
   find("terms").hidden = !state.query || !known?.sides.includes("learned");
@@ -367,8 +401,8 @@ find("search").addEventListener("submit", (event) => {
   settled = true;
 });
 find("index").addEventListener("change", (event) => {
-  state.index = event.target.value;
-  state.opened = null;
+  // Another index has other metadata.
+  Object.assign(state, { index: event.target.value, opened: null, filter: "", picked: [] });
   writeAddress(true);
   search();
 });
@@ -377,7 +411,10 @@ find("forget").addEventListener("click", () => {
   location.reload();
 });
 
-const searched = () => JSON.stringify([state.query, state.index, shown()]);
+const searched = () => {
+  const { query, index, filter, picked } = state;
+  return JSON.stringify([query, index, filter, picked, shown()]);
+};
 
 address.listenToHistory(() => {
   const [before, opened] = [searched(), markOf(state.opened)];

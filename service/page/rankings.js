@@ -46,6 +46,14 @@ export const RANKINGS = {
 /** Whether an index, an IndexState, has a ranking. */
 export const has = (index, name) => RANKINGS[name].needs.every((side) => index.sides.includes(side));
 
+/** What the rankings need that an index, an IndexState, lacks; "" if it has all. */
+export function lacksOf({ sides, encoder }) {
+  const lacks = [];
+  if (!sides.includes("learned")) lacks.push(`Encoder ${encoder} gives no learned terms.`);
+  if (!sides.includes("dense")) lacks.push("Dense and hybrid need an index built with --dense.");
+  return lacks.join(" ");
+}
+
 /** Why a ranking does not follow the weights of terms. */
 export const unmoved = (learnedIsShown) => {
   const why =

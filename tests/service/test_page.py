@@ -981,3 +981,55 @@ def test_what_a_screen_reader_finds(visit, expect):
         expect(page.get_by_role(role, name=name, exact=True)).to_have_count(1)
     assert column(page).get_by_role("listitem").count() == 10
     assert column(page).get_by_role("heading", level=3).count() == 10
+
+
+# Filters and facets.
+
+
+def test_values_of_metadata_are_counted_and_picked(visit, expect, api):
+    page = visit(q="heat", index="wings", columns="sparse,words")
+    settled(expect, page, "sparse", "words")
+    facets = page.get_by_role("complementary", name="Metadata")
+    expect(facets.locator(".count")).to_have_text("200 documents")
+    counted = api("search", query="heat", facets=["kind: 6", "year: 6"])["facets"]
+    lists = facets.locator("section")
+    expect(lists.locator("h3")).to_have_text([facet["key"] for facet in counted])
+    for number, facet in enumerate(counted):
+        told = [f"{of['value']}{of['documents']}" for of in facet["values"]]
+        expect(lists.nth(number).locator("button")).to_have_text(told)
+    kind = facets.get_by_role("button", name="k1", exact=False)
+    kind.click()
+    expect(page).to_have_url(re.compile(r"pick=%5B%22kind%22,%22k1%22%5D$"))
+    found = api("search", query="heat", mode="words", filter="kind = k1", facets=["year: 6"])
+    expect(facets.locator(".count")).to_have_text(f"{found['total']} documents")
+    settled(expect, page, "sparse", "words")
+    assert shown(page, "words") == ids(found)
+    expect(kind).to_have_attribute("aria-pressed", "true")
+    expect(kind).to_be_focused()
+    year = found["facets"][0]["values"][0]["value"]
+    facets.get_by_role("button", name=str(year), exact=False).first.click()
+    both = api("search", query="heat", mode="words", filter=f"kind = k1 and year = {year}")
+    expect(facets.locator(".count")).to_have_text(re.compile(f"^{both['total']} document"))
+    settled(expect, page, "sparse", "words")
+    assert shown(page, "words") == ids(both)
+    page.go_back()
+    expect(facets.locator(".count")).to_have_text(f"{found['total']} documents")
+    kind.click()
+    expect(facets.locator(".count")).to_have_text("200 documents")
+    expect(page).to_have_url(re.compile("columns=words,sparse$"))
+
+
+def test_odd_keys_and_values_are_picked(visit, expect, api):
+    page = visit(q="heat pressure", index="code", columns="words")
+    settled(expect, page, "words")
+    # Each value is in one document alone, so none is listed: the address may still hold them.
+    picks = [[f"<b>{CODE}", CODE], ["by.n", str(2**53 + 1)], ["ok", True], ["tags", "b"]]
+    for key, value in picks:
+        page = visit(
+            q="heat pressure", index="code", columns="words", pick=json.dumps([key, value])
+        )
+        settled(expect, page, "words")
+        assert shown(page, "words") == (["a/b?c#<i>"] if "<b>" in key else ["plain"])
+    page = visit(q="heat pressure", index="code", columns="words", pick="[1, {}]")
+    settled(expect, page, "words")
+    assert len(shown(page, "words")) == 3
