@@ -1019,6 +1019,35 @@ def test_values_of_metadata_are_counted_and_picked(visit, expect, api):
     expect(page).to_have_url(re.compile("columns=words,sparse$"))
 
 
+def test_a_filter_and_a_phrase_in_the_address(visit, expect, api):
+    filters = {"filter": "year >= 1960 or kind = k2"}
+    picks = {"pick": '["kind","k1"]'}
+    asked = {"q": 'wing "heat flow"', "index": "wings", "columns": "words"}
+    page = visit(refused=(400,), **asked, **filters, **picks)
+    settled(expect, page, "words")
+    expect(page.get_by_label("Filter")).to_have_value("year >= 1960 or kind = k2")
+    found = api(
+        "search",
+        query='wing "heat flow"',
+        mode="words",
+        filter="(year >= 1960 or kind = k2) and kind = k1",
+    )
+    assert shown(page, "words") == ids(found) != []
+    facets = page.get_by_role("complementary", name="Metadata")
+    expect(facets.locator(".count")).to_have_text(re.compile(f"^{found['total']} document"))
+    texts = [api("explain", query="heat", id=hit)["document"]["text"] for hit in ids(found)]
+    assert all("heat flow" in text for text in texts)
+    field = page.get_by_label("Filter")
+    field.fill("nothing = 3")
+    field.press("Enter")
+    expect(column(page, "words").locator(".problem")).to_contain_text("under the key 'nothing'")
+    field.fill("")
+    field.press("Enter")
+    settled(expect, page, "words")
+    alone = api("search", query='wing "heat flow"', mode="words", filter="kind = k1")
+    assert shown(page, "words") == ids(alone)
+
+
 def test_odd_keys_and_values_are_picked(visit, expect, api):
     page = visit(q="heat pressure", index="code", columns="words")
     settled(expect, page, "words")
