@@ -215,6 +215,27 @@ class LuceneIndex:
         strings = b"".join(map(pack_document, documents))
         self._ask(lambda: self._engine.add(numbers, strings, new, threads))
 
+    def revise(
+        self, documents: Sequence[Document], own: Sequence[Collection[int]], *, threads: int = 1
+    ) -> None:
+        """Replace the metadata of documents; searches see them after `commit`.
+
+        Learned terms, words and the numbers of passages stay as they are.
+
+        Args:
+            documents: n different documents as they are in the index, but for their metadata; none
+                has been changed since the last commit.
+            own: as for `add`.
+            threads: Java threads.
+        """
+        numbers = pack_integers(
+            len(documents),
+            [len(of) for of in own],
+            [token for of in own for token in sorted(of)],
+        )
+        strings = b"".join(map(pack_document, documents))
+        self._ask(lambda: self._engine.revise(numbers, strings, threads))
+
     def delete(self, ids: Iterable[str]) -> None:
         """Delete documents by id; unknown ids are no error. Searches see it after `commit`."""
         packed = pack_strings(ids)

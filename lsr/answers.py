@@ -50,7 +50,7 @@ class Indexes(_Answer):
 class Acknowledgement(State):
     """Documents are durable, and searches see them, once this arrives."""
 
-    documents: int = Field(description="that were written or deleted")
+    documents: int = Field(description="that were written, changed or deleted")
 
 
 class Mark(_Answer):

@@ -159,6 +159,11 @@ def put(document: OneDocument, index: str | None = None) -> Call[Acknowledgement
     return _write("PUT", _path(doc_id), index, body=body)
 
 
+def patch(doc_id: str, metadata: Map[str, Any], index: str | None = None) -> Call[Acknowledgement]:
+    """Change a document's metadata; nothing is encoded anew. None takes a key away."""
+    return _write("PATCH", _path(doc_id), index, body={"metadata": dict(metadata)})
+
+
 def delete(doc_id: str, index: str | None = None) -> Call[Acknowledgement]:
     """Delete a document."""
     return _write("DELETE", _path(doc_id), index)
@@ -300,6 +305,7 @@ class _Service(Generic[Http]):
     document = Method(document)
     add = Method(add)
     put = Method(put)
+    patch = Method(patch)
     delete = Method(delete)
     delete_matching = Method(delete_matching)
     indexes = Method(indexes)

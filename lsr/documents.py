@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MetadataValue = str | int | float | bool
 
@@ -38,6 +38,13 @@ class Document:
     def content(self) -> str:
         """What encoders read: title and text joined by a space (the BEIR convention)."""
         return f"{self.title} {self.text}".strip()
+
+
+class Change(NamedTuple):
+    """A change of a document's metadata: values to set by key; None takes a key away."""
+
+    id: str
+    metadata: Mapping[str, MetadataValue | Sequence[MetadataValue] | None]
 
 
 class Query(NamedTuple):
@@ -79,16 +86,53 @@ def metadata_of(*objects: Mapping[str, object]) -> dict[str, MetadataValue | lis
     result: dict[str, MetadataValue | list[MetadataValue]] = {}
     for values in objects:
         for key, value in _leaves(values, "", 1):
-            checked_text(key, "a key")
-            if key in result:
-                raise ValueError(f"{key} is given twice")
-            if isinstance(value, list | tuple):
-                items = [_metadata_value(item, f"an item of {key}") for item in _present(value)]
-                _check_no_vector(items, key)
-                result[key] = items
-            else:
-                result[key] = _metadata_value(value, key)
+            if value is not None:
+                _set(result, key, value)
     return result
+
+
+def change_of(doc_id: str, given: Mapping[str, object]) -> Change:
+    """Return the change that an object stands for; all ways to change metadata share this rule.
+
+    Values are those of `metadata_of`, but a null takes away its key, and where that is of an object
+    all of its members: ``{"a": {"b": null, "c": 1}}`` takes away ``a.b``, and sets ``a.c``. What is
+    not named stays.
+
+    Raises:
+        ValueError: a value that metadata cannot hold, two for one key, or no key at all.
+    """
+    found: dict[str, MetadataValue | list[MetadataValue] | None] = {}
+    for key, value in _leaves(given, "", 1):
+        _set(found, key, value)
+    if not found:
+        raise ValueError(f"a change of document {doc_id!r} must name a key of metadata")
+    return Change(checked_id(doc_id), found)
+
+
+def changed(document: Document, change: Change) -> Document:
+    """Return a document with its metadata changed: keys are taken away first, then set."""
+    gone = [key for key, value in change.metadata.items() if value is None]
+    inside = tuple(f"{key}." for key in gone)
+    kept = {
+        key: value
+        for key, value in document.metadata.items()
+        if key not in gone and not key.startswith(inside)
+    }
+    new = {key: value for key, value in change.metadata.items() if value is not None}
+    return replace(document, metadata=kept | new)
+
+
+def _set(result: MutableMapping[str, Any], key: str, value: object) -> None:
+    """Put a value under a key that is not there yet."""
+    checked_text(key, "a key")
+    if key in result:
+        raise ValueError(f"{key} is given twice")
+    if isinstance(value, list | tuple):
+        items = [_metadata_value(item, f"an item of {key}") for item in _present(value)]
+        _check_no_vector(items, key)
+        result[key] = items
+    else:
+        result[key] = None if value is None else _metadata_value(value, key)
 
 
 def _present(values: Sequence[object]) -> Iterator[object]:
@@ -96,7 +140,7 @@ def _present(values: Sequence[object]) -> Iterator[object]:
 
 
 def _leaves(values: Mapping[str, object], prefix: str, depth: int) -> Iterator[tuple[str, object]]:
-    """Yield the values that are neither objects nor null, with their dotted keys."""
+    """Yield the values that are no objects, with their dotted keys."""
     if depth > _DEEPEST:
         raise ValueError(
             f"{prefix.partition('.')[0]}: objects are nested more than {_DEEPEST} deep"
@@ -106,7 +150,7 @@ def _leaves(values: Mapping[str, object], prefix: str, depth: int) -> Iterator[t
             raise ValueError(f"a key of metadata must be a string, got {key!r}")
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.", depth + 1)
-        elif value is not None:
+        else:
             yield prefix + key, value
 
 

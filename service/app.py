@@ -29,13 +29,14 @@ from lsr.answers import (
     Problem,
     StoredDocument,
 )
-from lsr.documents import Document
+from lsr.documents import Document, change_of
 from lsr.request import Request as Asked
 from lsr.search import Searcher
 from lsr.search.notices import of_document, of_query
 from lsr.service import answering, assets, errors
 from lsr.service.bodies import (
     BatchBody,
+    ChangeBody,
     DeleteBody,
     DocumentBody,
     ExplainBody,
@@ -46,7 +47,7 @@ from lsr.service.bodies import (
     read_body,
 )
 from lsr.service.gate import Gate
-from lsr.service.ingest import Delete, DeleteMatching, Operation, Put, Receipt
+from lsr.service.ingest import Delete, DeleteMatching, Operation, Put, Receipt, Revise
 from lsr.service.searching import answers, state_of, work
 from lsr.service.served import Served
 from lsr.service.service import Service
@@ -150,7 +151,7 @@ def app_around(opened: Callable[[], Service], settings: Settings) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
         )
     return app
@@ -282,6 +283,13 @@ def _add_documents(app: FastAPI) -> None:
         served = _served(app, name)
         put = Put((body.document(id),))
         return _acknowledged(served, await _write(app, served, put))
+
+    @app.patch("/indexes/{name}/documents/{id:path}", tags=["documents"])
+    async def patch(name: NameParameter, id: IdParameter, body: ChangeBody) -> Acknowledgement:  # noqa: A002
+        """Change a document's metadata; nothing is encoded anew."""
+        served = _served(app, name)
+        revise = Revise((change_of(id, body.metadata),))
+        return _acknowledged(served, await _write(app, served, revise))
 
     @app.delete("/indexes/{name}/documents/{id:path}", tags=["documents"])
     async def delete(name: NameParameter, id: IdParameter) -> Acknowledgement:  # noqa: A002

@@ -170,6 +170,21 @@ class DocumentBody(BaseModel):
         return Document(doc_id, self.title, self.text, metadata_of(self.metadata or {}))
 
 
+class ChangeBody(BaseModel):
+    """What to change of a document."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra={"examples": [{"metadata": {"status": "closed", "owner": None}}]},
+    )
+
+    metadata: dict[str, Any] = Field(
+        description="values to set by key, as of a document; null takes a key away, and the "
+        "members of an object of that name. Keys that are not named stay"
+    )
+
+
 def cursor_after(request: Request, generation: int, place: Position) -> str:
     """Return the cursor that asks for the hits after `place`."""
     parts = [generation, _digest(request), place.score, place.doc_id, place.rank]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from lsr.building.live import Live, open_live
 from lsr.building.lock import awaited
 from lsr.building.truncation import counted_since, sentences
 from lsr.building.writer import Encoded, Writer, capped
-from lsr.documents import Document, checked_id
+from lsr.documents import Change, Document, changed, checked_id
 from lsr.filter import Filter
 from lsr.indexes.buffers import pack_document
 from lsr.indexes.lucene import IndexLockedError
@@ -36,6 +37,12 @@ class Put(NamedTuple):
     documents: tuple[Document, ...]
 
 
+class Revise(NamedTuple):
+    """Change metadata of documents; if one of them does not exist, none is changed."""
+
+    changes: tuple[Change, ...]
+
+
 class Delete(NamedTuple):
     """Delete documents; if one of them does not exist, none is deleted."""
 
@@ -48,7 +55,7 @@ class DeleteMatching(NamedTuple):
     filter: Filter
 
 
-Operation = Put | Delete | DeleteMatching
+Operation = Put | Revise | Delete | DeleteMatching
 
 
 class Receipt(NamedTuple):
@@ -56,7 +63,7 @@ class Receipt(NamedTuple):
 
     generation: int
     commit: int
-    documents: int  # that the operation wrote or deleted
+    documents: int  # that the operation wrote, changed or deleted
 
 
 @dataclass(eq=False)
@@ -124,14 +131,14 @@ class Ingest:
     def submit(self, operation: Operation, deadline: float) -> Future[Receipt]:
         """Put an operation into the queue; wait while the queue is full.
 
-        The future raises KeyError (an id to delete is not in the index), ValueError (weights that
-        cannot be stored, or a filter that does not fit the index), IndexLockedError (another
-        process held the lock until the deadline), DeadlineError (the operation was not begun by
-        then), ClosedError, or the exception of the commit, after which the operation may be durable
-        or not.
+        The future raises KeyError (an id to delete or to change is not in the index), ValueError
+        (weights that cannot be stored, or a filter that does not fit the index), IndexLockedError
+        (another process held the lock until the deadline), DeadlineError (the operation was not
+        begun by then), ClosedError, or the exception of the commit, after which the operation may
+        be durable or not.
 
         Args:
-            operation: with at least one document or id.
+            operation: with at least one document, change or id.
             deadline: in seconds of time.monotonic; an operation not begun by then is dropped.
 
         Raises:
@@ -308,6 +315,8 @@ def _checked_bytes(operation: Operation) -> int:
         raise ValueError(f"{type(operation).__name__} must have at least one document, got none")
     if isinstance(operation, Delete):
         return sum(len(checked_id(doc_id).encode()) for doc_id in operation.ids)
+    if isinstance(operation, Revise):
+        return sum(len(json.dumps(change).encode()) for change in operation.changes)
     for document in operation.documents:
         checked_id(document.id)
     return sum(len(pack_document(document)) for document in operation.documents)
@@ -332,15 +341,31 @@ def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
             row += waiting.n_documents
         parts.append(encoded)
     last: dict[str, tuple[int, int] | None] = {}  # id → part and row; None: delete it
+    revised: dict[str, Document] = {}  # by id, with metadata other than in the part or the index
+
+    def now(doc_id: str) -> Document | None:
+        if doc_id in revised or doc_id not in last:
+            return revised.get(doc_id) or writer.index.stored([doc_id])[0]
+        place = last[doc_id]
+        return parts[place[0]].documents[place[1]] if place else None
+
     applied = []
     for waiting in group:
-        if isinstance(waiting.operation, Delete):
-            ids = waiting.operation.ids
-            unknown = [i for i in ids if not (last[i] if i in last else writer.holds(i))]
+        if isinstance(waiting.operation, Delete | Revise):
+            ids = _ids(waiting.operation)
+            unknown = [doc_id for doc_id in ids if now(doc_id) is None]
             if unknown:
                 _fail([waiting], KeyError(f"no document {unknown[0]!r} in this index"))
                 continue
-            last.update(dict.fromkeys(ids))
+        if isinstance(waiting.operation, Delete):
+            for doc_id in waiting.operation.ids:
+                last[doc_id] = None
+                revised.pop(doc_id, None)
+        elif isinstance(waiting.operation, Revise):
+            for change in waiting.operation.changes:
+                document = now(change.id)
+                assert document
+                revised[change.id] = changed(document, change)
         elif isinstance(waiting.operation, DeleteMatching):
             try:
                 matching = writer.index.matching(waiting.operation.filter)
@@ -353,6 +378,7 @@ def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
             part, row = first_rows[waiting]
             for n, document in enumerate(waiting.operation.documents):
                 last[document.id] = (part, row + n)
+                revised.pop(document.id, None)
         else:
             continue
         applied.append(waiting)
@@ -361,8 +387,18 @@ def _apply(writer: Writer, group: Sequence[_Waiting]) -> list[_Waiting]:
     for number, encoded in enumerate(parts):
         rows = [place[1] for place in last.values() if place and place[0] == number]
         if rows:
-            writer.add(encoded.rows(rows))
+            chosen = encoded.rows(rows)
+            documents = [revised.pop(of.id, of) for of in chosen.documents]
+            writer.add(chosen._replace(documents=documents))
+    if revised:
+        writer.revise(list(revised.values()))
     return applied
+
+
+def _ids(operation: Delete | Revise) -> Sequence[str]:
+    if isinstance(operation, Delete):
+        return operation.ids
+    return [change.id for change in operation.changes]
 
 
 def _encode(

@@ -176,14 +176,9 @@ public final class Engine {
       List<Document> batch = new ArrayList<>();
       for (int i = first; i < Math.min(first + STRIDE, n); i++) {
         Document document = described(texts);
-        int end = starts[i + 1];
-        ImpactStream stream = new ImpactStream(vocabulary, terms, impacts, starts[i], end);
-        document.add(new Field(LEARNED, stream, IMPACTS));
-        stream = new ImpactStream(vocabulary, own, null, ownStarts[i], ownStarts[i + 1]);
-        document.add(new Field(TOKENS, stream, TOKEN));
+        learned(document, terms, impacts, starts[i], starts[i + 1]);
+        tokens(document, own, ownStarts[i], ownStarts[i + 1]);
         document.add(new NumericDocValuesField(PASSAGE, nextPassage++));
-        BytesRef forward = Packed.forward(terms, impacts, starts[i], end);
-        document.add(new BinaryDocValuesField(FORWARD, forward));
         batch.add(document);
       }
       tasks.add(
@@ -199,6 +194,44 @@ public final class Engine {
           });
     }
     parallel(tasks, threads);
+  }
+
+  /**
+   * Replaces the metadata of documents that the last commit has; all else stays as it is. numbers:
+   * n, n counts of own tokens, all own tokens; strings: as in add.
+   */
+  public void revise(byte[] numbers, byte[] strings, int threads) throws Exception {
+    ByteBuffer in = Packed.little(numbers);
+    int n = in.getInt();
+    int[] starts = starts(in, n);
+    int[] own = Packed.ints(in, starts[n]);
+    ByteBuffer texts = Packed.little(strings);
+    List<Callable<Void>> tasks = new ArrayList<>();
+    for (int i = 0; i < n; i++) {
+      Document document = described(texts);
+      tokens(document, own, starts[i], starts[i + 1]);
+      tasks.add(
+          () -> {
+            String id = document.get(ID);
+            Kept kept = Kept.of(reader, id);
+            learned(document, kept.terms(), kept.impacts(), 0, kept.terms().length);
+            document.add(new NumericDocValuesField(PASSAGE, kept.passage()));
+            writer.updateDocument(new Term(ID, id), document);
+            return null;
+          });
+    }
+    parallel(tasks, threads);
+  }
+
+  private void learned(Document document, int[] terms, int[] impacts, int start, int end) {
+    ImpactStream stream = new ImpactStream(vocabulary, terms, impacts, start, end);
+    document.add(new Field(LEARNED, stream, IMPACTS));
+    BytesRef forward = Packed.forward(terms, impacts, start, end);
+    document.add(new BinaryDocValuesField(FORWARD, forward));
+  }
+
+  private void tokens(Document document, int[] own, int start, int end) {
+    document.add(new Field(TOKENS, new ImpactStream(vocabulary, own, null, start, end), TOKEN));
   }
 
   /** n counts as n + 1 places: where each of n parts begins, and where the last ends. */

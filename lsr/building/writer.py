@@ -173,6 +173,17 @@ class Writer:
         encoder = self._dense.encoder if side == "dense" and self._dense else self._encoder
         return encoder.document_limit.tokens
 
+    def revise(self, documents: Sequence[Document]) -> None:
+        """Replace the metadata of documents; nothing is encoded, and vectors stay as they are.
+
+        Args:
+            documents: different ones as they are in the index, but for their metadata; none has
+                been changed since the last commit.
+        """
+        # A text's own terms are its tokens, for which no model runs.
+        own = [self._encoder.own_terms(document.content) for document in documents]
+        self.index.revise(documents, own, threads=os.cpu_count() or 1)
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete documents by id; unknown ids are no error."""
         self.index.delete(ids)

@@ -12,7 +12,7 @@ import typer
 
 import lsr
 from lsr.cli.evaluation import compare, demo, evaluate
-from lsr.cli.indexing import add, delete, doctor, index, merge, upgrade
+from lsr.cli.indexing import add, delete, doctor, index, merge, metadata, upgrade
 from lsr.cli.reproducing import reproduce
 from lsr.cli.searching import explain, search
 from lsr.cli.serving import serve
@@ -48,6 +48,7 @@ def _main(
 # In the order of --help.
 app.command()(index)
 app.command()(add)
+app.command()(metadata)
 app.command()(delete)
 app.command()(merge)
 app.command()(upgrade)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -131,6 +132,65 @@ def delete(
             delete_documents(directory, ids or [])
             n = len(ids or [])
     say(f"deleted {n:,} {'document' if n == 1 else 'documents'} from {directory}", err=True)
+
+
+def metadata(
+    directory: IndexArgument,
+    doc_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The id of a document.")
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE...]",
+            help="What to set. VALUE is JSON, or else a string: status=closed, year=2026, "
+            '\'tags=["a", "b"]\'. KEY=null takes a key away.',
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSONL",
+            help='In place of these: a file of lines {"id": …, "metadata": {…}}. With an unknown '
+            "id, nothing is changed.",
+        ),
+    ] = None,
+) -> None:
+    """Change metadata of documents, while searches go on. Nothing is encoded anew.
+
+    Keys that are not named stay as they are.
+    """
+    if (file is None) == (doc_id is None) or (doc_id is not None and not pairs):
+        raise typer.BadParameter("give the id of a document and KEY=VALUE, or --file")
+    from lsr.building.metadata import change_metadata
+    from lsr.cli.display import progress_bar
+    from lsr.corpus.records import read_changes
+    from lsr.documents import change_of
+
+    with user_errors():
+        if file is not None:
+            changes = read_changes(file)
+        else:
+            changes = [change_of(doc_id or "", _values(pairs or []))]
+        with progress_bar() as progress:
+            n = change_metadata(directory, changes, progress=progress)
+    say(f"changed {n:,} {'document' if n == 1 else 'documents'} of {directory}", err=True)
+
+
+def _values(pairs: list[str]) -> dict[str, object]:
+    """Values by key from "KEY=VALUE", where VALUE is JSON or else a string."""
+    values: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ValueError(f"a value of metadata must be KEY=VALUE, got {pair!r}")
+        if key in values:
+            raise ValueError(f"{key} is given twice")
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            values[key] = value
+    return values
 
 
 def merge(directory: IndexArgument) -> None:

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from lsr.documents import Document, Query, checked_id, checked_text, metadata_of
+from lsr.documents import (
+    Change,
+    Document,
+    Query,
+    change_of,
+    checked_id,
+    checked_text,
+    metadata_of,
+)
 from lsr.lines import decode, parse_object, read_lines
 
 _DOCUMENT_ID_KEYS = ("_id", "id", "docid", "doc_id")
@@ -38,6 +46,37 @@ def read_queries(path: str | os.PathLike[str]) -> list[Query]:
     if not queries:
         raise ValueError(f"{path}: no queries")
     return queries
+
+
+def read_changes(path: str | os.PathLike[str]) -> list[Change]:
+    """Return the changes of metadata in a .jsonl file (also .gz), in file order.
+
+    A line is ``{"id": …, "metadata": {…}}``, see `change_of`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorpusError: a line cannot be used.
+        ValueError: the file has another suffix, or no changes.
+    """
+    path = Path(path)
+    if require_format(path) != ".jsonl":
+        raise ValueError(f"{path}: expected a .jsonl file (also .gz)")
+    changes = list(read_lines(path, _change_from_json))
+    if not changes:
+        raise ValueError(f"{path}: no changes")
+    return changes
+
+
+def _change_from_json(line: str) -> Change:
+    record = parse_object(line)
+    doc_id = _id_of(record, _DOCUMENT_ID_KEYS)
+    others = record.keys() - {"metadata", _key_of(record, _DOCUMENT_ID_KEYS)}
+    if others:
+        raise ValueError(f"a change holds id and metadata and nothing else, got {min(others)!r}")
+    metadata = record.get("metadata")
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata must be an object, got {type(metadata).__name__}")
+    return change_of(doc_id, metadata)
 
 
 def format_of(path: Path) -> str | None:

@@ -197,6 +197,19 @@ def test_any_id_is_put_read_and_deleted(writer, doc_id):
     assert error.value.status == 404 and doc_id in error.value.message
 
 
+def test_metadata_are_changed(writer):
+    writer.put(Document("m/1", text="quux", metadata={"year": 1999, "tags": ["a"], "of": "x"}))
+    changed = writer.patch("m/1", {"year": 2000, "tags": None, "by": {"name": "y"}})
+    assert changed.documents == 1
+    kept = {"year": 2000, "of": "x", "by.name": "y"}
+    assert writer.document("m/1").metadata == kept
+    assert [hit.metadata for hit in writer.search("quux", filter="year = 2000").hits] == [kept]
+    writer.delete("m/1")
+    with pytest.raises(ServiceError, match="no document 'm/1' in this index") as error:
+        writer.patch("m/1", {"year": 2001})
+    assert error.value.status == 404
+
+
 def test_documents_are_added_from_any_iterable(writer):
     documents = [
         Document("n1", text="nozzle one"),

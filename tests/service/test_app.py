@@ -12,6 +12,8 @@ from starlette.testclient import TestClient
 from lsr.answers import Answer, Answers, Expansion, ExplainedDocument, StoredDocument
 from lsr.building.build import build_index
 from lsr.corpus.corpus import open_corpus
+from lsr.encoders.dense import DenseEncoder
+from lsr.encoders.lexical import LexicalEncoder
 from lsr.search import Searcher
 from lsr.service.app import create_app
 from lsr.service.log import log_to
@@ -293,6 +295,31 @@ def test_metadata_come_back_and_can_be_filtered_by_at_once(writable):
     assert search(writable, query="heat", filter=f"by.n = {2**53}")["hits"] == []
     for doc_id in ("m1", "m2"):
         writable.delete(f"{url}/{doc_id}")
+
+
+def test_metadata_are_changed_and_seen_at_once(writable, monkeypatch):
+    url = "/indexes/wings/documents/d7"
+    before = writable.get(url).json()
+    hits = [
+        search(writable, query="heat", mode=mode, k=200)["hits"] for mode in ("learned", "dense")
+    ]
+    monkeypatch.setattr(LexicalEncoder, "encode_documents", None)
+    monkeypatch.setattr(DenseEncoder, "encode_documents", None)
+    change = {"metadata": {"kind": "new", "year": None, "of": {"tags": ["a", "b"]}}}
+    told = writable.patch(url, json=change).json()
+    found = search(writable, query="heat", filter="kind = new", facets=["of.tags"])
+    assert (told["documents"], told["commit"]) == (1, found["state"]["commit"])
+    kept = {"kind": "new", "of.tags": ["a", "b"]}
+    assert writable.get(url).json() == before | {"metadata": kept}
+    assert [hit["id"] for hit in found["hits"]] == ["d7"] and found["total"] == 1
+    assert found["facets"][0]["values"] == [{"value": value, "documents": 1} for value in "ab"]
+    for mode, of_mode in zip(("learned", "dense"), hits, strict=True):
+        again = search(writable, query="heat", mode=mode, k=200)["hits"]
+        for hit in of_mode:
+            hit["metadata"] = kept if hit["id"] == "d7" else hit["metadata"]
+        assert again == of_mode
+    unknown = writable.patch("/indexes/wings/documents/nobody", json=change)
+    assert error_of(unknown, 404) == "no document 'nobody' in this index"
 
 
 def test_documents_are_written_and_seen_at_once(writable):

@@ -1,5 +1,6 @@
 """service/ingest.py: order, group commit, errors, backpressure, and the index's lock."""
 
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -14,14 +15,15 @@ from lsr.building.build import build_index
 from lsr.building.live import open_live
 from lsr.building.lock import locked
 from lsr.corpus.corpus import open_corpus
-from lsr.documents import Document
+from lsr.documents import Document, change_of, changed
 from lsr.encoders.lexical import LexicalEncoder
+from lsr.filter import Comparison
 from lsr.filter_text import parse
 from lsr.indexes.lucene import IndexLockedError, LuceneIndex
 from lsr.indexes.manifest import read_manifest, write_manifest
 from lsr.search import Searcher
 from lsr.service.dispatcher import ClosedError, DeadlineError, OverloadedError
-from lsr.service.ingest import Delete, DeleteMatching, Ingest, Put, Receipt
+from lsr.service.ingest import Delete, DeleteMatching, Ingest, Put, Receipt, Revise
 
 
 def put(*pairs):
@@ -113,6 +115,93 @@ def test_operations_that_wait_are_applied_in_order_and_committed_once(index):
     with open_live(index) as live:
         assert len(live.dense.names) == 2  # a segment of the build, and one of this group
         assert live.commit == commit + 1
+
+
+def revise(doc_id, **metadata):
+    return Revise((change_of(doc_id, metadata),))
+
+
+def test_changes_of_metadata_follow_the_writes_before_them(index):
+    before, commit = texts(index), commit_of(index)
+    with ingest(index) as writes:
+        with locked(index):
+            operations = [
+                Put((Document("a", text="one", metadata={"n": 1, "m": 1}),)),
+                revise("a", n=2, o=3),
+                revise("a", m=None),
+                revise("d1", kind="new"),
+                revise("d1", year=None),
+                revise("d2", kind="lost"),
+                Put((Document("d2", text="again", metadata={"n": 5}),)),
+                revise("d3", kind="lost"),
+                Delete(("d3",)),
+                Put((Document("d4", text="again", metadata={"n": 1}),)),
+                Delete(("d4",)),
+                Revise((change_of("d5", {"x": 1}), change_of("d6", {"x": 2}))),
+                DeleteMatching(parse("x = 2")),
+                revise("d5", x=3),
+            ]
+            accepted = [writes.submit(operation, soon()) for operation in operations]
+            unknown = [
+                writes.submit(operation, soon())
+                for operation in (
+                    revise("d3", x=1),
+                    Revise((change_of("d7", {"x": 1}), change_of("d6", {"x": 1}))),
+                )
+            ]
+        receipts = [future.result(30) for future in accepted]
+        for future, doc_id in zip(unknown, ("d3", "d6"), strict=True):
+            with pytest.raises(KeyError, match=f"no document '{doc_id}' in this index"):
+                future.result(30)
+    assert [receipt.documents for receipt in receipts] == [1] * 11 + [2, 1, 1]
+    assert [receipt.commit - commit for receipt in receipts] == [1] * 12 + [2, 3]
+    for doc_id in ("d3", "d4", "d6"):
+        del before[doc_id]
+    assert texts(index) == before | {"a": "one", "d2": "again"}
+    with open_live(index) as live:
+        found = [of.metadata for of in live.index.documents(["a", "d1", "d2", "d5", "d7"])]
+    assert found == [
+        {"n": 2, "o": 3},
+        {"kind": "new"},
+        {"n": 5},
+        {"kind": "k2", "year": 1955, "x": 3},
+        {"kind": "k1", "year": 1957},
+    ]
+
+
+def test_random_writes_leave_what_a_dictionary_would_hold(index):
+    choice = random.Random(0)
+    with open_live(index) as live:
+        expected = {of.id: of for of in live.index.documents(live.index.matching())}
+    ids = [*sorted(expected)[:4], "x", "y"]
+    with ingest(index, group=30) as writes:
+        for _ in range(4):
+            futures = []
+            with locked(index):
+                for n in range(40):
+                    doc_id = choice.choice(ids)
+                    kind = choice.choice([Put, Revise, Revise, Delete])
+                    change = {choice.choice("ab"): choice.choice([None, n]), "of": {"c": n}}
+                    if kind is Put:
+                        document = Document(doc_id, text=f"heat {n}", metadata={"a": -n})
+                        operation, expected[doc_id] = Put((document,)), document
+                    elif kind is Revise:
+                        operation = Revise((change_of(doc_id, change),))
+                        if doc_id in expected:
+                            document = expected[doc_id]
+                            expected[doc_id] = changed(document, operation.changes[0])
+                    else:
+                        operation = Delete((doc_id,))
+                        expected.pop(doc_id, None)
+                    futures.append(writes.submit(operation, soon()))
+            wait(futures, 30)
+            assert all(isinstance(of.exception(), KeyError | None) for of in futures)
+    assert texts(index) == {doc_id: of.text for doc_id, of in expected.items()}
+    with open_live(index) as live:
+        assert live.index.documents(sorted(expected)) == [expected[d] for d in sorted(expected)]
+        for doc_id, document in expected.items():
+            for key, value in document.metadata.items():
+                assert doc_id in live.index.matching(Comparison(key, "=", value))
 
 
 def test_deleting_by_filter_sees_all_writes_before_it(index):

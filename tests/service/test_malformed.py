@@ -359,7 +359,8 @@ def test_batches(ask, body, status, why):
         ("PUT", "/indexes/wings/search", 405, None),
         ("GET", SEARCH, 405, None),
         ("BREW", "/", 400, "valid HTTP"),
-        ("PATCH", "/indexes/wings/documents/d1", 405, None),
+        ("PATCH", "/indexes/wings/documents/d1", 422, "body"),
+        ("PATCH", "/indexes/wings", 405, None),
         ("GET", "/" + "a" * 17_000, 414, "16384"),
         ("GET", "/indexes?" + "a=b&" * 5000, 414, "16384"),
         ("GET", "/healthz?%00=%ff", 200, None),
@@ -521,6 +522,27 @@ def test_documents(ask, path, body, status, why):
     assert reply.status in (status if isinstance(status, tuple) else (status,)), reply
     if why:
         assert re.search(why, error), error
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        ({"metadata": {"a": None, "b": {"c": [1, None]}}}, 200, None),
+        ({"metadata": {}}, 400, "a change of document 'd1' must name a key of metadata"),
+        ({"metadata": {"a": {}}}, 400, "must name a key"),
+        ({}, 422, "metadata"),
+        ({"metadata": None}, 422, "metadata"),
+        ({"metadata": {"a": 1}, "text": "a"}, 422, "text"),
+        ({"metadata": {"a": {"b": 1}, "a.b": None}}, 400, "a.b is given twice"),
+        ({"metadata": {"a": [[1]]}}, 400, "an item of a must be a string"),
+        ({"metadata": {"year": 2**70}}, 400, "year must be an integer in"),
+    ],
+)
+def test_changes(ask, body, status, why):
+    reply = ask("PATCH", "/indexes/wings/documents/d1", json.dumps(body), JSON)
+    error = check(reply)
+    assert reply.status == status, reply
+    assert not why or re.search(why, error), error
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -234,7 +234,18 @@ def test_eval_builds_the_index_that_is_not_there(built, tmp_path):
 
 def test_commands_are_listed_in_order():
     text = lsr("--help").stdout
-    names = ("index", "add", "delete", "merge", "upgrade", "search", "explain", "serve", "eval")
+    names = (
+        "index",
+        "add",
+        "metadata",
+        "delete",
+        "merge",
+        "upgrade",
+        "search",
+        "explain",
+        "serve",
+        "eval",
+    )
     names += (
         "compare",
         "tune",
@@ -392,6 +403,63 @@ def test_filters_that_are_none(filterable, given, message):
     result = lsr("search", filterable, "heat", "--filter", given)
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_metadata(filterable, tmp_path):
+    directory = tmp_path / "index"
+    shutil.copytree(filterable, directory)
+    result = lsr("metadata", directory, "d1", "status=closed", "price=null", 'n=["02", 7]')
+    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert result.stderr.endswith(f"changed 1 document of {directory}\n")
+    (hit,) = lsr("search", directory, "heat", "--json", "--filter", "n=7").stdout.splitlines()
+    assert json.loads(hit)["metadata"] == {"n": ["02", 7], "status": "closed"}
+    changes = tmp_path / "changes.jsonl"
+    changes.write_text(
+        '{"id": "d1", "metadata": {"n": 1}}\n{"_id": "d2", "metadata": {"by": null}}'
+    )
+    assert "changed 2 documents" in lsr("metadata", directory, "--file", changes).stderr
+    hits = lsr("search", directory, "heat", "--json", "--filter", "not exists(by)").stdout
+    found = {hit["id"]: hit["metadata"] for hit in map(json.loads, hits.splitlines())}
+    assert found["d1"] == {"n": 1, "status": "closed"}
+    assert found["d2"] == {"n": 2**53 + 1, "price": 5.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["d9", "a=1"], 1, "no document 'd9' in this index"),
+        (["d1"], 2, "give the id of a document and KEY=VALUE, or --file"),
+        ([], 2, "give the id of a document and KEY=VALUE, or --file"),
+        (["d1", "a=1", "--file", "x.jsonl"], 2, "give the id"),
+        (["d1", "a"], 1, "a value of metadata must be KEY=VALUE, got 'a'"),
+        (["d1", "a=1", "a=2"], 1, "a is given twice"),
+        (["d1", 'a={"b": 1}', "a.b=2"], 1, "a.b is given twice"),
+        (["d1", "a=NaN"], 1, "a must be finite"),
+        (["--file", "none.jsonl"], 1, "none.jsonl: no such file"),
+        (["--file", "x.tsv"], 1, "x.tsv"),
+    ],
+)
+def test_metadata_that_cannot_be_changed(filterable, arguments, code, message):
+    result = lsr("metadata", filterable, *arguments)
+    assert result.exit_code == code
+    assert message in " ".join(result.stderr.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "d1", "metadata": {"a": 1}, "text": "x"}', "and nothing else, got 'text'"),
+        ('{"id": "d1"}', "metadata must be an object, got NoneType"),
+        ('{"metadata": {"a": 1}}', "no id"),
+        ('{"id": "d1", "metadata": {}}', "must name a key of metadata"),
+        ("", "no changes"),
+    ],
+)
+def test_lines_that_are_no_change(filterable, tmp_path, line, message):
+    (tmp_path / "changes.jsonl").write_text("\n" + line)
+    result = lsr("metadata", filterable, "--file", tmp_path / "changes.jsonl")
+    assert result.exit_code == 1 and message in result.stderr
+    assert not line or "changes.jsonl:2: " in result.stderr
 
 
 def test_delete_by_filter(filterable, tmp_path):
