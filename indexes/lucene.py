@@ -54,6 +54,14 @@ class Word(NamedTuple):
     # The characters of the text that it was made from.
     start: int
     end: int
+    position: int = 0  # in the text; stop words leave gaps
+    length: int = 1  # in positions: a synonym may stand beside several words
+    is_synonym: bool = False
+
+
+def _word(answer: Reader) -> Word:
+    word, start, end = answer.string(), answer.integer(), answer.integer()
+    return Word(word, start, end, answer.integer(), answer.integer(), answer.integer() == 1)
 
 
 class Expansion(NamedTuple):
@@ -90,6 +98,7 @@ class LuceneIndex:
         self.path = Path(path)
         self.language = language
         self.n_terms = len(vocabulary)
+        self.synonyms: str | None = None  # of queries, in Solr's format
         self.state = 0  # rises with each change that searches see
         self._types: Types | None = None  # not read since the last change
         self._packed: dict[tuple[int, Filter], bytes] = {}
@@ -502,12 +511,35 @@ class LuceneIndex:
 
     def words(self, texts: Sequence[str]) -> list[list[Word]]:
         """Return the words of each text in order, as the index's analyzer makes them."""
+        return self._analysed(texts, asked=False)
+
+    def query_words(self, texts: Sequence[str]) -> list[list[Word]]:
+        """Return the words of each query and their synonyms, in order of position."""
+        return self._analysed(texts, asked=True)
+
+    def _analysed(self, texts: Sequence[str], *, asked: bool) -> list[list[Word]]:
         packed = pack_strings(texts)
-        answer = Reader(self._ask(lambda: bytes(self._engine.analyse(packed).tostring())))
-        return [
-            [Word(answer.string(), answer.integer(), answer.integer()) for _ in range(n)]
-            for n in (answer.integer() for _ in texts)
-        ]
+        answer = Reader(self._ask(lambda: bytes(self._engine.analyse(packed, asked).tostring())))
+        return [[_word(answer) for _ in range(n)] for n in (answer.integer() for _ in texts)]
+
+    def set_synonyms(self, rules: str | None) -> None:
+        """Give the words of queries, and of texts that documents contain, synonyms.
+
+        Args:
+            rules: in Solr's format; None for no synonyms.
+
+        Raises:
+            ValueError: they cannot be read; the line is named, and those before stay.
+        """
+        if rules == self.synonyms:
+            return
+        # An error counts the ends of lines that were read.
+        packed = b"" if rules is None else f"{rules}\n".encode()
+        if told := self._ask(lambda: self._engine.synonyms(packed)):
+            hint = f"; language {self.language!r} has it for a stop word, which is no synonym"
+            raise ValueError(f"synonyms, {told}{hint if 'eliminated' in told else ''}")
+        self.synonyms = rules
+        self._changed()
 
     def expand(self, pattern: str, edits: int | None, most: int) -> Expansion:
         """Return the words of title and text that a pattern stands for.

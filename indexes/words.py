@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,36 @@ class Statistics:
             self._expansions[key] = self._index.expand(*key, MOST_EXPANSIONS)
         return self._expansions[key]
 
+    def count(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        """Return for each query how often it holds each word; see `weigh_words`."""
+        return [self.weigh_words(words) for words in self._index.query_words(texts)]
+
+    def weigh_words(self, words: Sequence[Word]) -> dict[str, float]:
+        """Return how often a query holds each of its words and their synonyms.
+
+        A synonym is one or more words beside one or more of the query's own. It counts once, and
+        less where it would else weigh more than these do: a synonym that is rare in the index does
+        not come before the word that was asked for.
+        """
+        counts: Counter[str] = Counter()
+        synonyms: dict[str, float] = {}
+        for paths in alternatives(words):
+            own = [path for path in paths if not any(word.is_synonym for word in path)]
+            counts.update(word.word for path in own for word in path)
+            # Where a rule replaces words of the query, none of them is left to compare with.
+            most = sum(map(self._weight, own))
+            for path in paths:
+                if path in own:
+                    continue
+                weight = self._weight(path)
+                share = min(1.0, most / weight) if most and weight else 1.0
+                for word in path:
+                    synonyms[word.word] = max(share, synonyms.get(word.word, 0.0))
+        return {word: count for word, count in synonyms.items() if word not in counts} | counts
+
+    def _weight(self, words: Sequence[Word]) -> float:
+        return sum(self.idf([word.word for word in words]).values())
+
     def weigh(self, pattern: str, words: Mapping[str, int]) -> dict[str, float]:
         """Return how often a query holds each word that a pattern stands for.
 
@@ -72,14 +102,46 @@ class Statistics:
         return {word: count for word, count in counts.items() if count > 0}
 
 
+def alternatives(words: Sequence[Word]) -> Iterator[list[list[Word]]]:
+    """Yield the words of a query from left to right: of each part all that may stand there.
+
+    Args:
+        words: of one query, as `LuceneIndex.query_words` gives them.
+    """
+    first = 0
+    while first < len(words):
+        last, end = first, words[first].position + 1
+        while last < len(words) and words[last].position < end:
+            end = max(end, words[last].position + words[last].length)
+            last += 1
+        yield _paths(words[first:last], words[first].position)
+        first = last
+
+
+def _paths(words: Sequence[Word], start: int) -> list[list[Word]]:
+    """Return the words of a part that follow each other, from a position on, in each way."""
+    # Where a stop word is left out, the next word begins later.
+    after = [word.position for word in words if word.position >= start]
+    if not after:
+        return [[]]
+    return [
+        [word, *path]
+        for word in words
+        if word.position == min(after)
+        for path in _paths(words, word.position + word.length)
+    ]
+
+
 def count_words(index: LuceneIndex, texts: Sequence[str]) -> list[Mapping[str, float]]:
     """Return for each text how often it holds each word."""
     return [Counter(word.word for word in of_text) for of_text in index.words(texts)]
 
 
 def written(text: str, words: Sequence[Word]) -> dict[str, str]:
-    """Return word → as a text with these words writes it first."""
-    return {word.word: text[word.start : word.end] for word in reversed(words)}
+    """Return word → as a text with these words writes it first, without synonyms."""
+    return {
+        word.word: text[word.start : word.end] for word in reversed(words) if not word.is_synonym
+    }
 
 
 def combined(

@@ -41,11 +41,11 @@ Types are strict:
 - ``exists`` asks for a value under the key, or under a key of an object of that name.
 
 ``contains`` asks for words of title and text, or of the title alone, as the analyzer of the index
-makes them. Several words must follow each other, with the gaps that stop words left. ``aero*``
-stands for all words that begin so, and ``wing~1`` and ``wing~2`` for all that differ by so many
-edits: a letter more, less or another, or two neighbours in each other's place. ``wing~`` is
-``wing~1``, and with more than five letters ``~2``. A pattern also stands for its own word as the
-analyzer makes it: ``running*`` for ``run``.
+makes them, or their synonyms where it has some. Several words must follow each other, with the gaps
+that stop words left. ``aero*`` stands for all words that begin so, and ``wing~1`` and ``wing~2``
+for all that differ by so many edits: a letter more, less or another, or two neighbours in each
+other's place. ``wing~`` is ``wing~1``, and with more than five letters ``~2``. A pattern also
+stands for its own word as the analyzer makes it: ``running*`` for ``run``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ WORDS = ("and", "or", "not", "in", "has", "exists")
 # Conditions inside conditions; conditions and listed values together.
 DEEPEST, MOST = 50, 10_000
 # Characters of a text that documents contain, and of a pattern.
-LONGEST_TEXT, LONGEST_PATTERN = 10_000, 100
+LONGEST_TEXT, LONGEST_PATTERN = 1_000, 100
 Match = Literal["words", "prefix", "fuzzy"]
 # A key that needs no quotes.
 _PLAIN = re.compile(r"(?:(?!\.\.)[^\s\"'(),=<>!])+")

@@ -6,6 +6,7 @@ import java.io.PrintStream;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
+import java.text.ParseException;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.HashMap;
@@ -22,8 +23,12 @@ import java.util.logging.Level;
 import java.util.logging.Logger;
 import org.apache.lucene.analysis.Analyzer;
 import org.apache.lucene.analysis.TokenStream;
+import org.apache.lucene.analysis.synonym.SynonymGraphFilter;
 import org.apache.lucene.analysis.tokenattributes.OffsetAttribute;
+import org.apache.lucene.analysis.tokenattributes.PositionIncrementAttribute;
+import org.apache.lucene.analysis.tokenattributes.PositionLengthAttribute;
 import org.apache.lucene.analysis.tokenattributes.TermToBytesRefAttribute;
+import org.apache.lucene.analysis.tokenattributes.TypeAttribute;
 import org.apache.lucene.document.BinaryDocValuesField;
 import org.apache.lucene.document.Document;
 import org.apache.lucene.document.Field;
@@ -114,7 +119,9 @@ public final class Engine {
   private final BytesRef[] vocabulary;
   private final Analyzer analyzer;
   private final IndexWriter writer;
-  private final Filters filters;
+  /** The analyzer, with synonyms where there are any. */
+  private Analyzer queries;
+  private Filters filters;
   private DirectoryReader reader;
   private Dictionary dictionary;
   private long nextPassage;
@@ -123,7 +130,7 @@ public final class Engine {
       String path, byte[] vocabulary, String language, boolean create, boolean writable)
       throws IOException, ReflectiveOperationException {
     analyzer = Languages.analyzer(language);
-    filters = new Filters(analyzer);
+    ask(analyzer);
     directory = FSDirectory.open(Path.of(path));
     List<BytesRef> terms = new ArrayList<>();
     ByteBuffer buffer = Packed.little(vocabulary);
@@ -152,6 +159,26 @@ public final class Engine {
   private void use(DirectoryReader opened) {
     reader = opened;
     dictionary = new Dictionary(reader);
+  }
+
+  private void ask(Analyzer analyzer) {
+    queries = analyzer;
+    filters = new Filters(this.analyzer, analyzer);
+  }
+
+  /**
+   * Give the words of queries synonyms, in Solr's format, or none where there are no rules. Returns
+   * why the rules cannot be read, with their line; then those before stay.
+   */
+  public String synonyms(byte[] rules) throws IOException {
+    try {
+      String given = new String(rules, StandardCharsets.UTF_8);
+      ask(rules.length == 0 ? analyzer : new Synonyms(analyzer, given));
+    } catch (ParseException error) {
+      String where = error.getMessage().replace("Invalid synonym rule at ", "");
+      return error.getCause() == null ? where : where + ": " + error.getCause().getMessage();
+    }
+    return "";
   }
 
   private static Map<String, String> userDataOf(DirectoryReader reader) throws IOException {
@@ -527,8 +554,12 @@ public final class Engine {
     return out.bytes();
   }
 
-  /** The words of each text in its order: a count, then each one, its start and its end. */
-  public byte[] analyse(byte[] texts) throws IOException {
+  /**
+   * The words of each text in its order: a count, then each one, its start and its end, its position
+   * and how many positions it takes, and 1 where it is a synonym. asked: whether the texts are
+   * queries, which alone have synonyms.
+   */
+  public byte[] analyse(byte[] texts, boolean asked) throws IOException {
     ByteBuffer in = Packed.little(texts);
     Packed.Writer out = new Packed.Writer();
     while (in.hasRemaining()) {
@@ -536,15 +567,23 @@ public final class Engine {
       boolean pairs = text.length() != text.codePointCount(0, text.length());
       Packed.Writer words = new Packed.Writer();
       int count = 0;
-      try (TokenStream stream = analyzer.tokenStream(CONTENTS, text)) {
+      int position = -1;
+      try (TokenStream stream = (asked ? queries : analyzer).tokenStream(CONTENTS, text)) {
         TermToBytesRefAttribute word = stream.getAttribute(TermToBytesRefAttribute.class);
         OffsetAttribute offset = stream.getAttribute(OffsetAttribute.class);
+        PositionIncrementAttribute step = stream.addAttribute(PositionIncrementAttribute.class);
+        PositionLengthAttribute length = stream.addAttribute(PositionLengthAttribute.class);
+        TypeAttribute type = stream.addAttribute(TypeAttribute.class);
         stream.reset();
         for (; stream.incrementToken(); count++) {
           words.string(word.getBytesRef());
           for (int at : new int[] {offset.startOffset(), offset.endOffset()}) {
             words.integer(pairs ? text.codePointCount(0, at) : at);
           }
+          position += step.getPositionIncrement();
+          words.integer(position);
+          words.integer(length.getPositionLength());
+          words.integer(type.type().equals(SynonymGraphFilter.TYPE_SYNONYM) ? 1 : 0);
         }
         stream.end();
       }

@@ -50,12 +50,14 @@ final class Filters {
   private record Key(IndexReader.CacheKey reader, BytesRef node) {}
 
   private final Map<Key, Docs> kept = new LinkedHashMap<>(16, 0.75f, true);
-  private final Analyzer analyzer;
+  private final Analyzer words;
+  private final Analyzer queries;
   private long size;
 
-  /** analyzer: makes words of the texts of phrases. */
-  Filters(Analyzer analyzer) {
-    this.analyzer = analyzer;
+  /** words: the index's analyzer, for patterns; queries: with synonyms, for what follows each other. */
+  Filters(Analyzer words, Analyzer queries) {
+    this.words = words;
+    this.queries = queries;
   }
 
   /**
@@ -229,14 +231,14 @@ final class Filters {
             high == '[');
       }
       case 'p' -> {
-        Query phrase = new QueryBuilder(analyzer).createPhraseQuery(field, Packed.string(in));
+        Query phrase = new QueryBuilder(queries).createPhraseQuery(field, Packed.string(in));
         return phrase == null ? new MatchNoDocsQuery("a text without words") : phrase;
       }
       case 'x' -> {
-        return Patterns.prefix(analyzer, field, Packed.string(in));
+        return Patterns.prefix(words, field, Packed.string(in));
       }
       case 'f' -> {
-        return Patterns.fuzzy(analyzer, field, Packed.string(in), in.getInt());
+        return Patterns.fuzzy(words, field, Packed.string(in), in.getInt());
       }
       default -> throw new IllegalArgumentException("no filter begins with " + kind);
     }

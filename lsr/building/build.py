@@ -30,6 +30,7 @@ from lsr.building.encoders import (
 from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, open_live
 from lsr.building.lock import locked, refuse_foreign
+from lsr.building.synonym_rules import carry_rules_over
 from lsr.building.truncation import counted_since, sentences
 from lsr.building.tuning import carry_over, is_tuned
 from lsr.building.word_scale import word_scale
@@ -185,6 +186,8 @@ def _build(
             _merge_vectors(writer, dense_kind, progress)
         notices = sentences(writer.truncation, name, dense_model, quiet=True)
         scale = word_scale(index, opened, IMPACT_SCALE)
+        if before and (dropped := carry_rules_over(before.folder(directory), index)):
+            notices.append(dropped)
     manifest = Manifest(
         generation=generation,
         encoder=name,

@@ -11,6 +11,7 @@ from pathlib import Path
 from lsr.building.commits import both_sides, commit_number
 from lsr.building.encoders import Encoder, open_encoder, vocabulary_sha256
 from lsr.building.lock import locked
+from lsr.building.synonym_rules import use_rules
 from lsr.encoders.dense import DenseEncoder
 from lsr.indexes.dense import DenseIndex
 from lsr.indexes.lucene import IndexLockedError, LuceneError, LuceneIndex
@@ -36,8 +37,9 @@ class Live:
         return commit_number(self.index)
 
     def refresh(self) -> None:
-        """See what has been committed since, on both sides."""
+        """See what has been committed since, on both sides, and synonyms that were changed."""
         self.index.refresh()
+        use_rules(self.index)
         if dense := self.dense:
             both_sides(self.index, dense.refresh)
 
@@ -121,9 +123,10 @@ def _open(directory: Path, manifest: Manifest, writable: bool, before: Live | No
     index = LuceneIndex.open(
         folder / "lucene", encoder.vocabulary, manifest.language, writable=writable
     )
-    if manifest.dense is None:
-        return Live(manifest, encoder, index, None, None)
     try:
+        use_rules(index)
+        if manifest.dense is None:
+            return Live(manifest, encoder, index, None, None)
         dense = both_sides(index, lambda names: DenseIndex.open(folder / DENSE, names))
     except BaseException:
         index.close()

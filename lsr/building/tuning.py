@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lsr.building.durable import write_durably
 from lsr.building.encoders import FITTED
 from lsr.indexes.manifest import Manifest
 from lsr.request import Interpolation, Words
@@ -59,12 +59,7 @@ def _read(path: Path, model: type[Model]) -> Model:
 
 def write_tuning(folder: Path, tuned: Tuned) -> None:
     """Store it for searches without settings of their own, by one rename."""
-    temporary = folder / f"{NAME}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(tuned.model_dump_json(indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / NAME)
+    write_durably(folder / NAME, tuned.model_dump_json(indent=2))
 
 
 def carry_over(

@@ -15,6 +15,7 @@ from lsr.building.encoders import Encoder, open_encoder
 from lsr.building.language import AUTO, check_language, detected
 from lsr.building.live import DENSE, naming_index
 from lsr.building.lock import locked
+from lsr.building.synonym_rules import carry_rules_over
 from lsr.building.tuning import read_tuning, write_tuning
 from lsr.building.word_scale import word_scale
 from lsr.corpus.language import LanguageCounts
@@ -37,7 +38,7 @@ class Upgrade(NamedTuple):
     """What `upgrade_index` did."""
 
     n_documents: int
-    notice: str | None  # which language was detected
+    notice: str | None  # which language was detected, and why synonyms were dropped
 
 
 def upgrade_index(
@@ -115,6 +116,7 @@ def _write(
             language, notice = detected(counts)
         with LuceneIndex.create(new / "lucene", encoder.vocabulary, language) as copy:
             n_documents = _copy(index, copy, encoder, progress)
+            dropped = carry_rules_over(old, copy)
             scale = word_scale(copy, encoder, before.impact_scale)
     manifest = replace(
         before,
@@ -123,7 +125,8 @@ def _write(
         word_scale=scale,
         format_version=FORMAT_VERSION,
     )
-    return manifest, Upgrade(n_documents, notice)
+    notices = [said for said in (notice, dropped) if said]
+    return manifest, Upgrade(n_documents, "; ".join(notices) or None)
 
 
 def _shards(index: LuceneIndex) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ import typer
 
 import lsr
 from lsr.cli.evaluation import compare, demo, evaluate
-from lsr.cli.indexing import add, delete, doctor, index, merge, metadata, upgrade
+from lsr.cli.indexing import add, delete, doctor, index, merge, metadata, synonyms, upgrade
 from lsr.cli.reproducing import reproduce
 from lsr.cli.searching import explain, search
 from lsr.cli.serving import serve
@@ -52,6 +52,7 @@ app.command()(metadata)
 app.command()(delete)
 app.command()(merge)
 app.command()(upgrade)
+app.command()(synonyms)
 app.command()(search)
 app.command()(explain)
 app.command()(serve)

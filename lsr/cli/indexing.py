@@ -262,6 +262,8 @@ def _check(directory: Path) -> list[str]:
         # An index from before impacts had a cap does not say it.
         if (n_capped := live.index.user_data.get("n_capped")) is not None:
             say(f"  {capped(int(n_capped), live.manifest.impact_scale)}")
+        if live.index.synonyms:
+            say(f"  synonyms: {_rules(live.index.synonyms)}")
         problems = [] if clean else [report]
         if live.dense:
             live.dense.check()
@@ -279,6 +281,52 @@ def _check(directory: Path) -> list[str]:
     if clean:
         say("  CheckIndex: clean")
     return problems
+
+
+def _rules(rules: str) -> str:
+    from lsr.building.synonym_rules import count_rules
+
+    n = count_rules(rules)
+    return "1 rule" if n == 1 else f"{n:,} rules"
+
+
+def synonyms(
+    directory: IndexArgument,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Rules in Solr's format: a line 'car, automobile' for words that stand for each "
+            "other, and 'colour => color' for words that are replaced."
+        ),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the synonyms.")] = False,
+) -> None:
+    """Store the synonyms of words in queries, print or remove them; nothing is indexed anew."""
+    if file and remove:
+        raise typer.BadParameter("give FILE or --remove")
+    from lsr.building.live import open_live
+    from lsr.building.synonyms import change_synonyms
+
+    with user_errors():
+        if file:
+            try:
+                rules = file.read_text(encoding="utf-8-sig")
+                change_synonyms(directory, rules)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{file} is not UTF-8: {error}") from error
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
+            say(f"{_rules(rules)} stored with {directory}", err=True)
+            return
+        with open_live(directory) as live:
+            stored = live.index.synonyms
+        if stored is None:
+            say(f"{directory} has no synonyms", err=True)
+        elif remove:
+            change_synonyms(directory, None)
+            say(f"{_rules(stored)} removed from {directory}", err=True)
+        else:
+            typer.echo(stored, nl=not stored.endswith("\n"))
 
 
 def _truncation(live: Live) -> list[str]:

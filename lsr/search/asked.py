@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -51,13 +50,13 @@ def read_request(
     clauses = list(dict.fromkeys(read.clauses))
     of_words = [clause for clause in clauses if clause.match == "words" and not clause.of_metadata]
     texts = [clause.text for clause in of_words] + ([read.words] if with_words else [])
-    words = index.words(texts) if texts else []
+    words = index.query_words(texts) if texts else []
     counts: dict[str, float] = {}
     names: dict[str, str] = {}
     if with_words:
         own = words.pop()
         names = written(read.words, own)
-        counts |= Counter(word.word for word in own)
+        counts |= statistics.weigh_words(own)
     notices = list(read.notices)
     empty = [clause for clause, kept in zip(of_words, words, strict=True) if not kept]
     if empty:

@@ -179,7 +179,7 @@ class Passes:
                 batch.sparse = _cut(batch.sparse, request)
         if sides & {"words", "sparse"}:
             texts = [query if isinstance(query, str) else "" for query in queries]
-            batch.words = list(words or count_words(self._live.index, texts))
+            batch.words = list(words or self.statistics.count(texts))
         if "dense" in sides:
             assert self.dense is not None and self._live.dense_encoder is not None
             batch.dense = self._live.dense_encoder.encode_queries([str(q) for q in queries])

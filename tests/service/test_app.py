@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from lsr.answers import Answer, Answers, Expansion, ExplainedDocument, StoredDocument
 from lsr.building.build import build_index
+from lsr.building.synonyms import change_synonyms
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.dense import DenseEncoder
 from lsr.encoders.lexical import LexicalEncoder
@@ -583,3 +584,14 @@ def test_what_contains_words_is_deleted(writable):
     after = {hit["id"] for hit in search(writable, query="wing +heat", k=200)["hits"]}
     assert 0 < deleted and after < before
     assert search(writable, query='"heat flow"')["hits"] == []
+
+
+def test_synonyms_are_seen_without_a_restart(writable, index):
+    before = search(writable, query="+warmth")
+    assert before["hits"] == []
+    change_synonyms(index, "warmth, heat")
+    state = writable.post("/admin/reload").json()["indexes"][0]
+    found = search(writable, query="+warmth", k=200)
+    assert found["state"]["commit"] == state["commit"] == before["state"]["commit"] + 1
+    heat = search(writable, query="+heat", k=200)
+    assert {hit["id"] for hit in found["hits"]} == {hit["id"] for hit in heat["hits"]} != set()

@@ -241,6 +241,7 @@ def test_commands_are_listed_in_order():
         "delete",
         "merge",
         "upgrade",
+        "synonyms",
         "search",
         "explain",
         "serve",
