@@ -158,9 +158,9 @@ class Answer(_Answer):
     mode: str = Field(description="the request's, or the one that it has by default")
     hits: list[AnswerHit]
     total: int = Field(
-        description="documents that pass the filter, or all of the index without one. The words "
-        "and terms of the query do not lower it: learned terms match nearly every document, and "
-        "decide the order alone"
+        description="documents that pass the filter and what the operators of the text demand and "
+        "exclude: all of the index without either. Other words and terms do not lower it: learned "
+        "terms match nearly every document, and decide the order alone"
     )
     facets: list[FacetCounts] = Field(description="those asked for, in their order")
     cursor: str | None = Field(description="asks for the hits that follow; null at the end")

@@ -229,9 +229,9 @@ class Request(_Settings):
     )
     facets: Annotated[tuple[AnyFacet, ...], Field(max_length=MOST_FACETS)] = Field(
         default=(),
-        description="what to count among all documents that pass the filter, as strings "
+        description="what to count among all documents that `total` counts, as strings "
         "(`kind`, `kind: 50`, `year: ..1950, 1951..2000`) or as JSON; see `lsr.facet`. The hits "
-        "do not depend on them, nor do they on the query and the page",
+        "do not depend on them, nor do they on the page",
     )
     min_score: float | None = Field(default=None, description="smallest score of a hit")
     max_terms: Annotated[int, Field(ge=1, le=LARGEST_K)] | None = Field(

@@ -280,10 +280,10 @@ class Searcher:
         return [ranked[number] for number in range(len(queries))]
 
     def counts(self, query: str | Mapping[str, float] | Request, **settings: Any) -> Counts:
-        """Return how many documents pass a request's filter, and its facets, counted among them.
+        """Return how many documents meet a request's conditions, and facets counted among them.
 
-        They do not depend on the query's words and terms, which order documents but leave out
-        none: learned terms match nearly every document.
+        Conditions are the filter, and what the operators of a text demand and exclude. Other words
+        and terms order documents but leave out none: learned terms match nearly every document.
 
         Raises:
             ValueError: see `search`; or a facet does not fit the metadata.

@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -313,6 +314,8 @@ def test_metadata_are_changed_and_seen_at_once(writable, monkeypatch):
     kept = {"kind": "new", "of.tags": ["a", "b"]}
     assert writable.get(url).json() == before | {"metadata": kept}
     assert [hit["id"] for hit in found["hits"]] == ["d7"] and found["total"] == 1
+    dense = search(writable, query="heat", filter="kind = new", mode="dense")["hits"]
+    assert [hit["id"] for hit in dense] == ["d7"]
     assert found["facets"][0]["values"] == [{"value": value, "documents": 1} for value in "ab"]
     for mode, of_mode in zip(("learned", "dense"), hits, strict=True):
         again = search(writable, query="heat", mode=mode, k=200)["hits"]
@@ -321,6 +324,29 @@ def test_metadata_are_changed_and_seen_at_once(writable, monkeypatch):
         assert again == of_mode
     unknown = writable.patch("/indexes/wings/documents/nobody", json=change)
     assert error_of(unknown, 404) == "no document 'nobody' in this index"
+
+
+def test_changes_at_the_same_time_are_all_kept(writable):
+    url = "/indexes/wings/documents/d7"
+
+    def change(n):
+        if n % 8 == 5:
+            document = {"text": f"heat {n}", "metadata": {"put": n}}
+            return writable.put(url, json=document).json()["commit"]
+        return writable.patch(url, json={"metadata": {f"key{n}": n, "last": n}}).json()["commit"]
+
+    with ThreadPoolExecutor(8) as pool:
+        commits = list(pool.map(change, range(24)))
+    last_put = max(commits[n] for n in range(24) if n % 8 == 5)
+    found = writable.get(url).json()
+    kept = found["metadata"]
+    assert found["text"] == f"heat {kept['put']}" and "kind" not in kept
+    assert commits[kept["put"]] == last_put and commits[kept["last"]] == max(commits)
+    for n in range(24):
+        if n % 8 != 5 and commits[n] > last_put:
+            assert kept[f"key{n}"] == n
+        if commits[n] < last_put:
+            assert f"key{n}" not in kept
 
 
 def test_documents_are_written_and_seen_at_once(writable):

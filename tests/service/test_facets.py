@@ -95,6 +95,23 @@ def test_they_do_not_depend_on_query_mode_and_page(api, built, matches, mode, co
         assert with_them["hits"] == without["hits"] and without["facets"] == []
 
 
+def test_they_belong_to_what_operators_demand_and_exclude(api, built):
+    with Searcher(built) as searcher:
+        stored = searcher.index.documents(searcher.index.matching())
+    for text, meets in (
+        ("+heat -cone wing", lambda words: "heat" in words and "cone" not in words),
+        ('"heat wing"', lambda words: ("heat", "wing") in zip(words, words[1:], strict=False)),
+    ):
+        passing = [
+            of.metadata for of in stored if meets(of.text.split()) and of.metadata["year"] < 1965
+        ]
+        total, facets = expected(passing)
+        assert 0 < total < 190
+        for mode in ("words", "hybrid"):
+            answer = search(api, query=text, mode=mode, filter="year < 1965", facets=FACETS)
+            assert (answer["total"], answer["facets"]) == (total, facets)
+
+
 def test_a_batch_may_ask_for_different_facets(api):
     requests = [{"query": "heat", "facets": [facet]} for facet in FACETS] + [{"query": "heat"}]
     answer = api.post("/indexes/wings/search/batch", json={"requests": requests}).json()
