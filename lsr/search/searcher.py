@@ -38,6 +38,8 @@ from lsr.vectors import concatenate
 
 # Queries that go through the passes together.
 BATCH = 256
+# Requests that are kept as they were read.
+KEPT = 256
 
 
 class Hit(NamedTuple):
@@ -93,6 +95,7 @@ class Searcher:
         tuned = read_tuning(self.manifest.folder(directory))
         pool = self._opened.enter_context(ThreadPoolExecutor(1, "lsr-sparse"))
         self.passes = Passes(self._live, tuned or Tuned(), pool)
+        self._asked: dict[str, Asked] = {}
 
     def __enter__(self) -> Searcher:
         return self
@@ -116,6 +119,7 @@ class Searcher:
         """
         self._live.refresh()
         self.passes.forget()
+        self._asked.clear()
         self.commit = self._live.commit
 
     @cached_property
@@ -388,7 +392,16 @@ class Searcher:
         Raises:
             ValueError: see `search`.
         """
-        return self.passes.read(self._resolved(request))
+        resolved = self._resolved(request)
+        # An answer needs it for hits, totals, notices, reasons and marks.
+        key = resolved.model_dump_json()
+        found = self._asked.get(key)
+        if found is None:
+            found = self.passes.read(resolved)
+            if len(self._asked) >= KEPT:
+                self._asked.clear()
+            self._asked[key] = found
+        return found
 
     def highlighter(self, request: Request) -> Callable[[str], list[Match]]:
         """Return a function that finds the terms and words of a query in a text.
