@@ -223,7 +223,7 @@ def measure_facets(folder: Path, n: int) -> dict[str, Any]:
                 "with": count,
                 "without": partial(search, k=K, condition=None),
             }
-            for _, query, run in product(range(WARM), range(5), searches.values()):
+            for _, query, run in product(range(WARM), range(n), searches.values()):
                 run(query)
             share = index.count(given) / index.n_docs
             name = f"{side}: facet {text}" + (f", {condition}" if condition else "")
