@@ -1,18 +1,18 @@
 package lsr.lucene;
 
 import java.io.IOException;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.apache.lucene.index.FieldInvertState;
-import org.apache.lucene.index.Impact;
 import org.apache.lucene.index.Impacts;
 import org.apache.lucene.index.ImpactsEnum;
 import org.apache.lucene.index.IndexReader;
 import org.apache.lucene.index.LeafReaderContext;
 import org.apache.lucene.index.PostingsEnum;
 import org.apache.lucene.index.Term;
-import org.apache.lucene.index.TermState;
 import org.apache.lucene.index.TermStates;
+import org.apache.lucene.index.Terms;
 import org.apache.lucene.index.TermsEnum;
 import org.apache.lucene.search.BooleanClause;
 import org.apache.lucene.search.BooleanQuery;
@@ -89,19 +89,18 @@ final class Dictionary {
     if (entry == null) {
       TermStates states = TermStates.build(new IndexSearcher(reader), term, true);
       boolean learned = term.field().equals(Engine.LEARNED);
-      entry = new Entry(states, learned ? largest(states, term.bytes()) : 0);
+      entry = new Entry(states, learned ? largest(term.bytes()) : 0);
       entries.put(term, entry);
     }
     return entry;
   }
 
-  private int largest(TermStates states, BytesRef term) throws IOException {
+  private int largest(BytesRef term) throws IOException {
     int largest = 0;
     for (LeafReaderContext leaf : reader.leaves()) {
-      TermState state = states.get(leaf);
-      if (state != null) {
-        TermsEnum terms = leaf.reader().terms(Engine.LEARNED).iterator();
-        terms.seekExact(term, state);
+      Terms all = leaf.reader().terms(Engine.LEARNED);
+      TermsEnum terms = all == null ? TermsEnum.EMPTY : all.iterator();
+      if (terms.seekExact(term)) {
         largest = Math.max(largest, largest(terms.impacts(PostingsEnum.FREQS)));
       }
     }
@@ -114,10 +113,7 @@ final class Dictionary {
       postings.advanceShallow(doc);
       Impacts impacts = postings.getImpacts();
       int level = impacts.numLevels() - 1;
-      int highest = 0;
-      for (Impact impact : impacts.getImpacts(level)) {
-        highest = Math.max(highest, impact.freq);
-      }
+      int highest = highest(impacts, level);
       if (highest == Integer.MAX_VALUE) {
         // The skip lists do not cover the last postings.
         for (doc = postings.advance(doc); doc != DocIdSetIterator.NO_MORE_DOCS; ) {
@@ -131,6 +127,27 @@ final class Dictionary {
       doc = last == DocIdSetIterator.NO_MORE_DOCS ? last : last + 1;
     }
     return largest;
+  }
+
+  /** The largest frequency of a level: Lucene 10.3 has other classes for it than those before. */
+  private static int highest(Impacts impacts, int level) {
+    try {
+      Object found = Impacts.class.getMethod("getImpacts", int.class).invoke(impacts, level);
+      int highest = 0;
+      if (found instanceof List<?> all) {
+        for (Object one : all) {
+          highest = Math.max(highest, one.getClass().getField("freq").getInt(one));
+        }
+        return highest;
+      }
+      int[] frequencies = (int[]) found.getClass().getField("freqs").get(found);
+      for (int i = found.getClass().getField("size").getInt(found) - 1; i >= 0; i--) {
+        highest = Math.max(highest, frequencies[i]);
+      }
+      return highest;
+    } catch (ReflectiveOperationException error) {
+      throw new IllegalStateException("this version of Lucene is not supported", error);
+    }
   }
 
   /** Scores terms of the fields LEARNED, CONTENTS and TITLE, for one setting of BM25. */
