@@ -123,6 +123,11 @@ def pack_filter(given: Filter | None, types: Types) -> bytes:
     return _pack(given, types)
 
 
+def pack_one(packed: bytes, doc_id: str) -> bytes:
+    """Of what passes a packed filter, the document of this id."""
+    return _joined("&", [packed, _terms("id", [doc_id])])
+
+
 def _pack(given: Filter, types: Types) -> bytes:
     match given:
         case And(parts):

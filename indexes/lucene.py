@@ -30,7 +30,7 @@ from lsr.indexes.buffers import (
     read_strings,
 )
 from lsr.indexes.facets import pack_facets, read_counts
-from lsr.indexes.filters import Type, Types, check_filter, pack_filter
+from lsr.indexes.filters import Type, Types, check_filter, pack_filter, pack_one
 
 Hits = list[tuple[str, int]]
 LARGEST_K = 1_000_000
@@ -374,6 +374,15 @@ class LuceneIndex:
         """
         packed = self._pack(filter)
         return int(self._ask(lambda: self._engine.count(packed)))
+
+    def matches(self, filter: Filter, doc_id: str) -> bool:  # noqa: A002
+        """Return whether a document matches a filter; one that is not there does not.
+
+        Raises:
+            ValueError: the filter does not fit the index.
+        """
+        packed = pack_one(self._pack(filter), doc_id)
+        return int(self._ask(lambda: self._engine.count(packed))) > 0
 
     def counts(
         self,

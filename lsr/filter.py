@@ -40,12 +40,12 @@ Types are strict:
   documents without the key. ``!=`` and ``not in`` match where no value of a list is equal.
 - ``exists`` asks for a value under the key, or under a key of an object of that name.
 
-``contains`` asks for words of title and text, or of the title alone, as the analyzer of the index
-makes them, or their synonyms where it has some. Several words must follow each other, with the gaps
-that stop words left. ``aero*`` stands for all words that begin so, and ``wing~1`` and ``wing~2``
-for all that differ by so many edits: a letter more, less or another, or two neighbours in each
-other's place. ``wing~`` is ``wing~1``, and with more than five letters ``~2``. A pattern also
-stands for its own word as the analyzer makes it: ``running*`` for ``run``.
+``contains`` asks for words of title and text, read as one, or of the title alone, as the analyzer
+of the index makes them, or their synonyms where it has some. Several words must follow each other,
+with the gaps that stop words left. ``aero*`` stands for all words that begin so, and ``wing~1`` and
+``wing~2`` for all that differ by so many edits: a letter more, less or another, or two neighbours
+in each other's place. ``wing~`` is ``wing~1``, and with more than five letters ``~2``. A pattern
+also stands for its own word as the analyzer makes it: ``running*`` for ``run``.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def _add_searches(app: FastAPI) -> None:
             (why,) = searcher.explanations(request, [body.id])
             found = searcher.highlighter(request)(document.text)
             notices = of_query(searcher, request, found=why.score != 0)
-            return document, why, found, notices + of_document(searcher, document, why)
+            return document, why, found, notices + of_document(searcher, request, document, why)
 
         outcome = await work(_service(app), served, explained, http.scope)
         document, why, found, notices = outcome.value

@@ -33,6 +33,7 @@ MEASURES = ("nDCG@10", "RR@10", "R@100", "R@1000")
 NEXT = """What to try next:
 
     lsr search {index} "your own question"
+    lsr search {index} 'copy +file -"shared memory" kind:function meta*'
     lsr explain {index} "copy a file with its metadata" shutil.copy2
     lsr search {index} --weights '{{"copy": 2.0, "metadata": 1.0}}'
     lsr index pydoc:numpy --out numpy-index       # any installed package

@@ -293,7 +293,7 @@ def explain(
         why = searcher.explain(text, doc_id, **asked)
         (document,) = searcher.index.documents([doc_id])
         notices = of_query(searcher, ask(text, **asked), found=why.score != 0)
-        for notice in notices + of_document(searcher, document, why):
+        for notice in notices + of_document(searcher, ask(text, **asked), document, why):
             say(f"notice: {notice}", err=True)
         if as_json:
             typer.echo(json.dumps(_hit_record(Hit(document, why.score), why), ensure_ascii=False))

@@ -61,16 +61,25 @@ def _unknown(searcher: Searcher, asked: Asked, sides: Collection[Side]) -> list[
     return [f"the query holds {' and '.join(lacks)}: nothing can match it"]
 
 
-def of_document(searcher: Searcher, document: Document, why: Explanation) -> list[str]:
-    """Return what was not read of a document that no learned term matches.
+def of_document(
+    searcher: Searcher, request: Request, document: Document, why: Explanation
+) -> list[str]:
+    """Return why a document is no hit, and what was not read of it if no learned term matches.
 
     Args:
         searcher: of the index.
+        request: what was asked.
         document: as the index stores it.
-        why: its score for a query; if a learned term has a part in it, the list is empty.
+        why: its score for the request.
+
+    Raises:
+        ValueError: see `Searcher.search`.
     """
     manifest = searcher.manifest
     notices = []
+    condition = searcher.asked(request).request.filter
+    if condition and not searcher.index.matches(condition, document.id):
+        notices.append(f"the document does not match `{condition}`, and so it is no hit")
     learned = why.score_of("sparse", "learned")
     if learned is not None and not any(part.field == "learned" for part in why.terms):
         head = "the head of " if manifest.encoder == "grafted" else ""

@@ -14,7 +14,7 @@ from lsr.indexes.words import MOST_EXPANSIONS
 from lsr.request import ask
 from lsr.search import Searcher
 from lsr.search.highlight import Match
-from lsr.search.notices import of_query
+from lsr.search.notices import of_document, of_query
 
 N = 400
 
@@ -203,6 +203,24 @@ def test_what_is_not_read_is_said(searcher):
     assert said("file", filter="number > 6") == ["no document matches `number > 6`"]
     assert said('say "file')[0].startswith("the quote")
     assert said('say "file', operators=False) == []
+
+
+def test_an_explained_document_that_is_no_hit_is_said_to_be_none(searcher):
+    request = ask("file +open", mode="words", filter="number > 2")
+    hits = set(ids(searcher.search(request, N)))
+    others = set(searcher.index.matching()) - hits
+    assert hits and others
+    for doc_id in [*sorted(hits)[:5], *sorted(others)[:5]]:
+        (document,) = searcher.index.documents([doc_id])
+        said = of_document(searcher, request, document, searcher.explain(request, doc_id))
+        assert said == (
+            []
+            if doc_id in hits
+            else [
+                'the document does not match `number > 2 and contains("open")`, and so it is no hit'
+            ]
+        )
+    assert not searcher.index.matches(Contains("file"), "nobody")
 
 
 def test_texts_show_the_words_of_phrases_and_patterns(searcher):

@@ -17,7 +17,7 @@ def test_a_document_without_a_score_that_goes_on_is_said_to(tmp_path, short_sigh
     with Searcher(tmp_path / "short") as opened:
         document = opened.index.documents(["long"])[0]
         nothing = Explanation(0.0, [SideScore("learned", 0.0, 0.0)], [])
-        said = of_document(opened, document, nothing)
+        said = of_document(opened, ask("x"), document, nothing)
         assert said == [
             f"the document has 12 tokens, of which encoder {short_sighted!r} reads the first 8: "
             "what follows them matches nothing"
@@ -25,11 +25,11 @@ def test_a_document_without_a_score_that_goes_on_is_said_to(tmp_path, short_sigh
         # No learned term has a part in the score, though a word has.
         word = Contribution("w11", 1.0, 1.0, 1.0, 1.0, True, True, field="words")
         sparse = Explanation(1.0, [SideScore("sparse", 1.0, 1.0)], [word])
-        assert of_document(opened, document, sparse) == said
+        assert of_document(opened, ask("x"), document, sparse) == said
         term = word._replace(field="learned")
-        assert of_document(opened, document, sparse._replace(terms=[term])) == []
+        assert of_document(opened, ask("x"), document, sparse._replace(terms=[term])) == []
         by_words = Explanation(1.0, [SideScore("words", 1.0, 1.0)], [word])
-        assert of_document(opened, document, by_words) == []
+        assert of_document(opened, ask("x"), document, by_words) == []
         (notice,) = of_query(opened, ask(words), found=True)
         assert notice.startswith(f"the query has 12 tokens, of which encoder {short_sighted!r}")
 
