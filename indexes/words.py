@@ -13,7 +13,7 @@ from lsr.idf import inverse_document_frequency
 from lsr.indexes.buffers import WordQueries
 from lsr.indexes.lucene import WORD_SCALE, Expansion, LuceneIndex, Word
 from lsr.request import Words
-from lsr.vectors import quantise_queries
+from lsr.vectors import PEAK, quantise_queries
 
 # Words that score for one pattern, and patterns that are remembered.
 MOST_EXPANSIONS, KEPT = 50, 1000
@@ -100,6 +100,19 @@ class Statistics:
             for word, of_word in idf.items()
         }
         return {word: count for word, count in counts.items() if count > 0}
+
+    def none_vanishing(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """Return counts that leave no word of the index without weight when they are quantised.
+
+        A word that nearly all documents hold has next to none. Where a query says what must match,
+        a document that holds nothing else of it must be found too.
+        """
+        idf = self.idf(list(counts))
+        least = max((counts[word] * idf[word] for word in idf), default=0.0) / PEAK
+        return {
+            word: max(count, least / idf[word]) if word in idf else count
+            for word, count in counts.items()
+        }
 
 
 def alternatives(words: Sequence[Word]) -> Iterator[list[list[Word]]]:

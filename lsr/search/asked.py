@@ -51,34 +51,42 @@ def read_request(
     of_words = [clause for clause in clauses if clause.match == "words" and not clause.of_metadata]
     texts = [clause.text for clause in of_words] + ([read.words] if with_words else [])
     words = index.query_words(texts) if texts else []
-    counts: dict[str, float] = {}
-    names: dict[str, str] = {}
-    if with_words:
-        own = words.pop()
-        names = written(read.words, own)
-        counts |= statistics.weigh_words(own)
-    notices = list(read.notices)
+    own = words.pop() if with_words else []
     empty = [clause for clause, kept in zip(of_words, words, strict=True) if not kept]
+    notices = list(read.notices)
     if empty:
         notices.append(
             f"{', '.join(clause.written for clause in empty)}: the analyzer of language "
             f"{index.language!r} keeps no word of it, so that it is no condition"
         )
-    for clause in clauses:
-        if clause.match != "words" and clause.scores and with_words:
-            found = statistics.expand(
-                clause.text, None if clause.match == "prefix" else clause.edits
-            )
-            for word, count in statistics.weigh(clause.text, found.words).items():
-                counts[word] = counts.get(word, 0.0) + count
-            notices += _cut(clause, found)
+    counts = statistics.weigh_words(own)
+    if with_words and clauses:
+        counts = _with_patterns(counts, clauses, statistics, notices)
     parts = [request.filter] if request.filter else []
     parts += [
         _condition(clause, index) for clause in clauses if clause.decides and clause not in empty
     ]
     condition = And(tuple(parts)) if len(parts) > 1 else next(iter(parts), None)
     changed = {"query": read.text, "filter": condition, "operators": False}
-    return Asked(request.model_copy(update=changed), counts, names, notices)
+    return Asked(request.model_copy(update=changed), counts, written(read.words, own), notices)
+
+
+def _with_patterns(
+    counts: dict[str, float],
+    clauses: Sequence[Clause],
+    statistics: Statistics,
+    notices: list[str],
+) -> dict[str, float]:
+    """Return the words of a query with those that its patterns stand for; say what was cut."""
+    counts = dict(counts)
+    for clause in clauses:
+        if clause.match != "words" and clause.scores:
+            edits = None if clause.match == "prefix" else clause.edits
+            found = statistics.expand(clause.text, edits)
+            for word, count in statistics.weigh(clause.text, found.words).items():
+                counts[word] = counts.get(word, 0.0) + count
+            notices += _cut(clause, found)
+    return statistics.none_vanishing(counts)
 
 
 def _cut(clause: Clause, found: Expansion) -> list[str]:

@@ -145,6 +145,23 @@ def test_a_value_may_be_of_two_types(tmp_path):
         )
 
 
+def test_a_word_that_all_documents_hold_is_found_where_it_must_match(tmp_path, lucene_parser):
+    texts = [f"wing number{n} {'flutter' if n % 50 == 0 else 'plate'}" for n in range(2000)]
+    lines = [json.dumps({"_id": str(n), "text": text}) for n, text in enumerate(texts)]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    build_index(open_corpus(tmp_path / "c.jsonl"), tmp_path / "index", "bm25")
+    with Searcher(tmp_path / "index") as opened:
+        parser = jvm.call(lucene_parser, opened.index.path)
+        assert (
+            len(opened.search("wing number7", 2000)) == 1
+        )  # the weight of wing is next to nothing
+        for query in ("+wing number7", "+wi* number7", "wing number7 -flutter"):
+            found = opened.search(query, 2000)
+            assert ids(found) == jvm.call(parser.matching, query), query
+            assert found[0].document.id == "7"
+        assert len(found) == 1960
+
+
 @pytest.mark.parametrize("query", ["-file", "kind:function", '-"a b" -kind:x'])
 def test_a_query_that_looks_for_nothing_is_refused(searcher, query):
     with pytest.raises(ValueError, match="only says what must match or must not: add a word"):
