@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from scipy.sparse import csr_array
 
-from lsr.documents import Document
+from lsr.documents import Document, MetadataValue
 from lsr.facet import Counts, Facet
 from lsr.filter import Contains, Filter, conditions
 from lsr.indexes import jvm
@@ -31,6 +31,7 @@ from lsr.indexes.buffers import (
 )
 from lsr.indexes.facets import pack_facets, read_counts
 from lsr.indexes.filters import Type, Types, check_filter, pack_filter, pack_one
+from lsr.indexes.values import read_values
 
 Hits = list[tuple[str, int]]
 LARGEST_K = 1_000_000
@@ -486,6 +487,28 @@ class LuceneIndex:
                     f"filter `{condition}`: the analyzer of language {self.language!r} keeps no "
                     "word of this text"
                 )
+
+    def values(self, key: str, ids: Sequence[str]) -> list[list[MetadataValue]]:
+        """Return the values that documents have under a key of metadata, each once.
+
+        Of a string longer than LONGEST the term that it is found by is returned, see `term_of`.
+
+        Args:
+            key: where no document has it, all lists are empty.
+            ids: n documents, in any order.
+
+        Returns:
+            n lists: integers, floats, booleans and strings, ascending in each of these groups.
+
+        Raises:
+            KeyError: an unknown id.
+        """
+        packed = pack_strings(ids)
+        answer = self._ask(lambda: bytes(self._engine.values(key, packed).tostring()))
+        found = read_values(answer, len(ids))
+        if isinstance(found, int):
+            raise self._unknown(ids[found])
+        return found
 
     def document_frequencies(self) -> np.ndarray:
         """Return how many documents have each learned term, int64, shape (V,).

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -21,6 +20,7 @@ from lsr.facet import Facet, FacetJson, read_facet
 from lsr.filter import And, Comparison, Filter, Range
 from lsr.filter_json import FilterJson
 from lsr.filter_text import read_filter
+from lsr.request_stages import AnyGroup, Group, Settings, Sort
 
 LARGEST_K = 1_000_000
 # The range of term weights in a query. Their common scale changes only the scores.
@@ -48,11 +48,7 @@ AnyFacet = Annotated[
 MOST_FACETS = 20
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Words(_Settings):
+class Words(Settings):
     """How the words of title and text are scored: BM25 (Robertson and Zaragoza, 2009, eq. 3.15).
 
     A word adds idf · tf / (tf + k1 · (1 − b + b · length / average length)), as in Lucene.
@@ -73,7 +69,7 @@ class Words(_Settings):
     )
 
 
-class Interpolation(_Settings):
+class Interpolation(Settings):
     """How rankings of several sides become one: see `lsr.search.fusion`."""
 
     sides: tuple[Side, ...] = Field(
@@ -126,7 +122,7 @@ class Interpolation(_Settings):
         return self
 
 
-class Feedback(_Settings):
+class Feedback(Settings):
     """A second pass with a query moved towards its first results: see `lsr.search.feedback`."""
 
     side: Literal["sparse", "dense", "both"] | None = Field(
@@ -193,10 +189,11 @@ NESTED: dict[str, type[BaseModel]] = {
     "words": Words,
     "interpolation": Interpolation,
     "feedback": Feedback,
+    "group": Group,
 }
 
 
-class Request(_Settings):
+class Request(Settings):
     """A query and what is wanted of its answer."""
 
     query: str | dict[str, float] = Field(description="a text, or term → weight")
@@ -232,6 +229,15 @@ class Request(_Settings):
         description="what to count among all documents that `total` counts, as strings "
         "(`kind`, `kind: 50`, `year: ..1950, 1951..2000`) or as JSON; see `lsr.facet`. The hits "
         "do not depend on them, nor do they on the page",
+    )
+    group: AnyGroup | None = Field(
+        default=None, description="the key of metadata that groups hits, and how many of a group"
+    )
+    sort: Sort = Field(
+        default=(),
+        description="keys of metadata that order the hits, such as year, or -year for descending; "
+        "ties are ordered by the keys that follow, then by score and id. Documents without a value "
+        "come last. A list counts by its smallest value, or by its largest where descending",
     )
     min_score: float | None = Field(default=None, description="smallest score of a hit")
     max_terms: Annotated[int, Field(ge=1, le=LARGEST_K)] | None = Field(
@@ -355,6 +361,16 @@ class Request(_Settings):
             )
         if self.mode == "dense" and feedback.method == "relevance-model":
             raise ValueError("method 'relevance-model' is for side 'sparse'")
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the last pass is followed by stages, see `lsr.search.stages`."""
+        return bool(self.group or self.sort)
+
+    @property
+    def by_score(self) -> bool:
+        """Whether hits are ordered by their scores."""
+        return not (self.group or self.sort)
 
     @property
     def sides_moved(self) -> tuple[Moved, ...]:

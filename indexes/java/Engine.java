@@ -487,6 +487,16 @@ public final class Engine {
     return out.bytes();
   }
 
+  /** The values of documents under a key of metadata, see MetadataValues. */
+  public byte[] values(String key, byte[] ids) throws IOException {
+    ByteBuffer in = Packed.little(ids);
+    List<BytesRef> of = new ArrayList<>();
+    while (in.hasRemaining()) {
+      of.add(new BytesRef(Packed.bytes(in)));
+    }
+    return MetadataValues.of(reader, key, of.toArray(new BytesRef[0]));
+  }
+
   /** Of each segment its number of documents, and as longs the bits of those that pass a filter. */
   public byte[] passing(byte[] filter) throws IOException {
     Packed.Writer out = new Packed.Writer();

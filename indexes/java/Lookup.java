@@ -181,10 +181,10 @@ final class Lookup {
   }
 
   /** Documents of a segment in the order in which they lie, and their places in `ids`. */
-  private record Found(int[] docs, int[] places) {}
+  record Found(int[] docs, int[] places) {}
 
   /** Those of `ids` that are in a segment, where they were not in one before. */
-  private static Found found(LeafReader leaf, BytesRef[] ids, boolean[] before)
+  static Found found(LeafReader leaf, BytesRef[] ids, boolean[] before)
       throws IOException {
     Ids known = new Ids(leaf);
     long[] found = new long[ids.length];
