@@ -121,6 +121,11 @@ class AnswerHit(_Answer):
     title: str
     text: str | None = None
     metadata: Metadata
+    group: MetadataValue | None = Field(
+        default=None,
+        description="the value that the hits of its group share; null where no groups were asked "
+        "for, and for a document without the key, which is its own group",
+    )
     snippet: Marked | None = Field(default=None, description="if asked for")
     why: Why | None = Field(default=None, description="if asked for")
 

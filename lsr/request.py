@@ -363,7 +363,7 @@ class Request(Settings):
             raise ValueError("method 'relevance-model' is for side 'sparse'")
 
     @property
-    def has_stages(self) -> bool:
+    def is_staged(self) -> bool:
         """Whether the last pass is followed by stages, see `lsr.search.stages`."""
         return bool(self.group or self.sort)
 
@@ -511,7 +511,8 @@ def _renamed(filters: object) -> str:
 
 def _inner(name: str) -> str:
     """A setting of a group, with its default, as the command line takes it."""
-    field, about = next(iter(NESTED[name].model_fields.items()))
+    fields = NESTED[name].model_fields.items()
+    field, about = next(item for item in fields if not item[1].is_required())
     value = about.default[0] if isinstance(about.default, tuple) else about.default
     return f"{name}.{field}={value}"
 

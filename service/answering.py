@@ -70,6 +70,7 @@ class Shown:
                 "title": hit.document.title,
                 "text": hit.document.text if self._text else None,
                 "metadata": dict(hit.document.metadata),
+                "group": hit.group,
                 "snippet": part,
                 "why": reasons and why(reasons),
             }

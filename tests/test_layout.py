@@ -17,7 +17,7 @@ OWN = ("corpus", "encoders", "training", "building", "search", "cli")
 # The ground floor: files of lsr/ itself.
 GROUND = {
     *("answers", "documents", "facet", "filter", "filter_json", "filter_text", "idf", "lines"),
-    *("paths", "progress", "query_text", "request", "run", "vectors"),
+    *("paths", "progress", "query_text", "request", "request_stages", "run", "vectors"),
 }
 
 # Room → the rooms that it may import besides itself. A room stands below those that import it.

@@ -95,6 +95,9 @@ def hit_view(
     )
     if hit.document.title and hit.document.title != hit.document.id:
         head.append(f"  {visible(' '.join(hit.document.title.split()))}", "dim")
+    if hit.group is not None:
+        value = json.dumps(hit.group, ensure_ascii=False)
+        head.append(f"  group {visible(value[:LONGEST_VALUE])}", "dim")
     if sides := shares(why):
         head.append(f"  {sides}", "dim")
     body = Table.grid(padding=(0, 0, 0, 4))

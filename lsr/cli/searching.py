@@ -63,6 +63,24 @@ FacetOption = Annotated[
         "repeated. With --json they are on a last line, with the total.",
     ),
 ]
+SortOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sort",
+        metavar="KEY",
+        help="Order the hits by a key of metadata: year, or -year for descending; documents "
+        "without it come last. May be repeated: ties are ordered by the next one, then by score.",
+    ),
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group",
+        metavar="KEY",
+        help="One hit for each value of this key of metadata, or --set group.hits=N. A document "
+        "without it is a group of its own.",
+    ),
+]
 
 
 def search(
@@ -95,6 +113,8 @@ def search(
     settings: SetOption = None,
     filters: FilterOption = None,
     facets: FacetOption = None,
+    sort: SortOption = None,
+    group: GroupOption = None,
     min_score: Annotated[float | None, typer.Option(help="The smallest score of a hit.")] = None,
     max_terms: TermsOption = None,
     threads: Annotated[
@@ -122,6 +142,10 @@ def search(
             asked["max_terms"] = max_terms
         if facets:
             asked["facets"] = facets
+        if sort:
+            asked["sort"] = sort
+        if group is not None:
+            asked["group"] = {"key": group, **asked.get("group", {})}
         count = asked.pop("k", 10 if queries is None else 1000)
         if k is not None:
             count = k
@@ -253,6 +277,7 @@ def _hit_record(hit: Hit, why: Explanation) -> dict[str, Any]:
         "title": hit.document.title,
         "text": hit.document.text,
         "metadata": dict(hit.document.metadata),
+        "group": hit.group,
         "sides": [part._asdict() for part in why.sides],
         "terms": [reason._asdict() for reason in why.terms],
     }

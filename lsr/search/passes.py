@@ -22,6 +22,7 @@ from lsr.search.asked import Asked, read_request
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import Fused, contenders, interpolate, reciprocal_rank_fusion
 from lsr.search.selections import Selections
+from lsr.search.stages import Staged, Stages
 from lsr.vectors import concatenate, rows
 
 Queries = Sequence[str | Mapping[str, float]]
@@ -60,6 +61,7 @@ class Passes:
         self._pool = pool
         self.statistics = Statistics(live.index)
         self._selections = Selections(live.index, live.dense) if live.dense else None
+        self._stages = Stages(live.index)
         vocabulary = live.encoder.vocabulary
         self.term_ids = {term: number for number, term in enumerate(vocabulary)}
 
@@ -108,8 +110,8 @@ class Passes:
 
     def answer(
         self, batch: Batch, request: Request, first_pass: Sequence[Ranking] | None = None
-    ) -> list[list[Fused]]:
-        """Return the `request.k` best documents for each query of a batch.
+    ) -> Sequence[Sequence[Fused | Staged]]:
+        """Return the `request.k` first documents for each query of a batch.
 
         Lists that `batch.lists` already holds are used: first passes at the depth of the request
         can serve several requests. The batch is changed, so give each request a copy.
@@ -120,21 +122,26 @@ class Passes:
             first_pass: see `Searcher.rank`.
         """
         self.feed_back(batch, request, first_pass)
-        sides = self.last_sides(request)
-        if len(sides) > 1:
-            ranked = self.interpolated(batch, request, request.k)
-        else:
-            (side,) = sides
-            depth = self.depth(request) if request.mode == "hybrid" else request.k
-            self.search(batch, sides, request, max(depth, request.k))
-            ranked = [
-                [Fused(doc_id, score, (score,)) for doc_id, score in hits]
-                for hits in batch.lists[side]
-            ]
+        if request.is_staged:
+            ranked = self._last_pass(batch, request, None)
+            return [self._stages.apply(request, hits)[: request.k] for hits in ranked]
+        ranked = self._last_pass(batch, request, request.k)
         floor = request.min_score
         if floor is not None:
             ranked = [[hit for hit in hits if hit.score >= floor] for hits in ranked]
         return [hits[: request.k] for hits in ranked]
+
+    def _last_pass(self, batch: Batch, request: Request, k: int | None) -> list[list[Fused]]:
+        """Return the k best documents of each query, or all of the sides' lists, and maybe more."""
+        sides = self.last_sides(request)
+        if len(sides) > 1:
+            return self.interpolated(batch, request, k)
+        depth = self.union_depth(request) if k is None or request.mode == "hybrid" else k
+        self.search(batch, sides, request, max(depth, k or 1))
+        return [
+            [Fused(doc_id, score, (score,)) for doc_id, score in hits]
+            for hits in batch.lists[sides[0]]
+        ]
 
     def read(self, request: Request) -> Asked:
         """Read the text of a request that has a mode, see `read_request`."""
@@ -162,10 +169,12 @@ class Passes:
             words: of each query, where it was read; else they are counted here.
 
         Raises:
-            ValueError: the index lacks a term, or has no learned terms or no dense side.
+            ValueError: the index lacks a term or a key of metadata, or has no learned terms or no
+                dense side.
         """
         if request.filter:
             self._live.index.check_filter(request.filter)
+        self._stages.check(request)
         sides = {*self.last_sides(request), *self.first_sides(request)}
         if "learned" in sides and not self.term_ids:
             raise ValueError(
@@ -274,10 +283,14 @@ class Passes:
             changed["words"] = as_counts(names, all_moved(of_queries, of_documents))
         return changed
 
+    def union_depth(self, request: Request) -> int:
+        """Return how many documents each side's list has, where stages follow."""
+        return (self.interpolation(request) if request.mode == "hybrid" else Interpolation()).depth
+
     def depth(self, request: Request) -> int:
         """Return the depth of passes whose length does not follow from k."""
         if request.mode == "hybrid":
-            return self.interpolation(request).depth
+            return self.union_depth(request)
         if request.feedback and not request.feedback.negatives:
             return request.feedback.documents
         return Interpolation().depth

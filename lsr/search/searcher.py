@@ -16,7 +16,7 @@ import numpy as np
 
 from lsr.building.live import Live, open_live
 from lsr.building.tuning import Tuned, read_tuning
-from lsr.documents import Document
+from lsr.documents import Document, MetadataValue
 from lsr.facet import Counts
 from lsr.indexes.lucene import LARGEST_K, LuceneError
 from lsr.progress import Progress
@@ -34,6 +34,7 @@ from lsr.search.explanation import (
 from lsr.search.fusion import Fused
 from lsr.search.highlight import Match, matches, without_overlaps, word_matches
 from lsr.search.passes import Batch, Passes, Queries
+from lsr.search.stages import Staged
 from lsr.vectors import concatenate
 
 # Queries that go through the passes together.
@@ -47,6 +48,7 @@ class Hit(NamedTuple):
 
     document: Document
     score: float
+    group: MetadataValue | None = None  # the value that hits of its group share, if asked for
 
 
 class Position(NamedTuple):
@@ -130,7 +132,9 @@ class Searcher:
     def search(
         self, query: str | Mapping[str, float] | Request, k: int | None = None, **settings: Any
     ) -> list[Hit]:
-        """The k best documents, score descending, ties by id; for facets see `counts`.
+        """The k best documents, score descending, ties by id, unless the request has another order.
+
+        For facets see `counts`.
 
         In mode sparse the score is the dot product of the quantised vectors and above 0.
 
@@ -164,7 +168,7 @@ class Searcher:
             threads: Java threads.
         """
         places = list(after or [None] * len(requests))
-        ranked: list[list[Fused] | Exception] = [[]] * len(requests)
+        ranked: list[Sequence[Fused | Staged] | Exception] = [[]] * len(requests)
         waiting = {
             number: request.k + (place.rank if place else 0)
             for number, (request, place) in enumerate(zip(requests, places, strict=True))
@@ -178,8 +182,7 @@ class Searcher:
                 if isinstance(hits, Exception) or place is None:
                     ranked[number] = hits
                     continue
-                before = (-place.score, place.doc_id)
-                following = [hit for hit in hits if before < (-hit.score, hit.doc_id)]
+                following = _following(hits, place, len(hits) < k, requests[number])
                 if len(following) < requests[number].k and len(hits) == k < LARGEST_K:
                     # Too few hits follow the place, since others now rank before it: search deeper.
                     waiting[number] = min(2 * k, LARGEST_K)
@@ -189,14 +192,21 @@ class Searcher:
         return [
             hits
             if isinstance(hits, Exception)
-            else [Hit(documents[hit.doc_id], hit.score) for hit in hits]
+            else [
+                Hit(
+                    documents[hit.doc_id],
+                    hit.score,
+                    hit.group if isinstance(hit, Staged) else None,
+                )
+                for hit in hits
+            ]
             for hits in ranked
         ]
 
     def _ranked(
         self, requests: Mapping[int, Request], threads: int
-    ) -> dict[int, list[Fused] | Exception]:
-        found: dict[int, list[Fused] | Exception] = {}
+    ) -> dict[int, Sequence[Fused | Staged] | Exception]:
+        found: dict[int, Sequence[Fused | Staged] | Exception] = {}
         alike: dict[str, list[tuple[int, Batch]]] = {}
         read: dict[str, Request] = {}
         for number, request in requests.items():
@@ -236,6 +246,8 @@ class Searcher:
         **settings: Any,
     ) -> list[Ranking]:
         """(doc id, score) of the k best documents for each query, without their contents.
+
+        Where the order is not by score, a reciprocal rank stands for the score: 1, 1/2, 1/3, …
 
         Args:
             queries: texts or term → weight maps. Texts are plain, since quotes and hyphens of test
@@ -279,7 +291,10 @@ class Searcher:
                 vectors = self.passes.encode(texts, template, threads, words)
                 found = self.passes.answer(vectors, template, first)
                 for number, hits in zip(numbers, found, strict=True):
-                    ranked[number] = [(hit.doc_id, hit.score) for hit in hits]
+                    ranked[number] = [
+                        (hit.doc_id, hit.score if template.by_score else 1 / rank)
+                        for rank, hit in enumerate(hits, 1)
+                    ]
                 progress("searching", len(ranked), len(queries))
         return [ranked[number] for number in range(len(queries))]
 
@@ -447,6 +462,11 @@ class Searcher:
         """
         request = self._resolved(_request(query, None, settings))
         found = []
+        depth = self.passes.union_depth(request)
+        if request.is_staged and self.index.n_docs > depth:
+            found.append(
+                f"hits are taken from the first {depth:,} documents of each side, and end with them"
+            )
         if request.rescore:
             found.append(
                 f"only the {request.rescore} best by the cut query are scored by all its terms"
@@ -510,6 +530,27 @@ class Searcher:
         if isinstance(query, str):
             return self.encoder.own_terms(query)
         return {self.passes.term_ids[term] for term in query}
+
+
+def _following(
+    hits: Sequence[Fused | Staged], place: Position, is_all: bool, request: Request
+) -> Sequence[Fused | Staged]:
+    """Return the hits that follow a place.
+
+    Args:
+        hits: from the first on.
+        place: of a hit that may have moved, or be gone.
+        is_all: whether no hits come after these.
+        request: what was asked.
+    """
+    if request.by_score:
+        before = (-place.score, place.doc_id)
+        return [hit for hit in hits if before < (-hit.score, hit.doc_id)]
+    for number, hit in enumerate(hits, 1):
+        if hit.doc_id == place.doc_id:
+            return hits[number:]
+    # It is gone, so that the hit after it has its rank, unless others have come or gone as well.
+    return hits[place.rank - 1 :] if is_all else []
 
 
 def _merged(batches: Sequence[Batch]) -> Batch:

@@ -3,9 +3,10 @@
 Each works on the union of the sides' lists of fixed depth, so that no answer depends on the page.
 Their order is that of `Stages.apply`:
 
-1. group: of each group the first hits stay
-2. sort: those that stay are ordered by their metadata; without a sort they keep their order
-3. the hits of a group are put together, after its first one
+1. minimum score: hits below it go
+2. group: of each group the first hits stay
+3. sort: those that stay are ordered by their metadata; without a sort they keep their order
+4. the hits of a group are put together, after its first one
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ class Stages:
             ranked: all that the sides' lists hold, score descending, ties by id ascending.
         """
         hits = [Staged(*hit) for hit in ranked]
+        if (floor := request.min_score) is not None:
+            hits = [hit for hit in hits if hit.score >= floor]
         if request.group:
             values = self._values(request.group.key, hits)
-            hits = [
-                hit._replace(group=group_of(of)) for hit, of in zip(hits, values, strict=True)
-            ]
+            hits = [hit._replace(group=group_of(of)) for hit, of in zip(hits, values, strict=True)]
             hits = [hits[place] for place in firsts([h.group for h in hits], request.group.hits)]
         # The first key decides, so it is sorted by last.
         for written in reversed(request.sort):

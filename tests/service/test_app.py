@@ -185,6 +185,23 @@ def test_pages_make_up_the_ranking(api, searcher):
     assert found == [(hit.document.id, hit.score) for hit in hits]
 
 
+def test_pages_of_sorts_and_groups_are_one_large_answer(api):
+    body = {"query": "heat flow wing", "mode": "hybrid", "interpolation": {"depth": 50}}
+    for settings in ({"sort": ["-year"]}, {"group": {"key": "year", "hits": 2}, "sort": "kind"}):
+        whole = search(api, k=200, **body, **settings)
+        assert whole["cursor"] is None and len(whole["hits"]) > 30
+        (notice,) = whole["approximate"]
+        assert notice.startswith("hits are taken from the first 50 documents of each side, and end")
+        found, cursor = [], None
+        while True:
+            answer = search(api, k=7, cursor=cursor, **body, **settings)
+            found += answer["hits"]
+            if (cursor := answer["cursor"]) is None:
+                break
+        assert found == whole["hits"]
+    assert all(hit["group"] == hit["metadata"]["year"] for hit in found)
+
+
 def test_cursors_are_held_to_their_request(api, writable, index, corpus_of, tmp_path):
     cursor = search(api, query="heat flow", k=3)["cursor"]
     url = "/indexes/wings/search"

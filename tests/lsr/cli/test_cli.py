@@ -541,6 +541,23 @@ def test_facets_and_totals(filterable):
     assert lsr(*arguments).stderr == ""
 
 
+def test_sort_and_group(filterable):
+    def found(*options):
+        result = lsr("search", filterable, "heat", "--json", *options)
+        assert result.exit_code == 0, result.output
+        hits = [json.loads(line) for line in result.stdout.splitlines()]
+        return [(hit["id"], hit["group"]) for hit in hits]
+
+    assert found("--sort", "-n") == [("d3", None), ("d2", None), ("d1", None)]
+    assert found("--sort", "status", "--sort", "-n") == [("d3", None), ("d1", None), ("d2", None)]
+    assert found("--set", "sort=status,-n") == found("--sort", "status", "--sort", "-n")
+    assert found("--sort", "n", "--group", "price") == [("d1", 5), ("d2", 5.5), ("d3", "5.0")]
+    both = found("--group", "by.tags", "--set", "group.hits=2", "--sort", "n")
+    assert both == [("d1", None), ("d2", "a"), ("d3", None)]
+    result = lsr("search", filterable, "heat", "--group", "status")
+    assert 'group "open"' in result.stdout, result.output
+
+
 def test_facets_that_are_none(filterable):
     for facet, message in (
         ("state", "facet 'state': no document of this index has a value under the key"),
