@@ -1,4 +1,4 @@
-// What narrows a search down: a filter as text, and values of metadata that are picked.
+// What narrows a search down: a filter as text, values of metadata that are picked; and the order.
 
 import { make, plural, whole } from "./dom.js";
 
@@ -35,16 +35,17 @@ export const countsOf = (index) => {
   return { facets: keys.map((key) => ({ key, limit: VALUES })) };
 };
 
-/** The field of the filter, and the values to pick. */
+/** The field of the filter, the choice of the order, and the values to pick. */
 export class Narrow {
   /**
-   * parts: {row, field, facets}, elements; changed: called with what was changed of
-   * {filter, picked}.
+   * parts: {row, field, order, facets}, elements; changed: called with what was changed of
+   * {filter, picked, sort}.
    */
   constructor(parts, changed) {
-    const { field, facets } = Object.assign(this, parts);
+    const { field, order, facets } = Object.assign(this, parts);
     this.changed = changed;
     field.addEventListener("change", () => changed({ filter: field.value.trim() }));
+    order.addEventListener("change", () => changed({ sort: order.value }));
     this.count = make("span", { class: "count" });
     this.lists = make("div");
     facets.replaceChildren(
@@ -58,12 +59,20 @@ export class Narrow {
     facets.firstElementChild.open = matchMedia("(min-width: 60rem)").matches;
   }
 
-  /** index: an IndexState; filter: as it was typed. */
-  draw(index, filter) {
+  /** index: an IndexState; filter: as it was typed; sort: a key of metadata, after - if descending. */
+  draw(index, { filter, sort }) {
     const keys = Object.keys(index.metadata);
     this.row.hidden = keys.length === 0;
     this.field.placeholder = keys.length ? `such as exists(${plain(keys[0])})` : "";
     if (document.activeElement !== this.field) this.field.value = filter;
+    const orders = keys.flatMap((key) => [
+      [key, `${key}, ascending`],
+      [`-${key}`, `${key}, descending`],
+    ]);
+    this.order.replaceChildren(
+      ...[["", "best first"], ...orders].map(([value, label]) => make("option", { value }, label)),
+    );
+    this.order.value = sort;
   }
 
   /**

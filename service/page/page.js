@@ -21,8 +21,8 @@ const MOST = 100; // hits of a request while weights are moved
 const MOST_ABREAST = 4; // columns; others are below them
 
 // chosen: names of rankings, see `shown`; opened: {name, id} of the hit that is explained, or null;
-// filter: as it was typed; picked: pairs of a key of metadata and a value.
-const state = { query: "", index: null, chosen: [], opened: null, filter: "", picked: [] };
+// filter: as it was typed; picked: pairs of a key of metadata and a value; sort: see `Narrow.draw`.
+const state = { query: "", index: null, chosen: [], opened: null, filter: "", picked: [], sort: "" };
 let indexes = []; // IndexState of each
 const columns = new Map(); // name → {answer, base, error, busy, asking}; see `run`
 let expanding = new AbortController(); // the text, and by feedback
@@ -70,6 +70,7 @@ function readAddress() {
   state.chosen = (given.get("columns") ?? "").split(",");
   state.filter = given.get("filter") ?? "";
   state.picked = given.getAll("pick").flatMap(readPick);
+  state.sort = given.get("sort") ?? "";
   const [id, of] = [given.get("hit"), given.get("of")];
   const name = shown().includes(of) ? of : shown()[0];
   state.opened = state.query && id !== null && name ? { name, id } : null;
@@ -89,13 +90,14 @@ function readPick(text) {
 /** The parameters of the address that `readAddress` reads. */
 function parameters() {
   const names = shown();
-  const { query, index, opened, filter, picked } = state;
+  const { query, index, opened, filter, picked, sort } = state;
   return [
     query && ["q", query],
     indexes.length > 1 && ["index", index],
     names.length && String(names) !== current().mode && ["columns", names],
     filter && ["filter", filter],
     ...picked.map((pick) => ["pick", JSON.stringify(pick)]),
+    sort && ["sort", sort],
     opened && ["hit", opened.id],
     opened && names.length > 1 && ["of", opened.name],
   ].filter(Boolean);
@@ -168,6 +170,7 @@ async function run(name, { k = PAGE, more = false, moving = false } = {}) {
   if (!moving) draw(); // drawing would stop hits that are gliding
   let first;
   const shows = { k, snippets: true, explain: true, text: false };
+  if (state.sort) shows.sort = [state.sort];
   // They are the same for all columns.
   const counts = name === shown()[0] && !more ? countsOf(current()) : {};
   const ask = (request) => post("search", { ...request, ...shows, ...counts }, signal);
@@ -230,7 +233,7 @@ async function follow({ index, generation, commit }) {
 
 const choices = new Choices(find("columns"), toggle);
 const narrow = new Narrow(
-  { row: find("narrow"), field: find("filter"), facets: find("facets") },
+  { row: find("narrow"), field: find("filter"), order: find("order"), facets: find("facets") },
   (change) => {
     Object.assign(state, change, { opened: null });
     settled = true;
@@ -247,7 +250,7 @@ function drawControls() {
   find("index-name").textContent = several || !known ? "" : known.index;
   find("facts").replaceChildren(...(known ? factsView(known) : []));
   choices.draw(known, names);
-  if (known) narrow.draw(known, state.filter);
+  if (known) narrow.draw(known, state);
   const lacks = known ? lacksOf(known) : "";
   find("unavailable").hidden = !lacks;
   find("unavailable").textContent = lacks;
@@ -402,7 +405,7 @@ find("search").addEventListener("submit", (event) => {
 });
 find("index").addEventListener("change", (event) => {
   // Another index has other metadata.
-  Object.assign(state, { index: event.target.value, opened: null, filter: "", picked: [] });
+  Object.assign(state, { index: event.target.value, opened: null, filter: "", picked: [], sort: "" });
   writeAddress(true);
   search();
 });
@@ -412,8 +415,8 @@ find("forget").addEventListener("click", () => {
 });
 
 const searched = () => {
-  const { query, index, filter, picked } = state;
-  return JSON.stringify([query, index, filter, picked, shown()]);
+  const { query, index, filter, picked, sort } = state;
+  return JSON.stringify([query, index, filter, picked, sort, shown()]);
 };
 
 address.listenToHistory(() => {

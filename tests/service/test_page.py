@@ -1062,3 +1062,24 @@ def test_odd_keys_and_values_are_picked(visit, expect, api):
     page = visit(q="heat pressure", index="code", columns="words", pick="[1, {}]")
     settled(expect, page, "words")
     assert len(shown(page, "words")) == 3
+
+
+def test_hits_are_ordered_by_metadata(visit, expect, api):
+    page = visit(q="heat", index="wings", columns="words")
+    settled(expect, page, "words")
+    page.get_by_label("Order").select_option("year, descending")
+    expect(page).to_have_url(re.compile("sort=-year$"))
+    found = api("search", query="heat", mode="words", sort=["-year"])
+    settled(expect, page, "words")
+    assert shown(page, "words") == ids(found)
+    column(page, "words").get_by_role("button", name="More").click()
+    expect(column(page, "words").locator(".hit")).to_have_count(20)
+    assert shown(page, "words") == ids(
+        api("search", query="heat", mode="words", sort=["-year"], k=20)
+    )
+    page.reload()
+    settled(expect, page, "words")
+    expect(page.get_by_label("Order")).to_have_value("-year")
+    assert shown(page, "words") == ids(found)
+    page.go_back()
+    expect(page.get_by_label("Order")).to_have_value("")
