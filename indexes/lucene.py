@@ -31,6 +31,7 @@ from lsr.indexes.buffers import (
 )
 from lsr.indexes.facets import pack_facets, read_counts
 from lsr.indexes.filters import Type, Types, check_filter, pack_filter, pack_one
+from lsr.indexes.readings import Word, count_readings
 from lsr.indexes.values import read_values
 
 Hits = list[tuple[str, int]]
@@ -46,23 +47,31 @@ LANGUAGES = tuple(
 WORD_SCALE = 1024
 # Filters that are kept as the engine takes them.
 PACKED = 256
-
-
-class Word(NamedTuple):
-    """A word of a text, as an analyzer makes it: lower-cased, and mostly stemmed."""
-
-    word: str
-    # The characters of the text that it was made from.
-    start: int
-    end: int
-    position: int = 0  # in the text; stop words leave gaps
-    length: int = 1  # in positions: a synonym may stand beside several words
-    is_synonym: bool = False
+# Of a phrase with synonyms: Lucene looks for each reading, and for each synonym at its place.
+MOST_READINGS, MOST_WORDS = 1_000, 10_000
 
 
 def _word(answer: Reader) -> Word:
     word, start, end = answer.string(), answer.integer(), answer.integer()
     return Word(word, start, end, answer.integer(), answer.integer(), answer.integer() == 1)
+
+
+def _check_readings(condition: Contains, words: Sequence[Word]) -> None:
+    """Raise ValueError where a phrase with its synonyms is too much to search for."""
+    if len(words) > MOST_WORDS:
+        raise ValueError(
+            f"the phrase {condition.text!r} has {len(words):,} words with its synonyms, of at most "
+            f"{MOST_WORDS:,}: shorten it"
+        )
+    # Where each word stands beside one word, Lucene takes them together.
+    if all(word.length == 1 for word in words):
+        return
+    if (readings := count_readings(words)) > MOST_READINGS:
+        shown = f"{readings:,}" if readings <= 10**12 else f"more than {10**12:,}"
+        raise ValueError(
+            f"synonyms give the phrase {condition.text!r} {shown} readings, of at most "
+            f"{MOST_READINGS:,}: shorten it"
+        )
 
 
 class Expansion(NamedTuple):
@@ -470,8 +479,9 @@ class LuceneIndex:
     def check_filter(self, filter: Filter) -> None:  # noqa: A002
         """Raise ValueError where a filter does not fit the index.
 
-        That is where no document has a value under a key, or one of an operand's type; or where the
-        analyzer keeps no word of a text.
+        That is where no document has a value under a key, or one of an operand's type; where the
+        analyzer keeps no word of a text; or where synonyms give a text more than MOST_READINGS
+        readings or MOST_WORDS words.
         """
         check_filter(filter, self.metadata_types)
         asked = [
@@ -481,12 +491,16 @@ class LuceneIndex:
         ]
         if not asked:
             return
-        for condition, words in zip(asked, self.words([one.text for one in asked]), strict=True):
+        texts = [one.text for one in asked]
+        for condition, words in zip(asked, self.words(texts), strict=True):
             if not words:
                 raise ValueError(
                     f"filter `{condition}`: the analyzer of language {self.language!r} keeps no "
                     "word of this text"
                 )
+        if self.synonyms is not None:
+            for condition, words in zip(asked, self.query_words(texts), strict=True):
+                _check_readings(condition, words)
 
     def values(self, key: str, ids: Sequence[str]) -> list[list[MetadataValue]]:
         """Return the values that documents have under a key of metadata, each once.

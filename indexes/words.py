@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 
 from lsr.idf import inverse_document_frequency
 from lsr.indexes.buffers import WordQueries
-from lsr.indexes.lucene import WORD_SCALE, Expansion, LuceneIndex, Word
+from lsr.indexes.lucene import WORD_SCALE, Expansion, LuceneIndex
+from lsr.indexes.readings import Word, alternatives
 from lsr.request import Words
 from lsr.vectors import PEAK, quantise_queries
 
@@ -69,22 +70,20 @@ class Statistics:
         """
         counts: Counter[str] = Counter()
         synonyms: dict[str, float] = {}
+        idf = self.idf([word.word for word in words]) if any(w.is_synonym for w in words) else {}
         for paths in alternatives(words):
             own = [path for path in paths if not any(word.is_synonym for word in path)]
             counts.update(word.word for path in own for word in path)
             # Where a rule replaces words of the query, none of them is left to compare with.
-            most = sum(map(self._weight, own))
+            most = sum(idf.get(word.word, 0.0) for path in own for word in path)
             for path in paths:
                 if path in own:
                     continue
-                weight = self._weight(path)
+                weight = sum(idf.get(word.word, 0.0) for word in path)
                 share = min(1.0, most / weight) if most and weight else 1.0
                 for word in path:
                     synonyms[word.word] = max(share, synonyms.get(word.word, 0.0))
         return {word: count for word, count in synonyms.items() if word not in counts} | counts
-
-    def _weight(self, words: Sequence[Word]) -> float:
-        return sum(self.idf([word.word for word in words]).values())
 
     def weigh(self, pattern: str, words: Mapping[str, int]) -> dict[str, float]:
         """Return how often a query holds each word that a pattern stands for.
@@ -113,36 +112,6 @@ class Statistics:
             word: max(count, least / idf[word]) if word in idf else count
             for word, count in counts.items()
         }
-
-
-def alternatives(words: Sequence[Word]) -> Iterator[list[list[Word]]]:
-    """Yield the words of a query from left to right: of each part all that may stand there.
-
-    Args:
-        words: of one query, as `LuceneIndex.query_words` gives them.
-    """
-    first = 0
-    while first < len(words):
-        last, end = first, words[first].position + 1
-        while last < len(words) and words[last].position < end:
-            end = max(end, words[last].position + words[last].length)
-            last += 1
-        yield _paths(words[first:last], words[first].position)
-        first = last
-
-
-def _paths(words: Sequence[Word], start: int) -> list[list[Word]]:
-    """Return the words of a part that follow each other, from a position on, in each way."""
-    # Where a stop word is left out, the next word begins later.
-    after = [word.position for word in words if word.position >= start]
-    if not after:
-        return [[]]
-    return [
-        [word, *path]
-        for word in words
-        if word.position == min(after)
-        for path in _paths(words, word.position + word.length)
-    ]
 
 
 def count_words(index: LuceneIndex, texts: Sequence[str]) -> list[Mapping[str, float]]:

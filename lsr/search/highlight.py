@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lsr.encoders.tokens import whole_text
-from lsr.indexes.lucene import Word
+from lsr.indexes.readings import Word
 
 EXCERPT = 300  # characters
 # Within so many characters from its end an excerpt looks for a space.

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+import time
 import zipfile
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from lsr.corpus.corpus import open_corpus
 from lsr.filter import Contains
 from lsr.filter_text import parse
 from lsr.indexes.manifest import read_manifest
-from lsr.indexes.words import alternatives
+from lsr.indexes.readings import alternatives, count_readings
 from lsr.request import ask
 from lsr.search import Searcher
 from lsr.search.highlight import Match
@@ -213,6 +214,56 @@ def test_paths_are_those_that_the_rules_say(tmp_path):
                 for word in path
             ]
             assert own == f"{one} {other} x".replace("of ", "").split()
+
+
+def test_a_phrase_of_too_many_readings_is_refused_at_once(index):
+    change_synonyms(index, "x y, a b c, d e f g, h i")
+    with Searcher(index) as opened:
+        phrase = "x y " * 12
+        message = rf"synonyms give the phrase '{phrase}' 16,777,216 readings, of at most 1,000"
+        with pytest.raises(ValueError, match=message):
+            opened.search(f'"{phrase}"')
+        with pytest.raises(ValueError, match=message):
+            opened.search("road", filter=f'contains("{phrase}")')
+        with pytest.raises(ValueError, match="more than 1,000,000,000,000 readings"):
+            opened.search(f'"{"x y " * 200}"')
+        assert opened.search(f'"{"x y " * 4}"') == []
+        # The words of a plain query are looked at one by one.
+        assert opened.search("x y " * 200) == []
+
+
+def test_a_phrase_of_too_many_words_is_refused(index):
+    change_synonyms(index, ", ".join(["car", *(f"car{n}" for n in range(2000))]))
+    with Searcher(index) as opened:
+        assert ids(opened, '"fast car"') == ["car"]
+        with pytest.raises(ValueError, match="has 12,006 words with its synonyms, of at most 10,0"):
+            opened.search(f'"{"car " * 6}"')
+
+
+def test_long_rules_take_linear_time(index):
+    calls = []
+    rule = ", ".join(["car", *(" ".join(f"w{n}x{i}" for i in range(3)) for n in range(1000))])
+    change_synonyms(index, f"{rule}, {' '.join(f'z{n}' for n in range(1500))}")
+    with Searcher(index) as opened:
+        plain = opened.index.word_frequencies
+        opened.index.word_frequencies = lambda words: calls.append(words) or plain(words)
+        start = time.perf_counter()
+        words = opened.asked(ask("car car", mode="words")).words
+        assert time.perf_counter() - start < 1
+        assert len(words) == 4501 and words["car"] == 2
+        assert len(calls) == 1
+
+
+def test_readings_are_those_that_are_walked(tmp_path):
+    build_index(write(tmp_path / "corpus.jsonl", {"1": "x"}), tmp_path / "index", "bm25")
+    change_synonyms(tmp_path / "index", "a b c, d, e of f\ng, h i, j")
+    rng = random.Random(3)
+    with open_live(tmp_path / "index") as live:
+        for _ in range(30):
+            query = " ".join(rng.choices(["bb", "d", "g", "e of f", "h i", "of"], k=5))
+            (words,) = live.index.query_words([query])
+            walked = math.prod(len(paths) for paths in alternatives(words))
+            assert count_readings(words) == walked >= 1, query
 
 
 def test_open_searchers_see_a_change_when_they_refresh(index):

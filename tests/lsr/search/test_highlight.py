@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lsr.encoders.load import default_tokenizer
-from lsr.indexes.lucene import Word
+from lsr.indexes.readings import Word
 from lsr.search.highlight import (
     EXCERPT,
     Match,
