@@ -18,6 +18,8 @@ from lsr.vectors import PEAK, quantise_queries
 
 # Words that score for one pattern, and patterns that are remembered.
 MOST_EXPANSIONS, KEPT = 50, 1000
+# The smallest share of a pattern's weight: of a word in which edits leave nothing of the pattern.
+LEAST_SHARE = 0.1
 
 
 class Impacts(NamedTuple):
@@ -90,15 +92,14 @@ class Statistics:
 
         They weigh as much as the one in most documents, which has the smallest IDF: else the rare
         ones, misspellings among them, would come first. What differs by edits weighs less:
-        1 − edits / length of the pattern.
+        1 − edits / length of the pattern, and at least LEAST_SHARE, since all of them match.
         """
         idf = self.idf(list(words))
         least = min(idf.values(), default=0.0)
-        counts = {
-            word: (1 - words[word] / len(pattern)) * least / of_word
+        return {
+            word: max(LEAST_SHARE, 1 - words[word] / len(pattern)) * least / of_word
             for word, of_word in idf.items()
         }
-        return {word: count for word, count in counts.items() if count > 0}
 
     def none_vanishing(self, counts: Mapping[str, float]) -> dict[str, float]:
         """Return counts that leave no word of the index without weight when they are quantised.

@@ -8,6 +8,7 @@
     -"flat plate"       a phrase that must not match
     title:wing          a word of the title that must match; title:"heat flow" and -title:wing too
     kind:function       a value that the metadata must have, if they have this key
+    year:1950..1960     a range of values, as in `lsr.filter`
     aero*               all words that begin so
     wing~1  wing~2      all words that differ by so many edits; wing~ is as in `lsr.filter`
 
@@ -21,7 +22,10 @@ scores too, metadata aside. Everything else is plain text, and a text without op
 - A field is ``title`` or a key of the metadata, and nothing is between it, its colon and its
   value: ``title: wing``, ``http://x``, ``10:30`` are plain.
 - Where a quote that opens a phrase is never closed, all of the text is plain.
-- Typographic quotes are quotes.
+- Each of these quotes opens and closes phrases: " “ ” „ ‟ ＂ « ». An apostrophe is none.
+- Marks of the direction of writing, which nobody sees, are ignored.
+- A phrase, a word and a value have at most 1,000 characters and a pattern 100: what is longer is
+  plain, and a notice says so, as for a quote that is never closed.
 """
 
 from __future__ import annotations
@@ -30,18 +34,21 @@ import re
 from collections.abc import Container
 from typing import Literal, NamedTuple
 
-from lsr.filter import LONGEST_PATTERN, LONGEST_TEXT, Match, usual_edits
+from lsr.filter import LONGEST_PATTERN, LONGEST_TEXT, Match, excerpt, usual_edits
 
 # Operators of a query.
 MOST_OPERATORS = 100
 TITLE = "title"
-_OPERATOR = re.compile(r"[\"“”+\-:*~]")
+_QUOTES = '"“”„‟＂«»'
+# Marks of the direction of writing: copied text brings them along.
+_MARKS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_OPERATOR = re.compile(rf"[{_QUOTES}+\-:*~]")
 _START = re.compile(r"(?<!\S)([+-]?)(?=\S)")
-_FIELD = re.compile(r"([^\s\"“”:]+):(?=[^\s:])")
-_PHRASE = re.compile(r"[\"“]([^\"“”]*)[\"“”]")
-_OPENING = re.compile(r"[\"“]")
-_WORD = re.compile(r"[^\s\"“”]*[^\s\"“”,;]")
-_OF_PATTERN = r"[^\W_][^\s\"“”*~:/()\[\]{}<>=,;&|@#]*"
+_FIELD = re.compile(rf"([^\s{_QUOTES}:]+):(?=[^\s:])")
+_PHRASE = re.compile(rf"[{_QUOTES}]([^{_QUOTES}]*)[{_QUOTES}]")
+_OPENING = re.compile(rf"[{_QUOTES}]")
+_WORD = re.compile(rf"[^\s{_QUOTES}]*[^\s{_QUOTES},;]")
+_OF_PATTERN = rf"[^\W_][^\s{_QUOTES}*~:/()\[\]{{}}<>=,;&|@#]*"
 _PUNCTUATION = r"[,.;:!?)\]]*(?!\S)"
 _PATTERN = re.compile(rf"({_OF_PATTERN})(\*|~[12]?){_PUNCTUATION}")
 _NO_PATTERN = re.compile(rf"{_OF_PATTERN}~[\d.]+{_PUNCTUATION}")
@@ -58,6 +65,11 @@ class Clause(NamedTuple):
     edits: int
     quoted: bool
     written: str
+
+    @property
+    def longest(self) -> int:
+        """How many characters its text may have."""
+        return LONGEST_TEXT if self.match == "words" else LONGEST_PATTERN
 
     @property
     def of_metadata(self) -> bool:
@@ -93,6 +105,7 @@ def read_query(text: str, keys: Container[str] = ()) -> QueryText:
     """
     if not _OPERATOR.search(text):
         return QueryText(text, text, (), ())
+    given, text = text, _MARKS.sub("", text)
     found: list[tuple[int, int, Clause]] = []
     notices: list[str] = []
     end = 0
@@ -107,12 +120,18 @@ def read_query(text: str, keys: Container[str] = ()) -> QueryText:
             field = None
         if _OPENING.match(text, at) and not _PHRASE.match(text, at):
             return _plain(
-                text,
+                given,
                 f"the quote {text[at]} at character {at + 1} is never closed: all of the query is "
                 "plain text",
             )
         clause, end = _clause(text, start, field[1] if field else None, at)
-        if clause:
+        if clause and len(clause.text) > clause.longest:
+            what = "an operator" if clause.match == "words" else "a pattern"
+            notices.append(
+                f"{excerpt(clause.written)} is plain text: {what} takes at most "
+                f"{clause.longest:,} characters, got {len(clause.text):,}"
+            )
+        elif clause:
             found.append((start.start(), end, clause))
             if clause.quoted and (distance := _DISTANCE.match(text, end)):
                 notices.append(
@@ -123,12 +142,12 @@ def read_query(text: str, keys: Container[str] = ()) -> QueryText:
             notices.append(f"{odd[0]} is plain text: a word takes ~, ~1 or ~2")
     if len(found) > MOST_OPERATORS:
         return _plain(
-            text,
+            given,
             f"the query has {len(found):,} operators, of at most {MOST_OPERATORS}: all of it is "
             "plain text",
         )
     if not found:
-        return QueryText(text, text, (), tuple(notices))
+        return QueryText(given, given, (), tuple(notices))
     return QueryText(
         _without(text, found, patterns=True),
         _without(text, found, patterns=False),
@@ -162,8 +181,6 @@ def _clause(
     # A sign before a number is the number's own.
     if sign and not (field or phrase or words[0].isalpha()):
         return None, 0
-    if len(words) > (LONGEST_TEXT if match == "words" else LONGEST_PATTERN):
-        return None, end
     if not words.strip() and not of_metadata:
         return None, end
     written = text[start.start() : end]

@@ -89,7 +89,7 @@ def search(
         str | None,
         typer.Argument(
             help='The query. It may hold "a phrase", +must, -not, title:word, KEY:value, prefix*, '
-            "fuzzy~1; before one that begins with - write --."
+            "fuzzy~1. Before one that begins with - write --, after all options: -- '-heat car'."
         ),
     ] = None,
     weights: Annotated[
@@ -297,7 +297,12 @@ def _parse_weights(text: str) -> dict[str, float]:
 
 def explain(
     directory: IndexArgument,
-    text: Annotated[str, typer.Argument(help="The query.")],
+    text: Annotated[
+        str,
+        typer.Argument(
+            help="The query. Before one that begins with - write --, after all options."
+        ),
+    ],
     doc_id: Annotated[str, typer.Argument(help="The id of a document.")],
     mode: ModeOption = None,
     feedback: FeedbackOption = False,

@@ -19,6 +19,7 @@ class Asked(NamedTuple):
     request: Request  # its query without operators, which are conditions of its filter
     words: Mapping[str, float]  # of the query → how often it holds them
     names: Mapping[str, str]  # of these the query's own → as it writes them
+    patterns: bool  # whether the query holds any
     notices: Sequence[str]  # on operators that could not be read, or not as a whole
 
 
@@ -39,7 +40,7 @@ def read_request(
     """
     query = request.query
     if not isinstance(query, str):
-        return Asked(request, {}, {}, ())
+        return Asked(request, {}, {}, False, ())
     read = QueryText(query, query, (), ())
     if request.operators:
         read = read_query(query, index.metadata_types)
@@ -68,7 +69,13 @@ def read_request(
     ]
     condition = And(tuple(parts)) if len(parts) > 1 else next(iter(parts), None)
     changed = {"query": read.text, "filter": condition, "operators": False}
-    return Asked(request.model_copy(update=changed), counts, written(read.words, own), notices)
+    return Asked(
+        request.model_copy(update=changed),
+        counts,
+        written(read.words, own),
+        any(clause.match != "words" for clause in clauses),
+        notices,
+    )
 
 
 def _with_patterns(
@@ -117,7 +124,10 @@ def _value(clause: Clause, index: LuceneIndex) -> Filter:
     readings: list[Filter] = [Comparison(key, "=", clause.text)]
     if not clause.quoted:
         try:
-            readings.append(parse(f"{key_text(key)} = {clause.text}"))
+            reading = parse(f"{key_text(key)} = {clause.text}")
+            # What goes on after the value would be a filter in a place where nobody looks for one.
+            if isinstance(reading, Comparison):
+                readings.append(reading)
         except ValueError:
             pass  # a string and nothing else
     found: dict[Filter, None] = {}

@@ -53,6 +53,8 @@ def _unknown(searcher: Searcher, asked: Asked, sides: Collection[Side]) -> list[
             return []
         language = searcher.manifest.language
         lacks.append(f"no word that the analyzer of language {language!r} keeps")
+        if asked.patterns:
+            lacks.append("no pattern that stands for a word of the index")
     # An index of words alone has no terms that a query could hold.
     if searcher.encoder.vocabulary and not {"learned", "sparse"}.isdisjoint(sides):
         if searcher.expand(query, operators=False):

@@ -1,17 +1,19 @@
 """The text query language: what is an operator, and what stays plain."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.filter import LONGEST_TEXT
+from lsr.filter import LONGEST_PATTERN, LONGEST_TEXT
 from lsr.query_text import MOST_OPERATORS, Clause, read_query
 
 KEYS = {"kind", "year"}
 
 
 def clause(text, written, sign="", field=None, match="words", edits=0):
-    return Clause(text, sign, field, match, edits, written[-1] in '"”', written)
+    return Clause(text, sign, field, match, edits, written[-1] in '"”“＂»«', written)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,15 @@ def clause(text, written, sign="", field=None, match="words", edits=0):
     [
         ('"heat flow" wing', "heat flow wing", [clause("heat flow", '"heat flow"')]),
         ("“heat flow”", "heat flow", [clause("heat flow", "“heat flow”")]),
+        ("-„heat flow“ x", "x", [clause("heat flow", "-„heat flow“", "-")]),
+        (
+            "„heat flow” ‟a”",
+            "heat flow a",
+            [clause("heat flow", "„heat flow”"), clause("a", "‟a”")],
+        ),
+        ("+＂heat flow＂", "heat flow", [clause("heat flow", "+＂heat flow＂", "+")]),
+        ("title:«a b»", "a b", [clause("a b", "title:«a b»", field="title")]),
+        ("»a b« ”c”", "a b c", [clause("a b", "»a b«"), clause("c", "”c”")]),
         ("cat +dog -fish", "cat dog", [clause("dog", "+dog", "+"), clause("fish", "-fish", "-")]),
         ('cat -"a fish"', "cat", [clause("a fish", '-"a fish"', "-")]),
         ('+"1"', "1", [clause("1", '+"1"', "+")]),
@@ -99,9 +110,37 @@ def test_a_phrase_has_no_distance():
     assert [one.text for one in read.clauses] == ["heat flow"]
 
 
-def test_a_phrase_that_is_too_long_is_plain():
-    long = '"' + "x" * (LONGEST_TEXT + 1) + '"'
-    assert read_query(f"{long} +y").clauses == (clause("y", "+y", "+"),)
+@pytest.mark.parametrize(
+    ("before", "after", "longest", "what"),
+    [
+        ('-"', '"', LONGEST_TEXT, "an operator"),
+        ("-", "", LONGEST_TEXT, "an operator"),
+        ("kind:", "", LONGEST_TEXT, "an operator"),
+        ("-", "*", LONGEST_PATTERN, "a pattern"),
+        ("+title:", "~2", LONGEST_PATTERN, "a pattern"),
+    ],
+)
+def test_what_is_too_long_is_plain_and_said(before, after, longest, what):
+    read = read_query(f"{before}{'x' * longest}{after} +y", KEYS)
+    assert len(read.clauses) == 2 and read.notices == ()
+    read = read_query(f"{before}{'x' * (longest + 1)}{after} +y", KEYS)
+    assert read.clauses == (clause("y", "+y", "+"),)
+    (notice,) = read.notices
+    assert notice.endswith(
+        f" is plain text: {what} takes at most {longest:,} characters, got {longest + 1:,}"
+    )
+    assert len(notice) < 300
+
+
+@pytest.mark.parametrize("mark", "\u200e\u200f\u202a\u202e\u2066\u2069")
+def test_marks_of_direction_turn_no_operator_off(mark):
+    query = 'wing -plate +"heat flow" -title:a kind:b aero* x~1'
+    for place in (" ", "-", "+", ":", '"', "*"):
+        assert read_query(mark + query.replace(place, mark + place + mark), KEYS) == read_query(
+            query, KEYS
+        )
+    plain = f"5{mark} well-known"
+    assert read_query(plain) == (plain, plain, (), ())
 
 
 def test_patterns_are_read_by_encoders_and_are_no_words():
@@ -110,12 +149,13 @@ def test_patterns_are_read_by_encoders_and_are_no_words():
     assert read.words == "heat"
 
 
-@given(st.text("ab1:\"“”+-*~ ,.\ntitle'", max_size=40) | st.text(max_size=40))
+@given(st.text("ab1:\"“”„«»＂+-*~ ,.\ntitle'\u200e", max_size=40) | st.text(max_size=40))
 @settings(max_examples=1000, deadline=None)
 def test_any_text_is_read(query):
     read = read_query(query, {"a", "b"})
     for one in read.clauses:
-        assert one.written in query and one.text in one.written
+        assert one.written in re.sub("[\u200e\u200f\u202a-\u202e\u2066-\u2069]", "", query)
+        assert one.text in one.written
         assert one.decides or one.scores
         assert one.text.strip() or one.of_metadata
     if not read.clauses:
@@ -128,6 +168,6 @@ def test_any_text_is_read(query):
     assert read_query(query, {"a", "b"}) == read
 
 
-@given(st.text(st.characters(exclude_characters='"“”+-:*~')))
+@given(st.text(st.characters(exclude_characters='"“”„‟＂«»+-:*~')))
 def test_text_without_the_characters_of_operators_comes_back(query):
     assert read_query(query, {"a", "b"}) == (query, query, (), ())

@@ -78,6 +78,8 @@ def test_operators_of_a_query(built):
     ids, said = found('5 "laminar flow')
     assert ids == ["d1", "d2"] and said.startswith('notice: the quote " at character 3 is never')
     assert found("flow -plate", "--set", "operators=false") == (["d1", "d2"], "")
+    result = lsr("search", built / "index", "--json", "--", "-plate flow")
+    assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ["d2"]
     result = lsr("search", built / "index", "--", "-plate")
     assert (result.exit_code, result.stderr) == (
         1,

@@ -127,6 +127,9 @@ def test_values_of_metadata_are_read_as_the_types_that_the_key_has(searcher):
     assert str(condition("number:2..4")) == "number = 2..4"
     assert condition('kind:"3"') == Comparison("kind", "=", "3")
     assert condition("kind:3") == Comparison("kind", "=", "3")
+    # A value is no filter.
+    inside = "'a'or(exists(kind))"
+    assert condition(f"kind:{inside}") == Comparison("kind", "=", inside)
     with pytest.raises(ValueError, match='`number = "some"`: .number. holds integers in this'):
         condition("number:some")
     with pytest.raises(ValueError, match='`number = "3"`'):
@@ -194,11 +197,32 @@ def test_fuzzy_words_weigh_less_with_each_edit(searcher):
     for word, edits in expected.items():
         share = 1 - edits / 3
         assert asked.words[word] * idf[word] == pytest.approx(share * least)
-    # Two edits of two letters leave nothing.
-    assert 2 not in {
-        searcher.index.expand("fi", 2, 5000).words[word]
-        for word in searcher.asked(ask("fi~2", mode="words")).words
-    }
+    # Two edits of two letters leave nothing, but such a word matches, and so it must score.
+    asked = searcher.asked(ask("fi~2", mode="words"))
+    expected = searcher.index.expand("fi", 2, MOST_EXPANSIONS).words
+    idf = searcher.passes.statistics.idf(list(expected))
+    assert 2 in expected.values() and set(asked.words) == set(expected)
+    for word, edits in expected.items():
+        share = max(0.1, 1 - edits / 2)
+        assert asked.words[word] * idf[word] == pytest.approx(share * min(idf.values()))
+
+
+@pytest.mark.parametrize("query", ["+q~1", "+x~2"])
+def test_words_of_which_edits_leave_nothing_are_hits(tmp_path, query):
+    texts = ["a", "ab", "x", "zebra"]
+    lines = [json.dumps({"_id": text, "text": text}) for text in texts]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    build_index(open_corpus(tmp_path / "c.jsonl"), tmp_path / "index", "bm25", language="standard")
+    with Searcher(tmp_path / "index") as opened:
+        request = ask(query, mode="words")
+        found = opened.search(request)
+        assert len(found) == opened.counts(request).total > 0
+        assert of_query(opened, request, found=True) == []
+        assert of_query(opened, ask("vvvvv~1", mode="words"), found=False) == [
+            "vvvvv~1 stands for no word of the index",
+            "the query holds no word that the analyzer of language 'standard' keeps and no pattern "
+            "that stands for a word of the index: nothing can match it",
+        ]
 
 
 def test_what_is_not_read_is_said(searcher):
