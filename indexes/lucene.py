@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
@@ -579,10 +580,10 @@ class LuceneIndex:
         """
         if rules == self.synonyms:
             return
-        # An error counts the ends of lines that were read.
-        packed = b"" if rules is None else f"{rules}\n".encode()
+        # An error counts the ends of lines that were read. A line of white space is no rule.
+        packed = b"" if rules is None else re.sub(r"(?m)^[^\S\r\n]+$", "", f"{rules}\n").encode()
         if told := self._ask(lambda: self._engine.synonyms(packed)):
-            hint = f"; language {self.language!r} has it for a stop word, which is no synonym"
+            hint = f": that of language {self.language!r} keeps no word of it"
             raise ValueError(f"synonyms, {told}{hint if 'eliminated' in told else ''}")
         self.synonyms = rules
         self._changed()

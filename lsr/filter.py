@@ -41,7 +41,8 @@ Types are strict:
 - ``exists`` asks for a value under the key, or under a key of an object of that name.
 
 ``contains`` asks for words of title and text, read as one, or of the title alone, as the analyzer
-of the index makes them, or their synonyms where it has some. Several words must follow each other,
+of the index makes them, or their synonyms where it has some: in all filters, also in those that say
+what is deleted. Several words must follow each other,
 with the gaps that stop words left. ``aero*`` stands for all words that begin so, and ``wing~1`` and
 ``wing~2`` for all that differ by so many edits: a letter more, less or another, or two neighbours
 in each other's place. ``wing~`` is ``wing~1``, and with more than five letters ``~2``. A pattern

@@ -139,7 +139,9 @@ class DeleteBody(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"filter": "year < 1990"}]}
     )
 
-    filter: AnyFilter = Field(description="what they match, see the filter of a search")
+    filter: AnyFilter = Field(
+        description="what they match, see the filter of a search, synonyms included"
+    )
 
 
 class DocumentBody(BaseModel):

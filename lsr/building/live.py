@@ -51,6 +51,7 @@ def open_live(
     writable: bool = False,
     before: Live | None = None,
     wait: float | None = None,
+    synonyms: bool = True,
 ) -> Iterator[Live]:
     """The live generation of an index; closed on leaving.
 
@@ -63,11 +64,12 @@ def open_live(
         before: what was open before. Its loaded models are used again if the generation names the
             same ones.
         wait: where `writable`, see `locked`.
+        synonyms: whether queries get those that are stored with the index.
 
     Raises:
         FileNotFoundError: no index there, or its encoder is gone, or a file of vectors.
-        ValueError: the encoder is not the one that the index was built with, or a file of vectors
-            is damaged.
+        ValueError: the encoder is not the one that the index was built with, a file of vectors is
+            damaged, or the synonyms cannot be read; the message says how they are mended.
         IndexLockedError: `writable`, and another process builds or writes.
     """
     directory = Path(directory)
@@ -79,7 +81,7 @@ def open_live(
             manifest = read_manifest(directory)
         while True:
             try:
-                live = _open(directory, manifest, writable, before)
+                live = _open(directory, manifest, writable, before, synonyms)
                 break
             except (FileNotFoundError, LuceneError):
                 # A build may have ended meanwhile and cleared the generation away.
@@ -113,7 +115,9 @@ def naming_index(directory: Path, manifest: Manifest) -> Iterator[None]:
         ) from error
 
 
-def _open(directory: Path, manifest: Manifest, writable: bool, before: Live | None) -> Live:
+def _open(
+    directory: Path, manifest: Manifest, writable: bool, before: Live | None, synonyms: bool
+) -> Live:
     folder = manifest.folder(directory)
     if before and _sparse_model(before.manifest) == _sparse_model(manifest):
         encoder = before.encoder
@@ -124,7 +128,8 @@ def _open(directory: Path, manifest: Manifest, writable: bool, before: Live | No
         folder / "lucene", encoder.vocabulary, manifest.language, writable=writable
     )
     try:
-        use_rules(index)
+        if synonyms:
+            use_rules(index)
         if manifest.dense is None:
             return Live(manifest, encoder, index, None, None)
         dense = both_sides(index, lambda names: DenseIndex.open(folder / DENSE, names))

@@ -112,7 +112,8 @@ def delete(
         typer.Option(
             "--filter",
             metavar="EXPR",
-            help="In place of ids: all documents that match, such as 'year < 1990'.",
+            help="In place of ids: all documents that match, such as 'year < 1990'. contains(...) "
+            "asks for synonyms too, where the index has some.",
         ),
     ] = None,
 ) -> None:
@@ -123,14 +124,24 @@ def delete(
     if bool(ids) == (condition is not None):
         raise typer.BadParameter("give ids of documents, or --filter")
     from lsr.building.build import delete_documents, delete_matching
+    from lsr.building.synonyms import stored_synonyms
+    from lsr.filter import Contains, conditions
     from lsr.filter_text import parse
 
+    with_synonyms = False
     with user_errors():
         if condition is not None:
-            n = delete_matching(directory, parse(condition))
+            parsed = parse(condition)
+            n = delete_matching(directory, parsed)
+            if any(
+                isinstance(one, Contains) and one.match == "words" for one in conditions(parsed)
+            ):
+                with_synonyms = stored_synonyms(directory) is not None
         else:
             delete_documents(directory, ids or [])
             n = len(ids or [])
+    if with_synonyms:
+        say("notice: contains(...) asked for the synonyms of its words too", err=True)
     say(f"deleted {n:,} {'document' if n == 1 else 'documents'} from {directory}", err=True)
 
 
@@ -301,25 +312,35 @@ def synonyms(
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the synonyms.")] = False,
 ) -> None:
-    """Store the synonyms of words in queries, print or remove them; nothing is indexed anew."""
+    """Store synonyms, print or remove them; nothing is indexed anew.
+
+    The words of queries have them, and so has contains(...) in filters, also of `lsr delete`.
+    """
     if file and remove:
         raise typer.BadParameter("give FILE or --remove")
-    from lsr.building.live import open_live
-    from lsr.building.synonyms import change_synonyms
+    from lsr.building.synonyms import change_synonyms, stored_synonyms
 
     with user_errors():
         if file:
             try:
                 rules = file.read_text(encoding="utf-8-sig")
-                change_synonyms(directory, rules)
+                notices = change_synonyms(directory, rules)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{file} is not UTF-8: {error}") from error
             except ValueError as error:
                 raise ValueError(f"{file}: {error}") from error
+            for notice in notices:
+                say(f"notice: {file}: {notice}", err=True)
             say(f"{_rules(rules)} stored with {directory}", err=True)
             return
-        with open_live(directory) as live:
-            stored = live.index.synonyms
+        try:
+            stored = stored_synonyms(directory)
+        except ValueError:
+            if not remove:
+                raise
+            change_synonyms(directory, None)
+            say(f"the synonyms, which could not be read, removed from {directory}", err=True)
+            return
         if stored is None:
             say(f"{directory} has no synonyms", err=True)
         elif remove:

@@ -286,10 +286,21 @@ def test_open_searchers_see_a_change_when_they_refresh(index):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ("car, automobile\nthe, a\n", "synonyms, line 2: term: the was completely eliminated"),
+        (
+            "car, automobile\nthe, a\n",
+            "synonyms, line 2: term: the was completely eliminated by analyzer: that of language "
+            "'en' keeps no word of it",
+        ),
+        ("+++, cpp", r"line 1: term: \+\+\+ was .*: that of language 'en' keeps no word of it"),
         ("a => b => c", "synonyms, line 1: more than one explicit mapping"),
         ("# nothing\n\n", "synonyms, no line gives a word a synonym"),
-        ("car", "synonyms, no line gives a word a synonym"),
+        ("car", "synonyms, line 1: 'car' gives no word a synonym; a rule is 'car, automobile'"),
+        ("a, b\n\n# x\nfoo =>", "synonyms, line 4: 'foo =>' gives no word a synonym"),
+        ("a, b\r\nc, d =>", "synonyms, line 2: 'c, d =>' gives"),
+        ("a, b\r=> baz", "synonyms, line 2: '=> baz' gives"),
+        ("a, b\nbar, ,", "synonyms, line 2: 'bar, ,' gives"),
+        (r"a\, b", "synonyms, line 1: 'a"),
+        ("a, b\u2028c\nbar", "synonyms, line 2: 'bar' gives"),
         ("", "synonyms, no line gives a word a synonym"),
     ],
 )
@@ -303,8 +314,43 @@ def test_what_is_no_rule_is_refused_and_nothing_changes(index, rules, message):
 
 def test_a_damaged_file_is_named(index):
     (read_manifest(index).folder(index) / NAME).write_text("x => y => z")
-    with pytest.raises(ValueError, match=r"synonyms\.txt: synonyms, line 1: more than one"):
+    message = (
+        r"synonyms\.txt cannot be read: synonyms, line 1: more than one .*\. `lsr synonyms DIR "
+        "FILE` stores others in its place, `lsr synonyms DIR --remove` removes them"
+    )
+    with pytest.raises(ValueError, match=message):
         Searcher(index)
+
+
+@pytest.mark.parametrize("damaged", [b"x => y => z", b"\xff, a", b"the, a"])
+def test_a_damaged_file_can_be_replaced_and_removed(index, tmp_path, damaged):
+    path = read_manifest(index).folder(index) / NAME
+    (tmp_path / "rules.txt").write_text(RULES)
+    for arguments in ("--remove", str(tmp_path / "rules.txt")):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="lsr synonyms DIR --remove"):
+            add_documents(write(tmp_path / "more.jsonl", {"more": "A motor vehicle"}), index)
+        result = CliRunner().invoke(app, ["synonyms", str(index), arguments])
+        assert result.exit_code == 0, result.stderr
+        with Searcher(index) as opened:
+            cars = ["car"] if arguments == "--remove" else ["auto", "car"]
+            assert ids(opened, "car", mode="words") == cars
+    path.write_bytes(b"\xff")
+    build = build_index(write(tmp_path / "corpus.jsonl", TEXTS), index, "bm25")
+    (notice,) = [said for said in build.notices if "synonyms" in said]
+    assert "cannot read (not UTF-8" in notice
+
+
+def test_signs_that_are_dropped_are_named(index):
+    rules = (
+        "# c++\nc++, cpp\ne-mail, electronic mail\n\nunited states of america, u.s.a.\nx\\,y => c#"
+    )
+    assert change_synonyms(index, rules) == [
+        "synonyms, line 2: 'c++' is read as 'c'",
+        "synonyms, line 6: 'x,y' is read as 'x y'",
+        "synonyms, line 6: 'c#' is read as 'c'",
+    ]
+    assert change_synonyms(index, RULES) == change_synonyms(index, None) == []
 
 
 def test_a_build_in_place_keeps_them(index, tmp_path):
@@ -317,7 +363,7 @@ def test_a_build_in_place_keeps_them(index, tmp_path):
     build = build_index(write(tmp_path / "corpus.jsonl", TEXTS), index, "bm25", language="de")
     (notice,) = [said for said in build.notices if "synonyms" in said]
     assert notice.startswith(
-        "dropped the synonyms, which another language's analyzer cannot read (synonyms, line 1"
+        "dropped the synonyms, which the analyzer of language 'de' cannot read (synonyms, line 1"
     )
     with open_live(index) as live:
         assert live.index.synonyms is None
@@ -360,6 +406,29 @@ def test_the_command(index, tmp_path):
     assert lsr()[0] == 1
 
 
+def test_the_command_says_what_is_dropped_and_what_deletion_asks_for(index, tmp_path):
+    def lsr(*arguments):
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        return result.exit_code, result.stderr
+
+    file = tmp_path / "rules.txt"
+    file.write_text("c++, cpp\ncar, automobile")
+    assert lsr("synonyms", index, file) == (
+        0,
+        f"notice: {file}: synonyms, line 1: 'c++' is read as 'c'\n2 rules stored with {index}\n",
+    )
+    assert lsr("delete", index, "--filter", "contains(boa*)") == (
+        0,
+        f"deleted 1 document from {index}\n",
+    )
+    assert lsr("delete", index, "--filter", "contains(car)") == (
+        0,
+        "notice: contains(...) asked for the synonyms of its words too\n"
+        f"deleted 2 documents from {index}\n",
+    )
+
+
 def test_rules_are_counted():
     assert count_rules(RULES) == 3
+    assert count_rules("a, b\u2028c\x85d\r\ne, f\rg, h\n") == 3
     assert count_rules("") == 0
