@@ -50,6 +50,8 @@ WORD_SCALE = 1024
 PACKED = 256
 # Of a phrase with synonyms: Lucene looks for each reading, and for each synonym at its place.
 MOST_READINGS, MOST_WORDS = 1_000, 10_000
+# Of all phrases of a filter together.
+MOST_READINGS_OF_ALL = 10_000
 
 
 def _word(answer: Reader) -> Word:
@@ -57,8 +59,12 @@ def _word(answer: Reader) -> Word:
     return Word(word, start, end, answer.integer(), answer.integer(), answer.integer() == 1)
 
 
-def _check_readings(condition: Contains, words: Sequence[Word]) -> None:
-    """Raise ValueError where a phrase with its synonyms is too much to search for."""
+def _readings(condition: Contains, words: Sequence[Word]) -> int:
+    """Return how many phrases Lucene looks for in place of one, with its synonyms.
+
+    Raises:
+        ValueError: it is too much to search for.
+    """
     if len(words) > MOST_WORDS:
         raise ValueError(
             f"the phrase {condition.text!r} has {len(words):,} words with its synonyms, of at most "
@@ -66,13 +72,14 @@ def _check_readings(condition: Contains, words: Sequence[Word]) -> None:
         )
     # Where each word stands beside one word, Lucene takes them together.
     if all(word.length == 1 for word in words):
-        return
+        return 1
     if (readings := count_readings(words)) > MOST_READINGS:
         shown = f"{readings:,}" if readings <= 10**12 else f"more than {10**12:,}"
         raise ValueError(
             f"synonyms give the phrase {condition.text!r} {shown} readings, of at most "
             f"{MOST_READINGS:,}: shorten it"
         )
+    return readings
 
 
 class Expansion(NamedTuple):
@@ -482,7 +489,7 @@ class LuceneIndex:
 
         That is where no document has a value under a key, or one of an operand's type; where the
         analyzer keeps no word of a text; or where synonyms give a text more than MOST_READINGS
-        readings or MOST_WORDS words.
+        readings or MOST_WORDS words, or all texts together more than MOST_READINGS_OF_ALL.
         """
         check_filter(filter, self.metadata_types)
         asked = [
@@ -500,8 +507,13 @@ class LuceneIndex:
                     "word of this text"
                 )
         if self.synonyms is not None:
-            for condition, words in zip(asked, self.query_words(texts), strict=True):
-                _check_readings(condition, words)
+            phrases = zip(asked, self.query_words(texts), strict=True)
+            several = [n for n in (_readings(*phrase) for phrase in phrases) if n > 1]
+            if sum(several) > MOST_READINGS_OF_ALL:
+                raise ValueError(
+                    f"synonyms give {len(several):,} phrases of the filter {sum(several):,} "
+                    f"readings together, of at most {MOST_READINGS_OF_ALL:,}: ask for fewer"
+                )
 
     def values(self, key: str, ids: Sequence[str]) -> list[list[MetadataValue]]:
         """Return the values that documents have under a key of metadata, each once.

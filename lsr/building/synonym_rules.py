@@ -18,6 +18,8 @@ from lsr.indexes.lucene import LuceneIndex
 NAME = "synonyms.txt"
 # The ends of lines as Java reads them: others, such as U+2028, stand inside a line.
 _END = re.compile(r"\r\n|\n|\r")
+# Words of a rule. Lucene stores each beside each.
+MOST_ENTRIES = 1_000
 # A character that a backslash makes plain.
 _ESCAPED = re.compile(r"\\(.)")
 # Signs that join words or stand after them: a reader expects that they do not count.
@@ -67,10 +69,19 @@ def count_rules(rules: str) -> int:
 
 
 def check_rules(rules: str) -> None:
-    """Raise ValueError where a line gives no word a synonym; Lucene would pass over it."""
+    """Raise ValueError where a line gives no word a synonym, or has more than MOST_ENTRIES.
+
+    Lucene would pass over the one, and take very long for the other.
+    """
     for number, line in _lines(rules):
         sides = [[one for one in map(str.strip, side) if one] for side in _sides(line)]
-        if not all(sides) or sum(map(len, sides)) < 2:
+        entries = sum(map(len, sides))
+        if entries > MOST_ENTRIES:
+            raise ValueError(
+                f"synonyms, line {number}: the rule has {entries:,} entries, of at most "
+                f"{MOST_ENTRIES:,}"
+            )
+        if not all(sides) or entries < 2:
             raise ValueError(
                 f"synonyms, line {number}: {excerpt(line)} gives no word a synonym; a rule is "
                 "'car, automobile' or 'colour => color'"
