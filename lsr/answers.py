@@ -94,14 +94,24 @@ class SideScore(_Answer):
     score: float = Field(description="of the side itself")
 
 
+class Boosted(_Answer):
+    """What one boost added to a score."""
+
+    key: str
+    form: str
+    values: list[MetadataValue] = Field(description="of the document under the key")
+    addend: float
+
+
 class Why(_Answer):
-    """Why a document has its score, which is the sum of its sides' shares."""
+    """Why a document has its score: the sum of its sides' shares and of its boosts' addends."""
 
     score: float
     sides: list[SideScore]
     terms: list[Term] = Field(
         description="of each side, largest contribution first; they sum to its score"
     )
+    boosts: list[Boosted] = Field(default_factory=list, description="those asked for")
 
 
 class StoredDocument(_Answer):
@@ -111,6 +121,14 @@ class StoredDocument(_Answer):
     title: str
     text: str
     metadata: Metadata
+
+
+class Reranked(_Answer):
+    """What a cross-encoder made of a hit: it changes the order, not the score."""
+
+    model: str
+    score: float = Field(description="the model's")
+    rank: int = Field(description="from 1, before it")
 
 
 class AnswerHit(_Answer):
@@ -125,6 +143,9 @@ class AnswerHit(_Answer):
         default=None,
         description="the value that the hits of its group share; null where no groups were asked "
         "for, and for a document without the key, which is its own group",
+    )
+    rerank: Reranked | None = Field(
+        default=None, description="what the cross-encoder made of it, if it was asked for"
     )
     snippet: Marked | None = Field(default=None, description="if asked for")
     why: Why | None = Field(default=None, description="if asked for")

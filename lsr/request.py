@@ -20,7 +20,15 @@ from lsr.facet import Facet, FacetJson, read_facet
 from lsr.filter import And, Comparison, Filter, Range
 from lsr.filter_json import FilterJson
 from lsr.filter_text import read_filter
-from lsr.request_stages import AnyGroup, Group, Settings, Sort
+from lsr.request_stages import (
+    AnyGroup,
+    Boosts,
+    Diversity,
+    Group,
+    Rerank,
+    Settings,
+    Sort,
+)
 
 LARGEST_K = 1_000_000
 # The range of term weights in a query. Their common scale changes only the scores.
@@ -189,6 +197,8 @@ NESTED: dict[str, type[BaseModel]] = {
     "words": Words,
     "interpolation": Interpolation,
     "feedback": Feedback,
+    "rerank": Rerank,
+    "diversity": Diversity,
     "group": Group,
 }
 
@@ -229,6 +239,21 @@ class Request(Settings):
         description="what to count among all documents that `total` counts, as strings "
         "(`kind`, `kind: 50`, `year: ..1950, 1951..2000`) or as JSON; see `lsr.facet`. The hits "
         "do not depend on them, nor do they on the page",
+    )
+    min_scores: dict[Side, float] = Field(
+        default={},
+        description="smallest score of a hit by each of these sides, in the side's own units",
+    )
+    boosts: Boosts = Field(
+        default=(),
+        description="addends to the score by numbers and dates of metadata; see "
+        "`lsr.search.boosting`",
+    )
+    rerank: Rerank | None = Field(
+        default=None, description="the first hits in the order of a cross-encoder"
+    )
+    diversity: Diversity | None = Field(
+        default=None, description="the first hits in an order in which neighbours differ (MMR)"
     )
     group: AnyGroup | None = Field(
         default=None, description="the key of metadata that groups hits, and how many of a group"
@@ -287,6 +312,17 @@ class Request(Settings):
     def _fits(self) -> Request:
         if self.rescore and not (self.max_terms or self.mass):
             raise ValueError("`rescore` needs `max_terms` or `mass`, which cut the first query")
+        if self.sort and (self.rerank or self.diversity):
+            raise ValueError(
+                "`sort` orders all hits: `rerank` and `diversity` would change nothing"
+            )
+        if self.rerank and not isinstance(self.query, str):
+            raise ValueError("`rerank` needs a text: a cross-encoder cannot read term weights")
+        if self.rerank and self.diversity and self.diversity.documents > self.rerank.documents:
+            raise ValueError(
+                "`diversity.documents` must be at most `rerank.documents`, "
+                f"{self.rerank.documents}, got {self.diversity.documents}"
+            )
         if self.mode is not None:
             self._check_mode(self.mode)
         return self
@@ -365,12 +401,19 @@ class Request(Settings):
     @property
     def is_staged(self) -> bool:
         """Whether the last pass is followed by stages, see `lsr.search.stages`."""
-        return bool(self.group or self.sort)
+        return bool(
+            self.min_scores
+            or self.boosts
+            or self.rerank
+            or self.diversity
+            or self.group
+            or self.sort
+        )
 
     @property
     def by_score(self) -> bool:
         """Whether hits are ordered by their scores."""
-        return not (self.group or self.sort)
+        return not (self.rerank or self.diversity or self.group or self.sort)
 
     @property
     def sides_moved(self) -> tuple[Moved, ...]:

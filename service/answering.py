@@ -25,6 +25,7 @@ def why(explanation: Explanation) -> Fields:
         "score": explanation.score,
         "sides": [part._asdict() for part in explanation.sides],
         "terms": [term._asdict() for term in explanation.terms],
+        "boosts": [boost._asdict() for boost in explanation.boosts],
     }
 
 
@@ -71,6 +72,7 @@ class Shown:
                 "text": hit.document.text if self._text else None,
                 "metadata": dict(hit.document.metadata),
                 "group": hit.group,
+                "rerank": hit.rerank and hit.rerank._asdict(),
                 "snippet": part,
                 "why": reasons and why(reasons),
             }

@@ -224,6 +224,12 @@ def check_limits(request: Request, settings: Settings, rank: int = 0) -> None:
         )
     if request.filter:
         check_conditions(request.filter)
+    if request.rerank and request.rerank.model not in settings.rerankers:
+        allowed = ", ".join(settings.rerankers) or "none (set LSR_RERANKERS)"
+        raise ValueError(
+            f"`rerank.model` must be one that this service allows, {allowed}, got "
+            f"{request.rerank.model!r}"
+        )
     n_ranges = sum(len(facet.ranges) for facet in request.facets)
     if n_ranges > MOST_CONDITIONS:
         raise ValueError(

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     max_depth: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=10_000, description="hits that paging reaches"
     )
+    rerankers: tuple[str, ...] = Field(
+        default=(), description="cross-encoders that a request may name; none by default"
+    )
     max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=64, description="requests of one batch"
     )

@@ -98,8 +98,12 @@ def hit_view(
     if hit.group is not None:
         value = json.dumps(hit.group, ensure_ascii=False)
         head.append(f"  group {visible(value[:LONGEST_VALUE])}", "dim")
+    if hit.rerank is not None:
+        head.append(f"  rank {hit.rerank.rank} before {number(hit.rerank.score, 4)}", "dim")
     if sides := shares(why):
         head.append(f"  {sides}", "dim")
+    for boost in why.boosts:
+        head.append(f"  {visible(boost.key)} {boost.form} +{number(boost.addend, 4)}", "dim")
     body = Table.grid(padding=(0, 0, 0, 4))
     body.add_row("", snippet(hit.document.text, highlight))
     if reasons:

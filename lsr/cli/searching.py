@@ -72,6 +72,15 @@ SortOption = Annotated[
         "without it come last. May be repeated: ties are ordered by the next one, then by score.",
     ),
 ]
+RerankOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rerank",
+        metavar="MODEL",
+        help="A cross-encoder (a directory or a hub name) that orders the first 50 hits, or "
+        "--set rerank.documents=N. It changes their order, not their scores.",
+    ),
+]
 GroupOption = Annotated[
     str | None,
     typer.Option(
@@ -115,6 +124,7 @@ def search(
     facets: FacetOption = None,
     sort: SortOption = None,
     group: GroupOption = None,
+    rerank: RerankOption = None,
     min_score: Annotated[float | None, typer.Option(help="The smallest score of a hit.")] = None,
     max_terms: TermsOption = None,
     threads: Annotated[
@@ -144,6 +154,8 @@ def search(
             asked["facets"] = facets
         if sort:
             asked["sort"] = sort
+        if rerank is not None:
+            asked["rerank"] = {"model": rerank, **asked.get("rerank", {})}
         if group is not None:
             asked["group"] = {"key": group, **asked.get("group", {})}
         count = asked.pop("k", 10 if queries is None else 1000)
@@ -278,8 +290,10 @@ def _hit_record(hit: Hit, why: Explanation) -> dict[str, Any]:
         "text": hit.document.text,
         "metadata": dict(hit.document.metadata),
         "group": hit.group,
+        "rerank": hit.rerank and hit.rerank._asdict(),
         "sides": [part._asdict() for part in why.sides],
         "terms": [reason._asdict() for reason in why.terms],
+        "boosts": [boost._asdict() for boost in why.boosts],
     }
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from lsr.documents import MetadataValue
 from lsr.indexes.lucene import WORD_SCALE
 from lsr.request import Side
 
@@ -35,13 +36,23 @@ class SideScore(NamedTuple):
     score: float  # of the side itself
 
 
+class Boosted(NamedTuple):
+    """What one boost added to a score."""
+
+    key: str
+    form: str
+    values: list[MetadataValue]  # of the document under the key
+    addend: float
+
+
 class Explanation(NamedTuple):
-    """Why a document has its score."""
+    """Why a document has its score: the sum of its sides' shares and of its boosts' addends."""
 
     score: float
     sides: list[SideScore]
     # Of all sides that Lucene searches, largest contribution first; of each they sum to its score.
     terms: list[Contribution]
+    boosts: Sequence[Boosted] = ()
 
     def score_of(self, *sides: Side) -> float | None:
         """Return the score of the first of these sides that has a part in the score."""

@@ -22,7 +22,7 @@ from lsr.search.asked import Asked, read_request
 from lsr.search.feedback import heaviest, move_dense, move_sparse
 from lsr.search.fusion import Fused, contenders, interpolate, reciprocal_rank_fusion
 from lsr.search.selections import Selections
-from lsr.search.stages import Staged, Stages
+from lsr.search.stages import Source, Staged, Stages
 from lsr.vectors import concatenate, rows
 
 Queries = Sequence[str | Mapping[str, float]]
@@ -40,6 +40,7 @@ class Batch:
     dense: np.ndarray | None  # float32, (n, D)
     threads: int
     allowed: Selection | None = None  # rows of the dense side that pass the filter; None: all
+    texts: Sequence[str] = ()  # the queries; "" for term weights
     lists: dict[Side, list[Ranking]] = field(default_factory=dict)
     # Of the queries as they are, by the side that they are for.
     impacts: dict[Side, Impacts] = field(default_factory=dict, init=False)
@@ -61,7 +62,7 @@ class Passes:
         self._pool = pool
         self.statistics = Statistics(live.index)
         self._selections = Selections(live.index, live.dense) if live.dense else None
-        self._stages = Stages(live.index)
+        self.stages = Stages(live)
         vocabulary = live.encoder.vocabulary
         self.term_ids = {term: number for number, term in enumerate(vocabulary)}
 
@@ -124,12 +125,29 @@ class Passes:
         self.feed_back(batch, request, first_pass)
         if request.is_staged:
             ranked = self._last_pass(batch, request, None)
-            return [self._stages.apply(request, hits)[: request.k] for hits in ranked]
+            return [
+                self.stages.apply(request, hits, self._source(batch, number, request))[: request.k]
+                for number, hits in enumerate(ranked)
+            ]
         ranked = self._last_pass(batch, request, request.k)
         floor = request.min_score
         if floor is not None:
             ranked = [[hit for hit in hits if hit.score >= floor] for hits in ranked]
         return [hits[: request.k] for hits in ranked]
+
+    def _source(self, batch: Batch, number: int, request: Request) -> Source:
+        """Return what the stages need of one query of a batch."""
+
+        def scores(side: Side, ids: Sequence[str]) -> list[float]:
+            if side == "dense":
+                assert batch.dense is not None
+                return list(map(float, self.dense.scores(batch.dense[number], ids)))
+            learned, words, factors = self.impacts(batch, side, request)
+            of_query = words._replace(weights=words.weights[number : number + 1])
+            (found,) = self._live.index.scores(learned[[number]], [ids], words=of_query)
+            return [score * factors[number] for score in found]
+
+        return Source(batch.texts[number], scores)
 
     def _last_pass(self, batch: Batch, request: Request, k: int | None) -> list[list[Fused]]:
         """Return the k best documents of each query, or all of the sides' lists, and maybe more."""
@@ -174,7 +192,7 @@ class Passes:
         """
         if request.filter:
             self._live.index.check_filter(request.filter)
-        self._stages.check(request)
+        self.stages.check(request, self.last_sides(request))
         sides = {*self.last_sides(request), *self.first_sides(request)}
         if "learned" in sides and not self.term_ids:
             raise ValueError(
@@ -182,13 +200,13 @@ class Passes:
                 f"{self._live.manifest.encoder}`: search it in mode 'words'"
             )
         batch = Batch(None, None, None, None, threads)
+        batch.texts = [query if isinstance(query, str) else "" for query in queries]
         if sides & {"learned", "sparse"}:
             batch.sparse, batch.units = self._sparse(queries)
             if not request.rescore:
                 batch.sparse = _cut(batch.sparse, request)
         if sides & {"words", "sparse"}:
-            texts = [query if isinstance(query, str) else "" for query in queries]
-            batch.words = list(words or self.statistics.count(texts))
+            batch.words = list(words or self.statistics.count(batch.texts))
         if "dense" in sides:
             assert self.dense is not None and self._live.dense_encoder is not None
             batch.dense = self._live.dense_encoder.encode_queries([str(q) for q in queries])

@@ -34,7 +34,7 @@ from lsr.search.explanation import (
 from lsr.search.fusion import Fused
 from lsr.search.highlight import Match, matches, without_overlaps, word_matches
 from lsr.search.passes import Batch, Passes, Queries
-from lsr.search.stages import Staged
+from lsr.search.stages import Reranked, Staged, boosted_score
 from lsr.vectors import concatenate
 
 # Queries that go through the passes together.
@@ -49,6 +49,7 @@ class Hit(NamedTuple):
     document: Document
     score: float
     group: MetadataValue | None = None  # the value that hits of its group share, if asked for
+    rerank: Reranked | None = None  # what a cross-encoder made of it, if asked for
 
 
 class Position(NamedTuple):
@@ -197,6 +198,7 @@ class Searcher:
                     documents[hit.doc_id],
                     hit.score,
                     hit.group if isinstance(hit, Staged) else None,
+                    hit.rerank if isinstance(hit, Staged) else None,
                 )
                 for hit in hits
             ]
@@ -347,10 +349,16 @@ class Searcher:
             for of_document, of_side in zip(terms, parts, strict=True):
                 of_document += of_side
         by_document = list(zip(*scores, strict=True))
+        boosts = self.passes.stages.boosts(request.boosts, doc_ids)
         if len(sides) == 1:
             return [
-                Explanation(score, [SideScore(sides[0], score, score)], of_one)
-                for (score,), of_one in zip(by_document, terms, strict=True)
+                Explanation(
+                    boosted_score(score, of_boosts),
+                    [SideScore(sides[0], score, score)],
+                    of_one,
+                    of_boosts,
+                )
+                for (score,), of_one, of_boosts in zip(by_document, terms, boosts, strict=True)
             ]
         (ranked,) = self.passes.interpolated(batch, request)
         fused = {hit.doc_id: hit for hit in ranked}
@@ -362,11 +370,14 @@ class Searcher:
                 )
         return [
             Explanation(
-                fused[doc_id].score,
+                boosted_score(fused[doc_id].score, of_boosts),
                 list(map(SideScore, sides, fused[doc_id].shares, of_sides)),
                 of_one,
+                of_boosts,
             )
-            for doc_id, of_one, of_sides in zip(doc_ids, terms, by_document, strict=True)
+            for doc_id, of_one, of_sides, of_boosts in zip(
+                doc_ids, terms, by_document, boosts, strict=True
+            )
         ]
 
     def expand(
@@ -565,6 +576,7 @@ def _merged(batches: Sequence[Batch]) -> Batch:
         None if first.dense is None else np.concatenate([b.dense for b in batches]),
         first.threads,
         first.allowed,
+        [text for b in batches for text in b.texts],
     )
 
 

@@ -638,3 +638,19 @@ def test_synonyms_are_seen_without_a_restart(writable, index):
     assert found["state"]["commit"] == state["commit"] == before["state"]["commit"] + 1
     heat = search(writable, query="+heat", k=200)
     assert {hit["id"] for hit in found["hits"]} == {hit["id"] for hit in heat["hits"]} != set()
+
+
+def test_boosts_are_explained_and_cross_encoders_are_those_allowed(api):
+    boosts = [{"key": "year", "form": "gaussian", "origin": 1960, "scale": 5, "weight": 2}]
+    found = search(api, query="heat", mode="words", boosts=boosts, explain=True)
+    for hit in found["hits"]:
+        (boost,) = hit["why"]["boosts"]
+        assert boost["key"] == "year" and 0 < boost["addend"] <= 2
+        shares = sum(side["share"] for side in hit["why"]["sides"])
+        assert shares + boost["addend"] == pytest.approx(hit["score"])
+    body = {"query": "heat", "rerank": {"model": "some/model"}}
+    told = error_of(api.post("/indexes/wings/search", json=body), 400)
+    assert told == (
+        "`rerank.model` must be one that this service allows, none (set LSR_RERANKERS), got "
+        "'some/model'"
+    )
