@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 MetadataValue = str | int | float | bool
 
-# Lucene refuses terms of 32 KiB; nobody needs ids that long.
-_LONGEST_ID = 1000
+# Lucene refuses terms of 32 KiB; nobody needs ids or keys that long.
+_LONGEST_ID = _LONGEST_KEY = 1000
 # Integers have 64 bits, as a field of Lucene does.
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 # Most numbers in a list: longer ones are taken for vectors, which are no use stored as text.
@@ -81,7 +81,8 @@ def metadata_of(*objects: Mapping[str, object]) -> dict[str, MetadataValue | lis
     get dotted keys: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``. A null is absent, also in a list.
 
     Raises:
-        ValueError: any other value, named by its key; or two values for one key.
+        ValueError: any other value, named by its key; two values for one key; or a key that is
+            empty or too long.
     """
     result: dict[str, MetadataValue | list[MetadataValue]] = {}
     for values in objects:
@@ -125,6 +126,11 @@ def changed(document: Document, change: Change) -> Document:
 def _set(result: MutableMapping[str, Any], key: str, value: object) -> None:
     """Put a value under a key that is not there yet."""
     checked_text(key, "a key")
+    if len(key) > _LONGEST_KEY:
+        raise ValueError(
+            f"a key of metadata must have at most {_LONGEST_KEY:,} characters, got {len(key):,}: "
+            f"{key[:40]}…"
+        )
     if key in result:
         raise ValueError(f"{key} is given twice")
     if isinstance(value, list | tuple):
@@ -148,6 +154,9 @@ def _leaves(values: Mapping[str, object], prefix: str, depth: int) -> Iterator[t
     for key, value in values.items():
         if not isinstance(key, str):
             raise ValueError(f"a key of metadata must be a string, got {key!r}")
+        if not key:
+            inside = f" inside {prefix[:-1][:40]!r}" if prefix else ""
+            raise ValueError(f"a key of metadata must not be empty, got ''{inside}")
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.", depth + 1)
         else:

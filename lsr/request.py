@@ -522,6 +522,13 @@ def _describe_error(detail: Any) -> str:
         return f"`{name}` must be {bounds}, got {given!r}"
     if kind == "model_type" and name in NESTED:
         return f"`{name}` is a group of settings, such as {_inner(name)}; got {given!r}"
+    if kind in ("tuple_type", "list_type"):
+        return f"`{name}` must be a list, got {given!r}"
+    if kind in ("dict_type", "mapping_type", "model_attributes_type"):
+        return f"`{name}` must be an object, got {given!r}"
+    if kind == "too_long":
+        n = len(given) if hasattr(given, "__len__") else context["actual_length"]
+        return f"`{name}` must have at most {context['max_length']}, got {n}"
     if kind == "literal_error":
         return f"`{name}` must be one of {context['expected']}, got {given!r}"
     if kind == "finite_number":

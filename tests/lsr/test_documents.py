@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from lsr.documents import date_of
+from lsr.documents import change_of, date_of, metadata_of
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,19 @@ def test_iso_8601_dates_are_read_in_utc(text, expected):
 )
 def test_other_texts_are_no_dates(text):
     assert date_of(text) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"": 1}, "a key of metadata must not be empty, got ''$"),
+        ({"x": {"": 1}}, "a key of metadata must not be empty, got '' inside 'x'"),
+        ({"k" * 1001: 1}, "at most 1,000 characters, got 1,001: k{40}…"),
+        ({"k" * 600: {"k" * 600: 1}}, "at most 1,000 characters, got 1,201"),
+    ],
+)
+def test_keys_that_no_filter_could_name_are_refused(given, told):
+    with pytest.raises(ValueError, match=told):
+        metadata_of(given)
+    with pytest.raises(ValueError, match=told):
+        change_of("d1", given)

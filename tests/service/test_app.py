@@ -654,3 +654,15 @@ def test_boosts_are_explained_and_cross_encoders_are_those_allowed(api):
         "`rerank.model` must be one that this service allows, none (set LSR_RERANKERS), got "
         "'some/model'"
     )
+
+
+def test_a_key_that_is_refused_harms_no_other_write(writable):
+    url = "/indexes/wings/documents"
+    for metadata in ({"": 1}, {"k" * 40_000: 1}):
+        for call, body in ((writable.put, {"text": "x"}), (writable.patch, {})):
+            answer = call(f"{url}/d1", json=body | {"metadata": metadata})
+            assert "a key of metadata must" in error_of(answer, 400)
+    assert writable.patch(f"{url}/d1", json={"metadata": {"k": 1}}).is_success
+    keys = list(writable.get("/indexes/wings").json()["metadata"])
+    # What is offered can be asked for.
+    assert search(writable, query="heat", facets=keys)["hits"] and "k" in keys
