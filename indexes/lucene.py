@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -700,8 +701,12 @@ class LuceneIndex:
 
     @property
     def size_bytes(self) -> int:
-        """The size of the directory's files."""
-        return sum(path.stat().st_size for path in self.path.iterdir())
+        """The size of the directory's files, without those that a merge removes meanwhile."""
+        total = 0
+        for path in self.path.iterdir():
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     @property
     def user_data(self) -> dict[str, str]:

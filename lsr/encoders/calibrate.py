@@ -313,7 +313,9 @@ def choose_shift(
             f"ever above their mean, got {terms}"
         )
     threshold = float(surplus[-2:].mean())
-    pooling.scale = 2.0 ** -round(math.log2(float(surplus[:-1].mean()) - threshold))
+    above = float(surplus[:-1].mean()) - threshold
+    # Where all surpluses are equal, no scale makes their mean 1.
+    pooling.scale = 2.0 ** -round(math.log2(above)) if above > 0 else 1.0
     pooling.bias.copy_(-pooling.scale * (mean + threshold))
 
 

@@ -279,3 +279,13 @@ def test_ids_of_several_bytes_a_character(tmp_path):
         assert index.impacts(ids[::-1]).toarray().ravel().tolist() == [6, 5, 4, 3, 2, 1]
         with pytest.raises(KeyError, match="no document 'b'"):
             index.impacts(["é", "b"])
+
+
+def test_the_size_leaves_out_files_that_are_gone(tmp_path, monkeypatch):
+    with LuceneIndex.create(tmp_path / "index", ["a"]) as index:
+        index.commit({})
+        size = index.size_bytes
+        assert size == sum(path.stat().st_size for path in (tmp_path / "index").iterdir())
+        files = [*(tmp_path / "index").iterdir(), tmp_path / "index" / "merged-away"]
+        monkeypatch.setattr(type(index.path), "iterdir", lambda path: iter(files))
+        assert index.size_bytes == size
