@@ -122,7 +122,7 @@ def _is_installed(package: str) -> bool:
         return False
     try:
         return importlib.util.find_spec(package) is not None
-    except (ModuleNotFoundError, ValueError):  # ValueError: __main__ has no spec
+    except (ModuleNotFoundError, ValueError):  # ValueError: __main__ may have no spec
         return False
 
 

@@ -2,7 +2,9 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -181,6 +183,12 @@ def test_shadowing_module_is_not_documented(package: Path, documents: dict[str, 
 def test_unknown_package(name: str) -> None:
     with pytest.raises(ValueError, match=f"package {name!r} is not installed: `pip install"):
         list(read_pydoc([name]))
+
+
+def test_a_module_without_a_spec_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "made_up", ModuleType("made_up"))
+    with pytest.raises(ValueError, match="package 'made_up' is not installed"):
+        list(read_pydoc(["made_up"]))
 
 
 def test_packages() -> None:
