@@ -147,7 +147,7 @@ def test_what_is_refused(api, facets, status, message):
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_they_are_those_of_the_state_that_the_answer_names(index, serving, rounds):
-    """While documents are written and deleted, each answer's counts are its commit's."""
+    """While documents are written and deleted, each answer is of its commit, sorted and grouped."""
     with Searcher(index) as searcher:
         first = searcher.commit
         stored = searcher.index.documents(searcher.index.matching())
@@ -157,8 +157,10 @@ def test_they_are_those_of_the_state_that_the_answer_names(index, serving, round
 
     def read(url):
         with Client(url) as client:
+            asked = {"facets": FACETS, "filter": "year < 1965", "k": 500}
             while not done.is_set():
-                answers.append(client.search("heat wing", facets=FACETS, filter="year < 1965"))
+                for order in ({"sort": ["-year", "kind"]}, {"group": {"key": "kind"}}):
+                    answers.append((order, client.search("heat wing", **asked, **order)))
 
     def write(url, name):
         choice = random.Random(name)
@@ -200,9 +202,19 @@ def test_they_are_those_of_the_state_that_the_answer_names(index, serving, round
                 for doc_id in deleted:
                     del state[doc_id]
         by_commit[commit] = dict(state)
-    for answer in answers:
+    for order, answer in answers:
         seen.add(answer.state.commit)
-        passing = [of for of in by_commit[answer.state.commit].values() if of["year"] < 1965]
+        now = by_commit[answer.state.commit]
+        passing = [of for of in now.values() if of["year"] < 1965]
+        assert all(now[hit.id] == hit.metadata for hit in answer.hits)
+        kinds = [hit.metadata["kind"] for hit in answer.hits]
+        if "sort" in order:
+            keys = [(-hit.metadata["year"], hit.metadata["kind"]) for hit in answer.hits]
+            assert keys == sorted(keys) and len(keys) > 20
+        else:
+            # Every document of the collection holds one of the words.
+            assert sorted(kinds) == sorted({of["kind"] for of in passing})
+            assert [hit.group for hit in answer.hits] == kinds
         facets = [of.model_dump() for of in answer.facets]
         assert (answer.total, facets) == expected(passing)
     assert len(seen) > rounds / 2
