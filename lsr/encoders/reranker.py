@@ -26,10 +26,12 @@ class Reranker:
             ValueError: it is no cross-encoder, or has more than one label.
         """
         from sentence_transformers import CrossEncoder
+        from transformers.utils import logging
 
         path = resolve(name)
         if not (path / "config.json").exists():
             raise ValueError(f"{path}: no cross-encoder (it lacks config.json)")
+        logging.disable_progress_bar()
         self.name = name
         self._model: Any = CrossEncoder(str(path), device="cpu")
         if self._model.num_labels != 1:
