@@ -19,6 +19,7 @@ from lsr.documents import date_of
 Key = Annotated[str, Field(min_length=1, description="of metadata")]
 MOST_SORT_KEYS = 10
 MOST_BOOSTS = 10
+LARGEST_ORIGIN = 1e300
 
 
 class Settings(BaseModel):
@@ -76,6 +77,11 @@ class Boost(Settings):
         if isinstance(self.origin, str) and date_of(self.origin) is None:
             raise ValueError(
                 f"the origin of a boost must be a number or an ISO 8601 date, got {self.origin!r}"
+            )
+        if isinstance(self.origin, int) and abs(self.origin) > LARGEST_ORIGIN:
+            raise ValueError(
+                f"the origin of a boost must be in [−{LARGEST_ORIGIN:g}, {LARGEST_ORIGIN:g}], got "
+                "a larger integer"
             )
         if isinstance(self.origin, bool):
             raise ValueError("the origin of a boost must be a number or a date, got a boolean")

@@ -338,6 +338,10 @@ def test_the_lists_of_fixed_depth_are_what_is_ordered(searcher):
             {"boosts": [{"key": "year", "form": "linear", "origin": "2025-01-01", "scale": 1}]},
             "no document of this index has a date under the key 'year'",
         ),
+        (
+            {"boosts": [{"key": "year", "form": "linear", "origin": 10**400, "scale": 1}]},
+            "the origin of a boost must be in",
+        ),
         ({"boosts": [{"key": "year"}]}, "a boost of form 'saturation' needs pivot and none of the"),
         (
             {"boosts": [{"key": "day", "form": "linear", "origin": "soon", "scale": 1}]},
