@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
 
@@ -65,6 +66,13 @@ class Boost(Settings):
     )
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
+    @field_validator("origin", mode="before")
+    @classmethod
+    def _no_truth(cls, origin: object) -> object:
+        if isinstance(origin, bool):
+            raise ValueError("the origin of a boost must be a number or a date, got a boolean")
+        return origin
+
     @model_validator(mode="after")
     def _fits(self) -> Boost:
         given = {name for name in ("pivot", "origin", "scale") if getattr(self, name) is not None}
@@ -83,8 +91,6 @@ class Boost(Settings):
                 f"the origin of a boost must be in [−{LARGEST_ORIGIN:g}, {LARGEST_ORIGIN:g}], got "
                 "a larger integer"
             )
-        if isinstance(self.origin, bool):
-            raise ValueError("the origin of a boost must be a number or a date, got a boolean")
         return self
 
 
@@ -95,7 +101,7 @@ class Diversity(Settings):
         default=0.7, description="λ: with 1 the order stays as it is, with 0 only differences count"
     )
     documents: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=100, description="the first hits, that are put in this order"
+        default=50, description="the first hits, that are put in this order"
     )
 
 

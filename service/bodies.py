@@ -230,6 +230,11 @@ def check_limits(request: Request, settings: Settings, rank: int = 0) -> None:
             f"`rerank.model` must be one that this service allows, {allowed}, got "
             f"{request.rerank.model!r}"
         )
+    if request.rerank and request.rerank.documents > settings.max_rerank:
+        raise ValueError(
+            f"`rerank.documents` must be in [1, {settings.max_rerank}], got "
+            f"{request.rerank.documents}"
+        )
     n_ranges = sum(len(facet.ranges) for facet in request.facets)
     if n_ranges > MOST_CONDITIONS:
         raise ValueError(

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     rerankers: tuple[str, ...] = Field(
         default=(), description="cross-encoders that a request may name; none by default"
     )
+    max_rerank: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=100, description="documents that a cross-encoder reads for a request"
+    )
     max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=64, description="requests of one batch"
     )

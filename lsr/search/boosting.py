@@ -51,7 +51,8 @@ def _numbers(boost: Boost, values: Sequence[MetadataValue]) -> Iterator[float]:
 def _factor(boost: Boost, value: float) -> float:
     if boost.form == "saturation":
         assert boost.pivot is not None
-        return value / (value + boost.pivot) if value > 0 else 0.0
+        # v / (v + pivot), whose sum could be too large for a float.
+        return 1 / (1 + boost.pivot / value) if value > 0 else 0.0
     assert boost.scale is not None
     far = max(0.0, abs(value) - boost.offset) / boost.scale
     if boost.form == "exponential":

@@ -76,7 +76,12 @@ class Stages:
         self._index = live.index
 
     def check(self, request: Request, sides: Sequence[Side]) -> None:
-        """Raise ValueError where a stage does not fit the index or the sides that are searched."""
+        """Check that the stages fit the index and the sides that are searched.
+
+        Raises:
+            FileNotFoundError: a cross-encoder is not to be had.
+            ValueError: it is none, or another stage does not fit.
+        """
         for side in request.min_scores:
             if side not in sides:
                 raise ValueError(
@@ -87,6 +92,8 @@ class Stages:
             raise ValueError(
                 "`diversity` needs dense vectors or learned terms, and this index has words alone"
             )
+        if request.rerank:
+            reranker(request.rerank.model)  # one that cannot be had fails this request alone
         for boost in request.boosts:
             self._check_boost(boost)
         named = [(f"`sort` {written!r}", sort_key(written).key) for written in request.sort]

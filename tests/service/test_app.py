@@ -16,8 +16,10 @@ from lsr.building.synonyms import change_synonyms
 from lsr.corpus.corpus import open_corpus
 from lsr.encoders.dense import DenseEncoder
 from lsr.encoders.lexical import LexicalEncoder
+from lsr.request import ask
 from lsr.search import Searcher
 from lsr.service.app import create_app
+from lsr.service.bodies import check_limits
 from lsr.service.log import log_to
 from lsr.service.settings import Settings
 
@@ -654,6 +656,10 @@ def test_boosts_are_explained_and_cross_encoders_are_those_allowed(api):
         "`rerank.model` must be one that this service allows, none (set LSR_RERANKERS), got "
         "'some/model'"
     )
+    allowing = Settings(rerankers=("some/model",))
+    body["rerank"]["documents"] = 101
+    with pytest.raises(ValueError, match=r"`rerank.documents` must be in \[1, 100\], got 101"):
+        check_limits(ask(**body), allowing)
 
 
 def test_a_key_that_is_refused_harms_no_other_write(writable):

@@ -11,6 +11,7 @@ from lsr.building.build import build_index
 from lsr.corpus.corpus import open_corpus
 from lsr.request import ask
 from lsr.search import Position, Searcher
+from lsr.search.boosting import addend
 
 N = 120
 WORDS = ["heat", "flow", "wing", "shock", "plate", "pressure", "cone", "jet"]
@@ -286,6 +287,10 @@ def test_a_cross_encoder_orders_the_first_hits(searcher, mode, cross_encoder):
 def test_a_cross_encoder_that_cannot_be_had_is_named(searcher, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing-here"):
         searcher.search(QUERY, rerank={"model": str(tmp_path / "nothing-here")})
+    missing = ask(QUERY, mode="words", rerank={"model": str(tmp_path / "nothing-here")})
+    plain = ask(QUERY, mode="words")
+    failed, answered = searcher.answer([missing, plain])
+    assert isinstance(failed, FileNotFoundError) and answered == searcher.search(plain)
     with pytest.raises(ValueError, match="no cross-encoder"):
         searcher.search(QUERY, rerank={"model": str(tmp_path)})
     with pytest.raises(ValueError, match="`rerank` needs a text"):
@@ -316,6 +321,11 @@ def test_pages_together_are_one_large_answer(searcher, mode, settings):
     assert pages == whole
 
 
+def test_saturation_of_the_largest_numbers():
+    boost = ask("x", boosts=[{"key": "k", "pivot": 1e308}]).boosts[0]
+    assert addend(boost, [1e308]) == 0.5 and addend(boost, [5e-324]) == 0.0
+
+
 def test_the_lists_of_fixed_depth_are_what_is_ordered(searcher):
     how = {"interpolation": {"depth": 10}}
     best = {hit.document.id for hit in searcher.search(QUERY, N, mode="hybrid", **how)}
@@ -341,6 +351,10 @@ def test_the_lists_of_fixed_depth_are_what_is_ordered(searcher):
         (
             {"boosts": [{"key": "year", "form": "linear", "origin": 10**400, "scale": 1}]},
             "the origin of a boost must be in",
+        ),
+        (
+            {"boosts": [{"key": "year", "form": "linear", "origin": True, "scale": 1}]},
+            "the origin of a boost must be a number or a date, got a boolean",
         ),
         ({"boosts": [{"key": "year"}]}, "a boost of form 'saturation' needs pivot and none of the"),
         (
